@@ -1,0 +1,41 @@
+# Every target makes .venv by itself; it is made again only when its two inputs change.
+PYTHON ?= python3
+# For another build of torch, and for where pip looks: make TORCH=... PIP_ARGS=...
+TORCH ?= torch==2.13.0
+PIP_ARGS ?=
+
+BIN := .venv/bin
+CONSTRAINTS := .ci/constraints.txt
+STAMP := .venv/.installed
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(CONSTRAINTS)
+
+.PHONY: demo test check venv clean
+
+demo: $(STAMP)
+	$(BIN)/edgenas run docs/demo.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pip check
+	$(BIN)/python -m pytest tests
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+venv: $(STAMP)
+
+# torch goes first, so that what is installed after it keeps the build that was asked for;
+# what builds the package goes with it, so that it is pinned too.
+$(STAMP): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "edgenas needs Python 3.11 or newer, which '$(PYTHON)' is not: try make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(INSTALL) '$(TORCH)' hatchling editables
+	$(INSTALL) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find edgenas tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,391 @@
+"""``edgenas``: parse, call one public function, print. Data on stdout, everything else on stderr.
+
+Imports stand inside the commands: ``edgenas --help`` must not wait for torch.
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgenas.errors import EdgenasError, GateNotMet, UsageError
+
+INTERRUPTED = 130
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_tables = click.option(
+    "--tables", type=click.Path(path_type=Path), default=Path("latency_tables"),
+    show_default=True, help="Folder of latency tables.",
+)  # fmt: skip
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="edgenas")
+def cli() -> None:
+    """Search, shrink and ship a network that meets a latency budget measured on the device.
+
+    \b
+    edgenas doctor                      what this machine can do
+    edgenas profile cpu-onnxruntime     measure a latency table
+    edgenas run docs/demo.yaml          the whole chain, from table to verified files
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; every error is one line on stderr and the exit code returned."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        result = cli(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except EdgenasError as e:
+        return _complain(str(e), e.exit_code)
+    except click.exceptions.Exit as e:
+        return e.exit_code
+    except click.ClickException as e:
+        e.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        return _complain(
+            "interrupted; what was whole is kept, the same command goes on", INTERRUPTED
+        )
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as e:
+        advice = " Free some space and run it again." if e.errno == errno.ENOSPC else ""
+        return _complain(f"{e.filename or 'a file'}: {e.strerror or e}.{advice}", 1)
+    except Exception as e:
+        if os.environ.get("EDGENAS_DEBUG"):
+            traceback.print_exc()
+        at = traceback.extract_tb(e.__traceback__)[-1]
+        where = f"{Path(at.filename).name}:{at.lineno}"
+        first = (str(e).splitlines() or [""])[0]
+        return _complain(
+            f"internal error: {type(e).__name__}: {first} ({where}). "
+            "Please report it; EDGENAS_DEBUG=1 shows the traceback",
+            1,
+        )
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"edgenas: {message}", err=True)
+    return code
+
+
+def _emit(data: Any) -> None:
+    click.echo(json.dumps(data, indent=1))
+
+
+# --- what there is ------------------------------------------------------------------------------
+
+
+@cli.command()
+@_json
+def doctor(as_json: bool) -> None:
+    """Say what this machine can do, and what is missing.
+
+    Example: edgenas doctor
+    """
+    from edgenas.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _emit([f.to_json() for f in findings])
+        return
+    for f in findings:
+        click.echo(f"{'ok  ' if f.ok else 'miss'} {f.name:<22} {f.detail}")
+
+
+@cli.command()
+@_json
+def devices(as_json: bool) -> None:
+    """List the devices that edgenas knows.
+
+    Example: edgenas devices
+    """
+    from edgenas.device import device_files
+    from edgenas.validate import read_yaml
+
+    known = {name: read_yaml(path) for name, path in device_files().items()}
+    if as_json:
+        _emit(known)
+        return
+    for name, facts in known.items():
+        click.echo(f"{name:<22} {facts['transport']['kind']} + {facts['runtime']['kind']}")
+
+
+def _shelf_command(name: str, package: str, what: str) -> None:
+    @cli.command(name, help=f"List the {what}.\n\nExample: edgenas {name}")
+    @_json
+    def command(as_json: bool) -> None:
+        from edgenas.registry import Shelf
+
+        names = list(Shelf(package))
+        _emit(names) if as_json else click.echo("\n".join(names))
+
+
+_shelf_command("spaces", "edgenas.spaces", "search spaces")
+_shelf_command("methods", "edgenas.methods", "search methods")
+_shelf_command("datasets", "edgenas.datasets", "sources of images")
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("device")
+@click.option("--config", type=click.Path(path_type=Path), help="Profile the space of this config.")
+@click.option("--space", default="mobile", show_default=True, help="Search space.")
+@click.option("--preset", default=None, help="Preset of the space, e.g. tiny, small, proxyless.")
+@click.option("--resolution", type=int, default=None, help="Image height = width, pixels.")
+@click.option("--channels", type=int, default=None, help="Image channels.")
+@click.option("--classes", type=int, default=None, help="Classes.")
+@click.option("--precision", multiple=True, help="fp32 or int8-static; default: all of the device.")
+@click.option("--networks", default=28, show_default=True, help="Whole networks to measure.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--fresh", is_flag=True, help="Measure again what is there.")
+@click.option("--dry-run", is_flag=True, help="Say what it would cost and stop.")
+@_tables
+@_json
+def profile(
+    device: str, config: Path | None, precision: tuple[str, ...], networks: int, seed: int,
+    fresh: bool, dry_run: bool, tables: Path, as_json: bool, **space: Any,
+) -> None:  # fmt: skip
+    """Measure a latency table of DEVICE: every operator of a space, alone and in whole networks.
+
+    Killed half-way and started again it measures only what is missing.
+
+    Example: edgenas profile cpu-onnxruntime --preset tiny --resolution 28 --channels 1
+    """
+    from edgenas.console import Bars
+    from edgenas.device import load_device
+    from edgenas.profile import estimate_seconds, profile, table_path
+    from edgenas.space import load_space
+
+    board = load_device(device)
+    if config is None:
+        settings = {"kind": space.pop("space"), **{k: v for k, v in space.items() if v is not None}}
+        searched = load_space(settings)
+    else:
+        from edgenas.config import load_config
+        from edgenas.pipeline.context import Context
+
+        with Bars() as bars:
+            searched = Context(Path("."), load_config(config), tables, bars).space
+    out = []
+    with Bars() as bars:
+        for p in precision or board.precisions:
+            seconds = estimate_seconds(searched, networks=networks)
+            click.echo(f"{device} {p}: about {seconds / 60:.1f} min at most", err=True)
+            if dry_run:
+                continue
+            table = profile(
+                board, searched, p, tables, networks=networks, seed=seed, fresh=fresh, progress=bars
+            )
+            out.append((table_path(tables, board.name, searched.id, p), table))
+    if as_json:
+        _emit([_table_facts(path, table) for path, table in out])
+        return
+    for path, table in out:
+        click.echo(_table_line(path, table))
+
+
+def _table_facts(path: Path, table: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    h = table.header
+    return {
+        "file": str(path),
+        "device": h.device,
+        "precision": h.precision,
+        "rows": len(table.rows),
+        "grade": h.grade,
+        "held_out": h.held_out and asdict(h.held_out),
+        "margin": h.fit and h.fit.margin,
+    }
+
+
+def _table_line(path: Path, table: Any) -> str:
+    h = table.header
+    text = f"{path}: {len(table.rows)} rows, {h.grade}"
+    if h.held_out and h.fit:
+        text += (
+            f"; on {h.held_out.networks} held-out networks: error {h.held_out.mape:.1%}, "
+            f"within 10 %: {h.held_out.within_10:.0%}, Spearman {h.held_out.spearman:.3f}, "
+            f"margin {h.fit.margin:.1%}"
+        )
+    return text
+
+
+@cli.group()
+def lut() -> None:
+    """Look at latency tables."""
+
+
+@lut.command("show")
+@click.argument("table", type=click.Path(path_type=Path))
+@_json
+def lut_show(table: Path, as_json: bool) -> None:
+    """Print the rows of a TABLE, slowest first.
+
+    Example: edgenas lut show latency_tables/cpu-onnxruntime.mobile-28x1-4919fa.fp32.jsonl
+    """
+    from dataclasses import asdict
+
+    from edgenas.latency import LatencyTable, Timing
+
+    loaded = LatencyTable.load(table)
+    rows = {str(op): row for op, row in loaded.rows.items()}
+    if as_json:
+        _emit({"header": asdict(loaded.header), "rows": {k: asdict(r) for k, r in rows.items()}})
+        return
+    click.echo(_table_line(table, loaded), err=True)
+    timed = {k: r for k, r in rows.items() if isinstance(r, Timing)}
+    for op, row in sorted(timed.items(), key=lambda kv: -kv[1].floor_ms):
+        click.echo(f"{op:<44} floor {row.floor_ms:9.4f} ms   p50 {row.p50_ms:9.4f} ms")
+    for op, gap in ((k, r) for k, r in rows.items() if not isinstance(r, Timing)):
+        click.echo(f"{op:<44} {gap.status}: {gap.reason}")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--device", required=True, help="Where it is to be timed.")
+@click.option("--blocks", default=5, show_default=True, help="Processes.")
+@click.option("--block-seconds", default=0.5, show_default=True, help="Time of each.")
+@click.option("--seed", default=0, show_default=True)
+@_json
+def measure(
+    file: Path, device: str, blocks: int, block_seconds: float, seed: int, as_json: bool
+) -> None:
+    """Time a model FILE on a device: p50 with a 95 % interval, p90, p99.
+
+    Example: edgenas measure runs/demo/model.onnx --device cpu-onnxruntime
+    """
+    from edgenas.console import Bars
+    from edgenas.device import load_device
+    from edgenas.errors import UnstableMeasurement
+    from edgenas.export import opened
+    from edgenas.measure import measure as timed
+
+    with Bars() as bars:
+        (m,) = timed(
+            load_device(device), [opened(file)], blocks=blocks, block_seconds=block_seconds,
+            seed=seed, progress=bars,
+        )  # fmt: skip
+    if as_json:
+        _emit({"file": str(file), "device": device, **m.to_json()})
+    else:
+        low, high = m.interval_ms
+        click.echo(
+            f"p50 {m.p50_ms:.4g} ms [{low:.4g}, {high:.4g}]  p90 {m.p90_ms:.4g}  "
+            f"p99 {m.p99_ms:.4g}  floor {m.floor_ms:.4g}  {m.grade}, {m.provenance}"
+        )
+    if m.grade == "unstable":
+        raise UnstableMeasurement(
+            f"{device}: the timings are too noisy to trust; close what else runs there, "
+            "or ask for more --blocks"
+        )
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+
+def _run_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.argument("config", type=click.Path(path_type=Path)),
+        click.option(
+            "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+            help="Folder of run directories.",
+        ),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                     help="Override a key of the config, e.g. train.epochs=3."),
+        click.option("--dry-run", is_flag=True, help="Say what it would do and cost, and stop."),
+        _tables,
+        _json,
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _run(
+    until: str, config: Path, runs: Path, overrides: tuple[str, ...],
+    dry_run: bool, tables: Path, as_json: bool, must_exist: bool = False,
+) -> None:  # fmt: skip
+    from dataclasses import asdict
+
+    from edgenas.config import load_config
+    from edgenas.console import Bars
+    from edgenas.pipeline import run, survey
+    from edgenas.summary import announced, summary
+
+    if config.is_dir():  # a run directory: its resolved config, in its place
+        config, runs = config / "config.yaml", config.parent
+    settings = load_config(config, overrides)
+    root = runs / settings.name
+    if must_exist and not (root / "config.yaml").exists():
+        raise UsageError(f"--resume: there is no run in {root}; start it without --resume")
+    with Bars() as bars:
+        plan = survey(settings, runs, until=until, tables=tables, progress=bars)
+        for line in announced(plan, root):
+            bars.console.print(line, highlight=False, soft_wrap=True)
+        if dry_run:
+            if as_json:
+                _emit([asdict(cost) for cost in plan])
+            return
+        verdict = run(settings, runs, until=until, tables=tables, progress=bars)
+    if as_json:
+        _emit(verdict or {"run": str(root), "until": until})
+    elif verdict:
+        click.echo(summary(verdict, root))
+    if verdict and not verdict["met"]:
+        missed = ", ".join(g["name"] for g in verdict["gates"] if not g["met"])
+        raise GateNotMet(f"not met: {missed}. See {root / 'report.html'}")
+
+
+@cli.command()
+@_run_options
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped; it must be there.")
+def run(resume: bool, **options: Any) -> None:
+    """Run all stages of CONFIG: profile, search, train, compress, export, verify, report.
+
+    A run that was stopped goes on where it was; a stage whose inputs are unchanged is skipped.
+    CONFIG may also be a run directory.
+
+    Example: edgenas run docs/demo.yaml
+    """
+    _run("verify", must_exist=resume, **options)
+
+
+def _stage_command(name: str, what: str) -> None:
+    @cli.command(name, help=f"{what}\n\nExample: edgenas {name} docs/demo.yaml")
+    @_run_options
+    def command(**options: Any) -> None:
+        _run(name, **options)
+
+
+_stage_command(
+    "search", "Search the architecture; what must come before is brought up to date first."
+)
+_stage_command("train", "Train the network that 'search' found.")
+_stage_command("compress", "Prune the trained network to a further latency step, and fine-tune it.")
+_stage_command("export", "Write every variant as ONNX and TFLite, fp32 and int8-static.")
+_stage_command("verify", "Run and time every exported file on its device; exit 3 if a gate fails.")
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def report(directory: Path) -> None:
+    """Write report.html of a run DIRECTORY.
+
+    Example: edgenas report runs/demo
+    """
+    from edgenas.report import write_report
+
+    click.echo(write_report(directory))

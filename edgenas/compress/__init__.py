@@ -1,0 +1,1 @@
+"""Smaller and faster without a new architecture: prune, quantize, repair."""

@@ -1,0 +1,238 @@
+"""``edgenas run config.yaml``: strict YAML -> frozen settings, every default written out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from edgenas import units
+from edgenas.errors import UsageError
+from edgenas.registry import Shelf
+from edgenas.validate import construct, read_yaml
+
+Quantity = str | int | float  # as written; units.py refuses what has no unit
+Precision = Literal["auto", "fp32", "int8-static"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device and what a network may cost there."""
+
+    device: str
+    latency: dict[str, Any]
+
+    @property
+    def budget(self) -> units.Budget:
+        """The limit on p50."""
+        return units.budget(self.latency["p50"], f"targets: {self.device}: latency: p50")
+
+
+@dataclass(frozen=True)
+class Train:
+    """How the found network is trained. ``from_supernet`` continues from the search's weights."""
+
+    epochs: int = 10
+    batch: int = 128
+    lr: float = 0.1
+    weight_decay: float = 1e-4
+    smoothing: float = 0.1
+    from_supernet: bool = False
+
+
+@dataclass(frozen=True)
+class Prune:
+    """Channel pruning to a further latency step. ``epochs: 0`` leaves it out."""
+
+    latency: Quantity = "10 %"
+    epochs: int = 1
+    lr: float = 0.02
+    max_drop: Quantity = "<= 0.5 points"
+
+    @property
+    def step(self) -> float:
+        """Share of the latency that pruning is to save."""
+        return units.fraction(self.latency, "prune: latency", "<=")
+
+    @property
+    def drop(self) -> float:
+        """Accuracy that it may cost."""
+        return units.fraction(self.max_drop, "prune: max_drop", "<=")
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a delivered file must keep beside its latency budget.
+
+    ``drop``: int8-static below fp32. ``agreement``: equal top-1 with the PyTorch network.
+    """
+
+    drop: Quantity = "<= 1 point"
+    agreement: Quantity = ">= 97 %"
+    accuracy: Quantity | None = None
+    size: Quantity | None = None
+
+    @property
+    def max_drop(self) -> float:
+        """As a fraction."""
+        return units.fraction(self.drop, "gates: drop", "<=")
+
+    @property
+    def min_agreement(self) -> float:
+        """As a fraction."""
+        return units.fraction(self.agreement, "gates: agreement", ">=")
+
+    @property
+    def min_accuracy(self) -> float | None:
+        """As a fraction."""
+        if self.accuracy is None:
+            return None
+        return units.fraction(self.accuracy, "gates: accuracy", ">=")
+
+    @property
+    def max_bytes(self) -> int | None:
+        """Limit of a delivered file."""
+        return None if self.size is None else units.size_bytes(self.size, "gates: size")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How long a file is timed: ``blocks`` processes, ``block_seconds`` a file in each."""
+
+    blocks: int = 5
+    block_seconds: float = 0.4
+    networks: int = 28
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    name: str
+    task: dict[str, Any]
+    targets: tuple[Target, ...]
+    space: dict[str, Any] = field(default_factory=lambda: {"kind": "mobile", "preset": "tiny"})
+    precision: Precision = "auto"
+    search: dict[str, Any] = field(default_factory=lambda: {"method": "proxyless"})
+    train: Train = Train()
+    prune: Prune = Prune()
+    gates: Gates = Gates()
+    measure: Measure = Measure()
+    repairs: int = 2
+    seed: int = 0
+    threads: int = 0
+    schema_version: int = 1
+
+    @property
+    def dumps(self) -> str:
+        """YAML with every default written out."""
+        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a file; ``overrides`` are ``key.key=value`` texts. Raises UsageError."""
+    data = read_yaml(path)
+    for text in overrides:
+        _override(data, text)
+    return parse_config(data, str(path), default_name=path.stem)
+
+
+def parse_config(data: Mapping[str, Any], where: str, default_name: str = "run") -> Config:
+    """Check a mapping, units included, before anything costs time. Raises UsageError."""
+    if data.get("schema_version", 1) != 1:
+        raise UsageError(
+            f"{where}: schema_version {data['schema_version']!r}; this edgenas reads 1"
+        )
+    data = {"name": default_name, **data}
+    for key, cls in _SECTIONS.items():
+        if key in data:
+            if not isinstance(data[key], Mapping):
+                raise UsageError(f"{where}: {key}: expected keys and values, not {data[key]!r}")
+            data[key] = construct(cls, data[key], f"{where}: {key}")
+    targets = data.get("targets")
+    if not isinstance(targets, list) or not targets:
+        raise UsageError(
+            f"{where}: targets: expected a list such as "
+            '[{device: cpu-onnxruntime, latency: {p50: "<= 5 ms"}}]'
+        )
+    data["targets"] = tuple(_target(t, f"{where}: targets") for t in targets)
+    config = construct(Config, data, where)
+    _check(config, where)
+    return config
+
+
+_SECTIONS: Mapping[str, type] = {"train": Train, "prune": Prune, "gates": Gates, "measure": Measure}
+
+
+def _target(data: Any, where: str) -> Target:
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{where}: expected device and latency, not {data!r}")
+    if isinstance(data.get("latency"), str | int | float):
+        data = {**data, "latency": {"p50": data["latency"]}}
+    target = construct(Target, data, where)
+    if set(target.latency) != {"p50"}:
+        raise UsageError(
+            f'{where}: latency: expected {{p50: "<= 5 ms"}}, not {dict(target.latency)!r}'
+        )
+    return target
+
+
+def _check(config: Config, where: str) -> None:
+    devices = [t.device for t in config.targets]
+    if len(set(devices)) < len(devices):
+        raise UsageError(f"{where}: targets: a device is named twice: {', '.join(devices)}")
+    for part in (config.prune, config.gates, *config.targets):  # units are read when first asked
+        for name in _properties(type(part)):
+            try:
+                getattr(part, name)
+            except UsageError as e:
+                raise UsageError(f"{where}: {e}") from None
+    positive = {
+        "train: epochs": config.train.epochs, "train: batch": config.train.batch,
+        "train: lr": config.train.lr, "measure: blocks": config.measure.blocks - 1,
+        "measure: block_seconds": config.measure.block_seconds,
+        "measure: networks": config.measure.networks - 9,
+        "prune: epochs": config.prune.epochs + 1, "repairs": config.repairs + 1,
+        "threads": config.threads + 1,
+    }  # fmt: skip
+    for key, value in positive.items():
+        if value <= 0:
+            raise UsageError(f"{where}: {key} is too small")
+    for key, shelf in (("space", "kind"), ("task", "dataset"), ("search", "method")):
+        part = getattr(config, key)
+        if shelf not in part:
+            known = ", ".join(Shelf(_SHELVES[key]))
+            raise UsageError(f"{where}: {key}: {shelf} is missing. Known: {known}")
+    if not config.name or "/" in config.name or config.name.startswith("."):
+        raise UsageError(f"{where}: name {config.name!r} does not make a folder")
+
+
+_SHELVES = {"space": "edgenas.spaces", "task": "edgenas.datasets", "search": "edgenas.methods"}
+
+
+def _properties(cls: type) -> list[str]:
+    return [k for k, v in vars(cls).items() if isinstance(v, property)]
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    path, sep, value = text.partition("=")
+    keys = path.split(".")
+    if not sep or not all(keys):
+        raise UsageError(f"--set {text!r}: write it as key.key=value")
+    for key in keys[:-1]:
+        data = data.setdefault(key, {})
+        if not isinstance(data, dict):
+            raise UsageError(f"--set {text!r}: {key!r} holds no keys")
+    try:
+        data[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError:  # ">= 88 %" is text, but YAML reads a block scalar
+        data[keys[-1]] = value

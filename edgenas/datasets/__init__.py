@@ -1,0 +1,1 @@
+"""Shelf: one file a source of images."""

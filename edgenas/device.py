@@ -1,0 +1,130 @@
+"""A device = how to reach it (Transport) x what runs there (Runtime) + facts (a YAML file)."""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from edgenas.errors import UnknownName, UsageError
+from edgenas.latency import Provenance
+from edgenas.registry import Shelf, nearest
+from edgenas.validate import construct, read_yaml
+
+TRANSPORTS = Shelf("edgenas.transports")
+RUNTIMES = Shelf("edgenas.runtimes")
+
+
+class Transport(Protocol):
+    """Moves files and runs commands somewhere; knows nothing of models.
+
+    Every failure to reach the board or to run there is a DeviceError that says what to check.
+    """
+
+    @property
+    def python(self) -> str:
+        """The Python interpreter there."""
+        ...
+
+    def push(self, local: Path) -> str:
+        """Bring a file there; its path there. Content that is there already is not sent again."""
+        ...
+
+    def pull(self, remote: str, local: Path) -> None:
+        """Bring a file from there."""
+        ...
+
+    def scratch(self) -> AbstractContextManager[str]:
+        """A folder there for what a run writes, removed at the end."""
+        ...
+
+    def lines(self, argv: Sequence[str]) -> Generator[str, None, None]:
+        """Run a command there; its standard output, a line as soon as it is printed.
+
+        Closing the generator ends the command.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """Says how an artifact is run and timed; knows nothing of where."""
+
+    format: ClassVar[str]
+    provenance: ClassVar[Provenance]
+
+    @property
+    def name(self) -> str:
+        """As on the shelf; also names the back end to the runner."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What a job must say, e.g. threads; part of the fingerprint."""
+        ...
+
+    @property
+    def payload(self) -> Path:
+        """The self-contained runner that is pushed to the board."""
+        ...
+
+    def command(self, python: str, payload: str, job: str) -> Sequence[str]:
+        """The command that runs the JSON ``job`` there and prints JSON lines."""
+        ...
+
+
+@dataclass(frozen=True)
+class Device:
+    """One board. New boards are data, not code. ``precisions``: what it is asked to run."""
+
+    name: str
+    transport: Transport
+    runtime: Runtime
+    precisions: tuple[str, ...] = ("fp32", "int8-static")
+
+
+@dataclass(frozen=True)
+class _File:
+    transport: dict[str, Any]
+    runtime: dict[str, Any]
+    precisions: tuple[str, ...] = Device.precisions
+    description: str = ""
+
+
+def device_folders() -> list[Path]:
+    """Where device files are looked for: ./devices, then those that come with edgenas."""
+    package = Path(__file__).parent
+    return [Path("devices"), package / "_data" / "devices", package.parent / "devices"]
+
+
+def device_files() -> dict[str, Path]:
+    """Every known device: name -> file; nearer folders win."""
+    found: dict[str, Path] = {}
+    for folder in device_folders():
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def load_device(name: str) -> Device:
+    """The device called ``name``, or of the file ``name``. Raises UsageError."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else device_files().get(name)
+    if path is None:
+        raise UnknownName(
+            f"no device {name!r}.{nearest(name, list(device_files()))}. "
+            "A new board is a file: see docs/devices.md"
+        )
+    facts = construct(_File, read_yaml(path), str(path))
+    return Device(
+        path.stem,
+        _part(TRANSPORTS, facts.transport, f"{path}: transport"),
+        _part(RUNTIMES, facts.runtime, f"{path}: runtime"),
+        facts.precisions,
+    )
+
+
+def _part(shelf: Shelf, facts: Mapping[str, Any], where: str) -> Any:
+    fields = dict(facts)
+    kind = fields.pop("kind", None)
+    if not isinstance(kind, str):
+        raise UsageError(f"{where}: kind is missing. Known: {', '.join(shelf)}")
+    return construct(shelf[kind], fields, where)

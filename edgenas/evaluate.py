@@ -1,0 +1,92 @@
+"""What an architecture is worth: trained from scratch, or with the weights of a supernet."""
+
+import itertools
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from edgenas.search import Problem, Proposal, Trial
+from edgenas.space import Relaxable
+from edgenas.train import accuracy, evaluating, place, seeded, train
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Only what the table says; no training."""
+
+    problem: Problem
+
+    def __call__(self, proposal: Proposal, id: int) -> Trial:
+        """The trial of ``proposal``."""
+        load = self.problem.objective.load(self.problem.space.ops(proposal.arch))
+        return Trial(id, proposal, {"load": load}, 0.0)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Train a stand-alone network as long as the proposal says; scored on the search part."""
+
+    problem: Problem
+
+    def __call__(self, proposal: Proposal, id: int) -> Trial:
+        """The trial of ``proposal``."""
+        start, p = time.perf_counter(), self.problem
+        with seeded(p.seed * 1009 + id):
+            net = p.space.build(proposal.arch)
+        net.to(p.accelerator)
+        train(net, p.task, replace(p.recipe, epochs=proposal.epochs), p.seed)
+        return _trial(p, proposal, id, net, None, start)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Weights of a trained supernet, batch norm statistics taken anew; no training.
+
+    ``batches`` of ``batch`` images for the statistics; ``limit`` images of the search part.
+    """
+
+    problem: Problem
+    space: Relaxable
+    supernet: nn.Module
+    batches: int = 16
+    batch: int = 128
+    limit: int = 5000
+
+    def __call__(self, proposal: Proposal, id: int) -> Trial:
+        """The trial of ``proposal``."""
+        start, p = time.perf_counter(), self.problem
+        net = self.space.subnet(self.supernet, proposal.arch)
+        size = min(self.batch, len(p.task.parts["train"].y))
+        images = p.task.batches("train", size, p.seed, augmented=False)
+        recalibrate(net, (x for x, _ in itertools.islice(images, self.batches)))
+        return _trial(p, proposal, id, net, self.limit, start)
+
+
+def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Batch norm statistics of ``net`` as averages over ``batches``; weights stay.
+
+    Statistics of shared weights belong to no single path (arXiv:1904.00420, sec. 3.4).
+    """
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    where = place(net)
+    with evaluating(net), torch.no_grad():
+        for m in norms:
+            m.reset_running_stats()
+            m.momentum = None
+            m.train()
+        for x in batches:
+            net(x.to(where))
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+
+
+def _trial(
+    p: Problem, proposal: Proposal, id: int, net: nn.Module, limit: int | None, start: float
+) -> Trial:
+    load = p.objective.load(p.space.ops(proposal.arch))
+    metrics = {"accuracy": accuracy(net, p.task, "search", limit), "load": load}
+    return Trial(id, proposal, metrics, time.perf_counter() - start)

@@ -1,0 +1,40 @@
+"""A graph as a file in the format that a device reads."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from edgenas.artifact import Artifact, Inspection
+from edgenas.graph import Graph
+from edgenas.registry import Shelf
+
+EXPORTERS = Shelf("edgenas.exporters")
+
+
+class Exporter(Protocol):
+    """Writes one format; ``format`` is also the file's suffix.
+
+    A graph that the format cannot hold is a CapabilityError.
+    """
+
+    format: ClassVar[str]
+
+    def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
+        """A network to deploy, with ``metadata`` and its precision inside."""
+        ...
+
+    def operator(self, graph: Graph, path: Path) -> Artifact:
+        """A part of a network, to be timed: batch 1, and int8 has no float at its ends."""
+        ...
+
+    def inspect(self, path: Path) -> Inspection:
+        """What a file of this format holds. Raises CorruptFile."""
+        ...
+
+
+@functools.cache  # looking through entry points takes longer than writing an operator
+def exporter_for(format: str) -> Exporter:
+    """The exporter of ``format``. Raises UnknownName."""
+    exporter: Exporter = EXPORTERS[format]()
+    return exporter

@@ -1,0 +1,292 @@
+"""ONNX: float32, or QDQ with uint8 activations and int8 weights per channel.
+
+ONNX Runtime turns every DequantizeLinear, operator, QuantizeLinear into one integer kernel.
+"""
+
+import abc
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgenas.artifact import Artifact, Inspection
+from edgenas.errors import CorruptFile
+from edgenas.files import aside
+from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Mean, Node
+from edgenas.quantization import HALF, UNIT, Quantized, Scale, sixth
+
+__all__ = ["Onnx"]
+
+_OPSET, _IR_VERSION = 17, 8  # read by ONNX Runtime since 1.13
+_OUTPUT = "output"
+_PREFIX = "edgenas."
+_DATA_MOVEMENT = frozenset({
+    "QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Squeeze", "Identity",
+    "Unsqueeze", "Pad", "ReorderInput", "ReorderOutput",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Onnx:
+    """Writes and inspects ``.onnx`` files."""
+
+    format: ClassVar[str] = "onnx"
+
+    def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
+        """float32 in and out: (batch, c, h, w) -> (batch, ...), any batch."""
+        w = _writer(graph, "batch")
+        w.border(INPUT, TensorProto.FLOAT, graph.input)
+        w.enter()
+        w.lower(graph)
+        w.leave(graph.output)
+        w.border(_OUTPUT, TensorProto.FLOAT, graph.output.shape)
+        content = w.file({**metadata, "precision": graph.precision})
+        with aside(path) as temporary:
+            temporary.write_bytes(content)
+        return Artifact.of(path, self.format, graph.precision, graph.input)
+
+    def operator(self, graph: Graph, path: Path) -> Artifact:
+        """Batch 1. int8: uint8 at both ends, maps (1, h, w, c), as integer kernels keep them."""
+        w = _writer(graph, 1)
+        if graph.ranges is None:
+            w.border(INPUT, TensorProto.FLOAT, graph.input)
+            w.lower(graph)
+            w.border(_OUTPUT, TensorProto.FLOAT, graph.output.shape)
+        else:
+            w.border(INPUT, TensorProto.UINT8, _channels_last(graph.input))
+            w.values[INPUT] = w.op("Transpose", [INPUT], f"{INPUT}/nchw", perm=[0, 3, 1, 2])
+            w.lower(graph)
+            if len(graph.output.shape) == 3:
+                y = w.values[graph.output.name]
+                w.op("Transpose", [y], f"{_OUTPUT}/nhwc", perm=[0, 2, 3, 1])
+            w.border(_OUTPUT, TensorProto.UINT8, _channels_last(graph.output.shape))
+        # Thrown away once timed: not worth a sync, which costs ten times the writing.
+        path.write_bytes(w.file({"precision": graph.precision}))
+        return Artifact.of(path, self.format, graph.precision, graph.input)
+
+    def inspect(self, path: Path) -> Inspection:
+        """Counts what ONNX Runtime executes after its own optimisation. Raises CorruptFile."""
+        try:
+            model, run = onnx.load(path), _optimised(path)
+            types = [e.type.tensor_type for e in (model.graph.input[0], model.graph.output[0])]
+        except Exception as e:  # protobuf and ONNX Runtime share no class of errors
+            reason = (str(e).splitlines() or [type(e).__name__])[0]
+            raise CorruptFile(f"{path} cannot be loaded as ONNX: {reason}") from e
+        kinds = [n.op_type for n in run.graph.node]
+        compute = [k for k in kinds if k not in _DATA_MOVEMENT]
+        floats = sorted(k for k in compute if not k.startswith("QLinear") and k != "QGemm")
+        dtypes = [helper.tensor_dtype_to_np_dtype(t.elem_type).name for t in types]
+        metadata = {p.key.removeprefix(_PREFIX): p.value for p in model.metadata_props}
+        return Inspection(
+            len(compute), len(compute) - len(floats), tuple(floats), kinds.count("Transpose"),
+            dtypes[0], dtypes[1], metadata,
+        )  # fmt: skip
+
+
+def _optimised(path: Path) -> onnx.ModelProto:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)
+
+
+def _writer(graph: Graph, batch: int | str) -> "_Writer":
+    return _Float(batch) if graph.ranges is None else _Integer(batch, Quantized(graph))
+
+
+def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[1:], shape[0])
+
+
+class _Writer(abc.ABC):
+    """Nodes and constants of one file. ``values``: tensor of the graph -> name of what holds it."""
+
+    def __init__(self, batch: int | str) -> None:
+        self.batch = batch
+        self.values = {INPUT: INPUT}
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.ends: list[onnx.ValueInfoProto] = []
+
+    @abc.abstractmethod
+    def enter(self) -> None:
+        """Store a float32 input."""
+
+    @abc.abstractmethod
+    def leave(self, node: Node) -> None:
+        """Give the output as float32."""
+
+    @abc.abstractmethod
+    def read(self, name: str) -> str:
+        """The tensor ``name`` of the graph, for an operator."""
+
+    @abc.abstractmethod
+    def store(self, node: Node, y: str) -> None:
+        """``y`` is what ``node`` computes."""
+
+    @abc.abstractmethod
+    def weights(self, node: Conv | Linear) -> list[str]:
+        """Weight and bias."""
+
+    @abc.abstractmethod
+    def activated(self, node: Conv, y: str) -> str:
+        """``y`` after the activation of ``node``."""
+
+    @abc.abstractmethod
+    def hard_swish(self, node: HardSwish) -> str:
+        """Of the input of ``node``."""
+
+    def lower(self, graph: Graph) -> None:
+        for node in graph.nodes:
+            self.store(node, self._computed(node))
+            if isinstance(node, Mean):
+                pooled = self.values[node.name]
+                self.values[node.name] = self.op("Flatten", [pooled], f"{node.name}/flat", axis=1)
+
+    def _computed(self, n: Node) -> str:
+        match n:
+            case Conv():
+                inputs = [self.read(n.inputs[0]), *self.weights(n)]
+                k, s, p = n.weight.shape[2], n.stride, n.padding
+                y = self.op(
+                    "Conv", inputs, f"{n.name}/conv",
+                    kernel_shape=[k, k], strides=[s, s], pads=[p] * 4, group=n.groups,
+                )  # fmt: skip
+                return self.activated(n, y)
+            case Linear():
+                inputs = [self.read(n.inputs[0]), *self.weights(n)]
+                return self.op("Gemm", inputs, f"{n.name}/gemm", transB=1)
+            case Add():
+                return self.op("Add", [self.read(x) for x in n.inputs], f"{n.name}/add")
+            case Mean():
+                return self.op("GlobalAveragePool", [self.read(n.inputs[0])], f"{n.name}/mean")
+            case HardSwish():
+                return self.hard_swish(n)
+        raise TypeError(f"not an operator of a graph: {type(n).__name__}")
+
+    def op(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, value: np.ndarray | np.generic) -> str:
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def border(self, name: str, dtype: int, shape: Sequence[int]) -> None:
+        self.ends.append(helper.make_tensor_value_info(name, dtype, [self.batch, *shape]))
+
+    def file(self, metadata: Mapping[str, str]) -> bytes:
+        self.nodes[-1].output[0] = _OUTPUT
+        graph = helper.make_graph(
+            self.nodes, "edgenas", self.ends[:1], self.ends[1:], self.constants
+        )
+        opset = helper.make_opsetid("", _OPSET)
+        model = helper.make_model(
+            graph, opset_imports=[opset], ir_version=_IR_VERSION, producer_name="edgenas"
+        )
+        helper.set_model_props(model, {_PREFIX + k: v for k, v in metadata.items()})
+        content: bytes = model.SerializeToString()
+        return content
+
+
+class _Float(_Writer):
+    def enter(self) -> None:
+        pass
+
+    def leave(self, node: Node) -> None:
+        pass
+
+    def read(self, name: str) -> str:
+        return self.values[name]
+
+    def store(self, node: Node, y: str) -> None:
+        self.values[node.name] = y
+
+    def weights(self, node: Conv | Linear) -> list[str]:
+        return [
+            self.constant(f"{node.name}/weight", node.weight),
+            self.constant(f"{node.name}/bias", node.bias),
+        ]
+
+    def activated(self, node: Conv, y: str) -> str:
+        if node.act == "relu":
+            return self.op("Relu", [y], f"{node.name}/relu")
+        if node.act == "relu6":
+            low = self.constant(f"{node.name}/low", np.float32(0))
+            high = self.constant(f"{node.name}/high", np.float32(6))
+            return self.op("Clip", [y, low, high], f"{node.name}/relu6")
+        return y
+
+    def hard_swish(self, node: HardSwish) -> str:
+        return self.op("HardSwish", [self.read(node.inputs[0])], f"{node.name}/hardswish")
+
+
+class _Integer(_Writer):
+    def __init__(self, batch: int | str, integers: Quantized) -> None:
+        super().__init__(batch)
+        self.integers = integers
+        self.constants_of: dict[Scale, list[str]] = {}
+
+    def enter(self) -> None:
+        self.values[INPUT] = self._quantize(INPUT, self.integers.scales[INPUT], f"{INPUT}/q")
+
+    def leave(self, node: Node) -> None:
+        self.read(node.name)
+
+    def read(self, name: str) -> str:
+        return self._dequantize(self.values[name], self.integers.scales[name])
+
+    def store(self, node: Node, y: str) -> None:
+        scale = self.integers.scales[node.name]
+        self.values[node.name] = self._quantize(y, scale, f"{node.name}/q")
+
+    def weights(self, node: Conv | Linear) -> list[str]:
+        w = self.integers.weights(node)
+        return [
+            self._channels(f"{node.name}/weight", w.weight, w.scales),
+            self._channels(f"{node.name}/bias", w.bias, w.bias_scales),
+        ]
+
+    def activated(self, node: Conv, y: str) -> str:
+        return y
+
+    def hard_swish(self, node: HardSwish) -> str:
+        x = node.inputs[0]
+        by_six = self._dequantize(self.values[x], sixth(self.integers.scales[x]))
+        half = self._dequantize(self.constant(f"{node.name}/half", np.uint8(255)), HALF)
+        gate = self.op("Add", [by_six, half], f"{node.name}/add")
+        gate = self._dequantize(self._quantize(gate, UNIT, f"{node.name}/gate"), UNIT)
+        return self.op("Mul", [self.read(x), gate], f"{node.name}/mul")
+
+    def _quantize(self, x: str, scale: Scale, output: str) -> str:
+        return self.op("QuantizeLinear", [x, *self._scale(scale)], output)
+
+    def _dequantize(self, q: str, scale: Scale) -> str:
+        return self.op("DequantizeLinear", [q, *self._scale(scale)], f"real/{len(self.nodes)}")
+
+    def _channels(self, name: str, q: np.ndarray, scales: np.ndarray) -> str:
+        inputs = [
+            self.constant(f"{name}/q", q),
+            self.constant(f"{name}/scale", scales),
+            self.constant(f"{name}/zero_point", np.zeros(len(q), q.dtype)),
+        ]
+        return self.op("DequantizeLinear", inputs, name, axis=0)
+
+    def _scale(self, scale: Scale) -> list[str]:
+        if scale not in self.constants_of:
+            k = len(self.constants_of)
+            self.constants_of[scale] = [
+                self.constant(f"scale/{k}", scale.scale),
+                self.constant(f"zero_point/{k}", np.uint8(scale.zero_point)),
+            ]
+        return self.constants_of[scale]

@@ -1,0 +1,311 @@
+"""TFLite (LiteRT): NHWC, float32, or int8 throughout. Written with the schema classes alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from edgenas.artifact import Artifact, Inspection
+from edgenas.errors import CapabilityError, CorruptFile
+from edgenas.files import aside
+from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Mean, Node
+from edgenas.quantization import HALF, SIXTH, UNIT, Quantized, Scale, sixth
+
+__all__ = ["Tflite"]
+
+_IDENTIFIER = b"TFL3"
+_METADATA = "edgenas"
+_Op = schema.BuiltinOperator
+_Options = schema.BuiltinOptions
+_DTYPES = {
+    np.dtype(np.float32): schema.TensorType.FLOAT32,
+    np.dtype(np.int32): schema.TensorType.INT32,
+    np.dtype(np.int8): schema.TensorType.INT8,
+}
+# The first version of an operator that has int8, where that is not 1.
+_INT8_VERSION = {
+    _Op.CONV_2D: 3,
+    _Op.DEPTHWISE_CONV_2D: 3,
+    _Op.FULLY_CONNECTED: 4,
+    _Op.ADD: 2,
+    _Op.MUL: 2,
+    _Op.MEAN: 2,
+    _Op.PAD: 2,
+}
+_DATA_MOVEMENT = frozenset({"PAD", "PADV2", "RESHAPE", "TRANSPOSE", "QUANTIZE", "DEQUANTIZE"})
+
+
+@dataclass(frozen=True)
+class Tflite:
+    """Writes and inspects ``.tflite`` files."""
+
+    format: ClassVar[str] = "tflite"
+
+    def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
+        """Batch 1, resizable; (1, h, w, c) float32 or int8 in, (1, ...) of the same type out."""
+        content = _Writer(graph).file({**metadata, "precision": graph.precision})
+        with aside(path) as temporary:
+            temporary.write_bytes(content)
+        return Artifact.of(path, self.format, graph.precision, graph.input)
+
+    def operator(self, graph: Graph, path: Path) -> Artifact:
+        """As ``network``, whose ends are integers already."""
+        # Thrown away once timed: not worth a sync, which costs ten times the writing.
+        path.write_bytes(_Writer(graph).file({"precision": graph.precision}))
+        return Artifact.of(path, self.format, graph.precision, graph.input)
+
+    def inspect(self, path: Path) -> Inspection:
+        """Counts the operators of the file. Raises CorruptFile."""
+        try:
+            return _inspect(path.read_bytes())
+        except Exception as e:  # an offset that leads nowhere can end as anything
+            reason = (str(e).splitlines() or [type(e).__name__])[0]
+            raise CorruptFile(f"{path} cannot be read as TFLite: {reason}") from e
+
+
+def _inspect(content: bytes) -> Inspection:
+    if content[4:8] != _IDENTIFIER:
+        raise ValueError(f"bytes 4 to 7 are {content[4:8]!r}, not {_IDENTIFIER!r}")
+    model = schema.ModelT.InitFromPackedBuf(content)
+    (graph,) = model.subgraphs
+    names = {v: k for k, v in vars(_Op).items() if isinstance(v, int)}
+    types = {v: k.lower() for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
+    codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
+    kinds = [names[codes[op.opcodeIndex]] for op in graph.operators]
+    floats = []
+    for kind, op in zip(kinds, graph.operators, strict=True):
+        used = {types[graph.tensors[i].type] for i in (*op.inputs, *op.outputs) if i >= 0}
+        if kind not in _DATA_MOVEMENT and not used <= {"int8", "uint8", "int32"}:
+            floats.append(kind)
+    compute = sum(kind not in _DATA_MOVEMENT for kind in kinds)
+    dtypes = [types[graph.tensors[ends[0]].type] for ends in (graph.inputs, graph.outputs)]
+    metadata = {
+        key: value
+        for entry in model.metadata or ()
+        if entry.name == _METADATA.encode()
+        for key, value in json.loads(bytes(model.buffers[entry.buffer].data)).items()
+    }
+    return Inspection(
+        compute, compute - len(floats), tuple(sorted(floats)), kinds.count("TRANSPOSE"),
+        dtypes[0], dtypes[1], metadata,
+    )  # fmt: skip
+
+
+class _Writer:
+    """A graph as the tables of one file."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.integers = None if graph.ranges is None else Quantized(graph)
+        self.model = schema.ModelT()
+        self.model.version = 3
+        self.model.description = "edgenas"
+        self.model.buffers = [schema.BufferT()]  # the first is the empty one
+        self.model.operatorCodes = []
+        self.codes: dict[int, int] = {}
+        self.tensors: list[Any] = []
+        self.operators: list[Any] = []
+        self.values: dict[str, int] = {}
+
+    def file(self, metadata: Mapping[str, str]) -> bytes:
+        self.values[INPUT] = self.value(INPUT, self.graph.input)
+        for node in self.graph.nodes:
+            self.values[node.name] = self.lower(node)
+        ends = self.values[INPUT], self.values[self.graph.output.name]
+        self.tensors[ends[1]].name = "output"
+        graph = schema.SubGraphT()
+        graph.name = "main"
+        graph.tensors, graph.operators = self.tensors, self.operators
+        graph.inputs, graph.outputs = [ends[0]], [ends[1]]
+        self.model.subgraphs = [graph]
+        self.model.signatureDefs = [_signature(*ends)]
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = _METADATA, self.buffer(json.dumps(dict(metadata)).encode())
+        self.model.metadata = [entry]
+        builder = flatbuffers.Builder(1 << 16)
+        builder.Finish(self.model.Pack(builder), _IDENTIFIER)
+        return bytes(builder.Output())
+
+    def lower(self, n: Node) -> int:
+        match n:
+            case Conv():
+                return self.conv(n)
+            case Linear():
+                options = schema.FullyConnectedOptionsT()
+                inputs = [self.values[n.inputs[0]], *self.weights(n, 0)]
+                return self.op(
+                    _Op.FULLY_CONNECTED, inputs, self.value(n.name, n.shape),
+                    _Options.FullyConnectedOptions, options,
+                )  # fmt: skip
+            case Add():
+                x, y = (self.values[i] for i in n.inputs)
+                return self.add(x, y, self.value(n.name, n.shape))
+            case Mean():
+                axes = self.constant(f"{n.name}/axes", np.array([1, 2], np.int32))
+                options = schema.ReducerOptionsT()
+                options.keepDims = False
+                inputs = [self.values[n.inputs[0]], axes]
+                out = self.value(n.name, n.shape)
+                return self.op(_Op.MEAN, inputs, out, _Options.ReducerOptions, options)
+            case HardSwish():
+                return self.hard_swish(n)
+        raise TypeError(f"not an operator of a graph: {type(n).__name__}")
+
+    def conv(self, n: Conv) -> int:
+        x, shape = n.inputs[0], self.graph.shape(n.inputs[0])
+        depthwise = n.groups > 1
+        if n.groups not in (1, shape[0]):
+            raise CapabilityError(
+                f"TFLite has no convolution in {n.groups} groups of {shape[0]} channels (at "
+                f"{n.name}); use 1 group or {shape[0]}"
+            )
+        value, padding = self.padded(n, self.values[x], shape)
+        options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
+        options.padding = padding
+        options.strideH = options.strideW = n.stride
+        options.dilationHFactor = options.dilationWFactor = 1
+        activations = schema.ActivationFunctionType
+        options.fusedActivationFunction = {
+            "none": activations.NONE, "relu": activations.RELU, "relu6": activations.RELU6,
+        }[n.act]  # fmt: skip
+        if depthwise:
+            options.depthMultiplier = n.weight.shape[0] // shape[0]
+        return self.op(
+            _Op.DEPTHWISE_CONV_2D if depthwise else _Op.CONV_2D,
+            [value, *self.weights(n, 3 if depthwise else 0)],
+            self.value(n.name, n.shape),
+            _Options.DepthwiseConv2DOptions if depthwise else _Options.Conv2DOptions,
+            options,
+        )
+
+    def padded(self, n: Conv, x: int, shape: tuple[int, ...]) -> tuple[int, int]:
+        """``x``, with zeros around it where neither VALID nor SAME pads as PyTorch does."""
+        k, s, p = n.weight.shape[2], n.stride, n.padding
+        if p == 0:
+            return x, schema.Padding.VALID
+        sizes = list(zip(shape[1:], n.shape[1:], strict=True))
+        after = [(out - 1) * s + k - size - p for size, out in sizes]  # that is read at all
+        if all(
+            out == -(-size // s) and a == p for (size, out), a in zip(sizes, after, strict=True)
+        ):
+            return x, schema.Padding.SAME
+        after = [max(a, 0) for a in after]
+        pads = np.array([[0, 0], [p, after[0]], [p, after[1]], [0, 0]], np.int32)
+        padded = (1, shape[1] + p + after[0], shape[2] + p + after[1], shape[0])
+        y = self.tensor(f"{n.name}/padded", padded, self.scale(n.inputs[0]))
+        inputs = [x, self.constant(f"{n.name}/pads", pads)]
+        options = schema.PadOptionsT()
+        return self.op(_Op.PAD, inputs, y, _Options.PadOptions, options), schema.Padding.VALID
+
+    def hard_swish(self, n: HardSwish) -> int:
+        x, out = self.values[n.inputs[0]], self.value(n.name, n.shape)
+        if self.integers is None:
+            options = schema.HardSwishOptionsT()
+            return self.op(_Op.HARD_SWISH, [x], out, _Options.HardSwishOptions, options)
+        # HARD_SWISH itself has no int8 kernel in XNNPACK and would split the network.
+        shape = self.tensors[x].shape
+        by_six = self.tensor(f"{n.name}/sixth", shape, sixth(self.integers.scales[n.inputs[0]]))
+        gate = self.tensor(f"{n.name}/gate", shape, UNIT)
+        self.mul(x, self.greatest(f"{n.name}/one_sixth", SIXTH), by_six)
+        self.add(by_six, self.greatest(f"{n.name}/one_half", HALF), gate)
+        return self.mul(x, gate, out)
+
+    def add(self, x: int, y: int, out: int) -> int:
+        return self.op(_Op.ADD, [x, y], out, _Options.AddOptions, schema.AddOptionsT())
+
+    def mul(self, x: int, y: int, out: int) -> int:
+        return self.op(_Op.MUL, [x, y], out, _Options.MulOptions, schema.MulOptionsT())
+
+    def weights(self, n: Conv | Linear, axis: int) -> tuple[int, int]:
+        """Weight with output channels at ``axis`` of the file's layout; bias."""
+        w, b = f"{n.name}/weight", f"{n.name}/bias"
+        layout = (1, 2, 3, 0) if axis == 3 else (0, 2, 3, 1)
+        if self.integers is None:
+            return self.constant(w, _moved(n.weight, layout)), self.constant(b, n.bias)
+        q = self.integers.weights(n)
+        return (
+            self.constant(w, _moved(q.weight, layout), q.scales, axis),
+            self.constant(b, q.bias, q.bias_scales),
+        )
+
+    def value(self, name: str, shape: tuple[int, ...]) -> int:
+        """A tensor of the graph, with one image: maps (1, h, w, c), vectors (1, c)."""
+        return self.tensor(name, (1, *shape[1:], shape[0]), self.scale(name))
+
+    def scale(self, name: str) -> Scale | None:
+        return None if self.integers is None else self.integers.scales[name]
+
+    def tensor(self, name: str, shape: Sequence[int], scale: Scale | None) -> int:
+        t = schema.TensorT()
+        t.name, t.shape, t.buffer = name, list(shape), 0
+        t.type = schema.TensorType.FLOAT32
+        if scale is not None:
+            t.type = schema.TensorType.INT8
+            t.quantization = _parameters(np.atleast_1d(scale.scale), scale.zero_point - 128, 0)
+        self.tensors.append(t)
+        return len(self.tensors) - 1
+
+    def greatest(self, name: str, scale: Scale) -> int:
+        """A constant: the greatest number that ``scale`` can represent."""
+        index = self.tensor(name, (1,), scale)
+        self.tensors[index].buffer = self.buffer(b"\x7f")
+        return index
+
+    def constant(
+        self, name: str, value: np.ndarray, scales: np.ndarray | None = None, axis: int = 0
+    ) -> int:
+        t = schema.TensorT()
+        t.name, t.shape, t.type = name, list(value.shape), _DTYPES[value.dtype]
+        t.buffer = self.buffer(np.ascontiguousarray(value).tobytes())
+        if scales is not None:
+            t.quantization = _parameters(scales, 0, axis)
+        self.tensors.append(t)
+        return len(self.tensors) - 1
+
+    def buffer(self, content: bytes) -> int:
+        b = schema.BufferT()
+        b.data = np.frombuffer(content, np.uint8)
+        self.model.buffers.append(b)
+        return len(self.model.buffers) - 1
+
+    def op(self, code: int, inputs: list[int], output: int, kind: int, options: Any) -> int:
+        op = schema.OperatorT()
+        op.opcodeIndex, op.inputs, op.outputs = self.code(code), inputs, [output]
+        op.builtinOptionsType, op.builtinOptions = kind, options
+        self.operators.append(op)
+        return output
+
+    def code(self, code: int) -> int:
+        if code not in self.codes:
+            entry = schema.OperatorCodeT()
+            entry.builtinCode, entry.deprecatedBuiltinCode = code, min(code, 127)
+            entry.version = 1 if self.integers is None else _INT8_VERSION.get(code, 1)
+            self.codes[code] = len(self.model.operatorCodes)
+            self.model.operatorCodes.append(entry)
+        return self.codes[code]
+
+
+def _moved(weight: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    return weight.transpose(axes) if weight.ndim == 4 else weight
+
+
+def _parameters(scales: np.ndarray, zero_point: int, axis: int) -> Any:
+    q = schema.QuantizationParametersT()
+    q.scale = scales.astype(np.float32)
+    q.zeroPoint = np.full(len(scales), zero_point, np.int64)
+    q.quantizedDimension = axis
+    return q
+
+
+def _signature(x: int, y: int) -> Any:
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = "serving_default", 0
+    signature.inputs, signature.outputs = [schema.TensorMapT()], [schema.TensorMapT()]
+    signature.inputs[0].name, signature.inputs[0].tensorIndex = INPUT, x
+    signature.outputs[0].name, signature.outputs[0].tensorIndex = "output", y
+    return signature

@@ -1,0 +1,31 @@
+"""A network as a device runs it: BN folded, shapes known, ranges attached when quantized."""
+
+from edgenas.graph.calibration import calibrate
+from edgenas.graph.nodes import (
+    INPUT,
+    Activation,
+    Add,
+    Conv,
+    Graph,
+    HardSwish,
+    Linear,
+    Mean,
+    Node,
+    Ranges,
+)
+from edgenas.graph.tracing import trace
+
+__all__ = [
+    "INPUT",
+    "Activation",
+    "Add",
+    "Conv",
+    "Graph",
+    "HardSwish",
+    "Linear",
+    "Mean",
+    "Node",
+    "Ranges",
+    "calibrate",
+    "trace",
+]

@@ -1,0 +1,148 @@
+"""The graph: operators, their weights and shapes, and a float reference of what they compute.
+
+Shapes are those of one image: maps (c, h, w), vectors (c,). Weights are float32 in PyTorch's
+layout; whether a file is NCHW or NHWC is its exporter's business.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgenas.errors import UsageError
+
+INPUT = "input"
+Activation = Literal["none", "relu", "relu6"]
+Ranges = Mapping[str, tuple[float, float]]  # of "input" and of each node: least, greatest value
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One operator. ``inputs`` name nodes or ``input``; its output has its name and ``shape``."""
+
+    name: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Node):
+    """Convolution, bias, activation. ``weight`` (cout, cin / groups, k, k), ``bias`` (cout,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: int
+    padding: int
+    groups: int
+    act: Activation = "none"
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Node):
+    """Fully connected. ``weight`` (out, in), ``bias`` (out,)."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Node):
+    """Sum of two equal shapes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Node):
+    """Global average pool, (c, h, w) -> (c,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class HardSwish(Node):
+    """x * relu6(x + 3) / 6."""
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """``nodes`` in order of execution, the last is the output; ``input`` is (c, h, w)."""
+
+    input: tuple[int, int, int]
+    nodes: tuple[Node, ...]
+    ranges: Ranges | None = None
+
+    def __post_init__(self) -> None:
+        names = [INPUT, *(n.name for n in self.nodes)]
+        if not self.nodes or len(set(names)) < len(names):
+            raise ValueError(f"a graph needs nodes, each with its own name: {names}")
+        if self.ranges is not None and (missing := set(names) - self.ranges.keys()):
+            raise ValueError(f"no range for {', '.join(sorted(missing))}")
+
+    @property
+    def precision(self) -> str:
+        """``fp32``, or ``int8-static`` where ranges are attached."""
+        return "fp32" if self.ranges is None else "int8-static"
+
+    @property
+    def output(self) -> Node:
+        """The last node."""
+        return self.nodes[-1]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the tensor ``name``."""
+        return self.input if name == INPUT else self._by_name[name].shape
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Float reference: (n, c, h, w) -> (n, *output.shape), whatever the precision."""
+        for _, value in self.values(x):
+            y = value
+        return y
+
+    def values(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor in order of execution, ``input`` first, each kept only while needed."""
+        last = {name: i for i, n in enumerate(self.nodes) for name in n.inputs}
+        live = {INPUT: x}
+        yield INPUT, x
+        for i, node in enumerate(self.nodes):
+            y = live[node.name] = _run(node, *(live[name] for name in node.inputs))
+            for name in set(node.inputs):
+                if last[name] == i:
+                    del live[name]
+            yield node.name, y
+
+    def prefix(self, name: str) -> "Graph":
+        """What it takes to compute the node ``name``, and no more. Raises UsageError."""
+        if name not in self._by_name:
+            raise UsageError(f"the network has no operator {name!r}; it has {self._names()}")
+        needed = {name}
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+        return replace(self, nodes=tuple(n for n in self.nodes if n.name in needed))
+
+    def _names(self) -> str:
+        return ", ".join(n.name for n in self.nodes)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Node]:
+        return {n.name: n for n in self.nodes}
+
+
+def _run(node: Node, x: Tensor, *more: Tensor) -> Tensor:
+    match node:
+        case Conv():
+            w, b = (torch.from_numpy(a).to(x) for a in (node.weight, node.bias))
+            y = F.conv2d(x, w, b, node.stride, node.padding, groups=node.groups)
+            return y if node.act == "none" else F.relu(y) if node.act == "relu" else F.relu6(y)
+        case Linear():
+            w, b = (torch.from_numpy(a).to(x) for a in (node.weight, node.bias))
+            return F.linear(x, w, b)
+        case Add():
+            return x + more[0]
+        case Mean():
+            return x.mean((2, 3))
+        case HardSwish():
+            return F.hardswish(x)
+    raise TypeError(f"not an operator of a graph: {type(node).__name__}")

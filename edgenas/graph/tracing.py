@@ -1,0 +1,254 @@
+"""torch.nn.Module -> graph, by torch.fx: shapes inferred, batch normalisation folded."""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from edgenas.errors import CapabilityError, UsageError
+from edgenas.graph.nodes import (
+    INPUT,
+    Activation,
+    Add,
+    Conv,
+    Graph,
+    HardSwish,
+    Linear,
+    Mean,
+    Node,
+)
+
+
+def trace(module: nn.Module, input: tuple[int, int, int]) -> Graph:
+    """``module`` in eval mode as a graph; a node is named after the module that it came from.
+
+    Raises CapabilityError that names the first operator outside the graph's vocabulary.
+    """
+    tracer = fx.Tracer()
+    if tracer.is_leaf_module(module, ""):
+        module = nn.Sequential(module)
+    try:
+        traced = tracer.trace(module)
+    except Exception as e:  # whatever a module does that torch.fx cannot follow
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise CapabilityError(f"{type(module).__name__} cannot be exported: {reason}") from e
+    lowering = _Lowering(dict(module.named_modules()), input)
+    for node in traced.nodes:
+        lowering.add(node)
+    return lowering.graph()
+
+
+_FUNCTIONS: Mapping[Any, str] = {
+    operator.add: "add", operator.iadd: "add", torch.add: "add", "add": "add",
+    F.relu: "relu", torch.relu: "relu", "relu": "relu",
+    F.relu6: "relu6", F.hardswish: "hardswish",
+    F.adaptive_avg_pool2d: "pool", torch.mean: "mean", "mean": "mean",
+    torch.flatten: "flatten", "flatten": "flatten",
+    F.dropout: "identity", "contiguous": "identity",
+}  # fmt: skip
+_ACTIVATIONS: Mapping[type[nn.Module], str] = {
+    nn.ReLU: "relu", nn.ReLU6: "relu6", nn.Hardswish: "hardswish",
+    nn.Identity: "identity", nn.Dropout: "identity", nn.Dropout2d: "identity",
+}  # fmt: skip
+
+
+class _Lowering:
+    """torch.fx nodes, one after the other, into graph nodes."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], input: tuple[int, int, int]) -> None:
+        self.modules = modules
+        self.input = input
+        self.nodes: dict[str, Node] = {}
+        self.value: dict[fx.Node, str] = {}  # where the value of an fx node is computed
+        self.shared: set[str] = set()  # read more than once, so nothing may be fused into it
+        self.pooled: set[fx.Node] = set()  # still (c, 1, 1) in PyTorch, (c,) here
+
+    def graph(self) -> Graph:
+        if self.end == INPUT:
+            raise CapabilityError("a network that returns its input holds nothing to export")
+        return Graph(self.input, tuple(self.nodes.values())).prefix(self.end)
+
+    def add(self, n: fx.Node) -> None:
+        if n.op == "placeholder":
+            if self.value:
+                raise self._refusal(n, "a second input")
+            self.value[n] = INPUT
+        elif n.op == "output":
+            if not isinstance(n.args[0], fx.Node) or n.args[0] in self.pooled:
+                raise self._refusal(n, "an output that is not one tensor, map or vector")
+            self.end = self.value[n.args[0]]
+        elif n.op == "call_module":
+            self.value[n] = self._module(n, self.modules[str(n.target)])
+        elif n.op in ("call_function", "call_method") and n.target in _FUNCTIONS:
+            self.value[n] = self._function(n, _FUNCTIONS[n.target])
+        else:
+            raise self._refusal(n, str(getattr(n.target, "__name__", n.target)))
+        if len(n.users) > 1:
+            self.shared.add(self.value[n])
+
+    def _module(self, n: fx.Node, m: nn.Module) -> str:
+        if kind := _ACTIVATIONS.get(type(m)):
+            return self._function(n, kind)
+        x = self._source(n)
+        match m:
+            case nn.Conv2d():
+                return self._conv(n, m, x)
+            case nn.BatchNorm2d():
+                return self._batch_norm(n, m, x)
+            case nn.Linear() if len(self._shape(x)) == 1:
+                self._same(n, m.in_features, self._shape(x)[0])
+                w, b = _array(m.weight), _bias(m.bias, m.out_features)
+                return self._emit(Linear(self._name(n), (x,), (m.out_features,), w, b))
+            case nn.AdaptiveAvgPool2d() if m.output_size in (1, (1, 1)):
+                return self._mean(n, x, keep=True)
+            case nn.Flatten() if (m.start_dim, m.end_dim) == (1, -1):
+                return self._flatten(n, x)
+        raise self._refusal(n, repr(m))
+
+    def _function(self, n: fx.Node, kind: str) -> str:
+        x, extra = self._source(n, pooled=kind in ("identity", "flatten")), n.args[1:]
+        if self._in_place(n) and len(n.all_input_nodes[0].users) > 1:
+            raise self._refusal(n, f"{kind} that overwrites what is read elsewhere")
+        match kind:
+            case "identity":
+                self.pooled.update({n} if n.all_input_nodes[0] in self.pooled else ())
+                return x
+            case "relu" | "relu6":
+                return self._fused_activation(n, x, "relu" if kind == "relu" else "relu6")
+            case "hardswish":
+                return self._emit(HardSwish(self._name(n, kind), (x,), self._shape(x)))
+            case "add" if len(n.args) == 2 and not n.kwargs:
+                y = self._source(n, 1)
+                if self._shape(x) == self._shape(y):
+                    return self._emit(Add(self._name(n, kind), (x, y), self._shape(x)))
+            case "pool" if (extra or (n.kwargs.get("output_size"),))[0] in (1, (1, 1), [1, 1]):
+                return self._mean(n, x, keep=True)
+            case "mean" if _axes(n) in ((2, 3), (-2, -1)):
+                return self._mean(n, x, keep=bool(n.kwargs.get("keepdim", extra[1:] == (True,))))
+            case "flatten" if (*extra, *n.kwargs.values()) in ((1,), (1, -1)):
+                return self._flatten(n, x)
+        raise self._refusal(n, f"this form of {kind}")
+
+    def _conv(self, n: fx.Node, m: nn.Conv2d, x: str) -> str:
+        padding = m.padding
+        if padding == "same" and m.stride == (1, 1):
+            padding = (m.kernel_size[0] // 2, m.kernel_size[1] // 2)
+        square = all(len(set(p)) == 1 for p in (m.kernel_size, m.stride, padding))
+        if (
+            isinstance(padding, str) or not square or m.padding_mode != "zeros"
+            or set(m.dilation) != {1} or (m.padding == "same" and m.kernel_size[0] % 2 == 0)
+        ):  # fmt: skip
+            raise self._refusal(n, repr(m))
+        shape = self._shape(x)
+        self._same(n, m.in_channels, shape[0])
+        size = [(s + 2 * padding[0] - m.kernel_size[0]) // m.stride[0] + 1 for s in shape[1:]]
+        if len(size) != 2 or min(size) < 1:
+            raise self._refusal(n, f"{m!r} of {shape}")
+        return self._emit(
+            Conv(
+                self._name(n), (x,), (m.out_channels, *size), _array(m.weight),
+                _bias(m.bias, m.out_channels), m.stride[0], padding[0], m.groups,
+            )
+        )  # fmt: skip
+
+    def _batch_norm(self, n: fx.Node, m: nn.BatchNorm2d, x: str) -> str:
+        conv = self._fusable(n, x, "batch normalisation")
+        if m.running_mean is None or m.running_var is None:
+            raise self._refusal(n, "batch normalisation without running statistics")
+        mean, var = m.running_mean.double().cpu(), m.running_var.double().cpu()
+        gain = torch.ones_like(var) if m.weight is None else m.weight.detach().double().cpu()
+        shift = torch.zeros_like(mean) if m.bias is None else m.bias.detach().double().cpu()
+        scale = (gain / torch.sqrt(var + m.eps)).numpy()
+        self._same(n, m.num_features, len(conv.bias))
+        self.nodes[x] = replace(
+            conv,
+            weight=(conv.weight * scale[:, None, None, None]).astype(np.float32),
+            bias=((conv.bias - mean.numpy()) * scale + shift.numpy()).astype(np.float32),
+        )
+        return x
+
+    def _fused_activation(self, n: fx.Node, x: str, act: Activation) -> str:
+        self.nodes[x] = replace(self._fusable(n, x, act), act=act)
+        return x
+
+    def _fusable(self, n: fx.Node, x: str, what: str) -> Conv:
+        conv = self.nodes.get(x)
+        if not isinstance(conv, Conv) or conv.act != "none" or x in self.shared:
+            raise self._refusal(n, f"{what} that does not follow a convolution of its own")
+        return conv
+
+    def _mean(self, n: fx.Node, x: str, keep: bool) -> str:
+        shape = self._shape(x)
+        if len(shape) != 3:
+            raise self._refusal(n, f"a global average of {shape}")
+        if keep:
+            self.pooled.add(n)
+        return self._emit(Mean(self._name(n, "mean"), (x,), shape[:1]))
+
+    def _flatten(self, n: fx.Node, x: str) -> str:
+        if len(self._shape(x)) != 1:
+            raise self._refusal(n, f"flattening {self._shape(x)}; pool to one pixel first")
+        return x
+
+    def _source(self, n: fx.Node, k: int = 0, pooled: bool = False) -> str:
+        source = n.args[k] if k < len(n.args) else None
+        if not isinstance(source, fx.Node):
+            raise self._refusal(n, "an operand that is not a tensor")
+        if source in self.pooled and not (pooled or self._is_flatten(n)):
+            raise self._refusal(n, "an operator between global pooling and flattening")
+        return self.value[source]
+
+    def _in_place(self, n: fx.Node) -> bool:
+        module = self.modules[str(n.target)] if n.op == "call_module" else None
+        inplace = n.kwargs.get("inplace", getattr(module, "inplace", False))
+        return bool(inplace) or n.target is operator.iadd
+
+    def _is_flatten(self, n: fx.Node) -> bool:
+        return n.op == "call_module" and isinstance(self.modules[str(n.target)], nn.Flatten)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return self.input if name == INPUT else self.nodes[name].shape
+
+    def _emit(self, node: Node) -> str:
+        self.nodes[node.name] = node
+        return node.name
+
+    def _name(self, n: fx.Node, kind: str = "") -> str:
+        stack = list(n.meta.get("nn_module_stack", {}).values())
+        scope = str(stack[-1][0]) if stack else ""
+        name = str(n.target) if n.op == "call_module" else ".".join(filter(None, (scope, kind)))
+        taken = {INPUT, "output", *self.nodes}
+        names = (name, *(f"{name}_{i}" for i in range(1, len(taken) + 1)))
+        return next(x for x in names if x not in taken)
+
+    def _same(self, n: fx.Node, want: int, have: int) -> None:
+        if want != have:
+            raise UsageError(f"{self._where(n)} takes {want} channels and is given {have}")
+
+    def _where(self, n: fx.Node) -> str:
+        return str(n.target) if n.op == "call_module" else n.name
+
+    def _refusal(self, n: fx.Node, what: str) -> CapabilityError:
+        return CapabilityError(
+            f"cannot export {what} (at {self._where(n)}); a network may hold: convolution, batch "
+            "normalisation, ReLU, ReLU6, hard-swish, addition, global average pool, fully connected"
+        )
+
+
+def _axes(n: fx.Node) -> tuple[object, ...]:
+    axes = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim", ())
+    return tuple(axes) if isinstance(axes, list | tuple) else ()
+
+
+def _array(t: Tensor) -> np.ndarray:
+    out: np.ndarray = t.detach().float().cpu().contiguous().numpy().copy()
+    return out
+
+
+def _bias(t: Tensor | None, channels: int) -> np.ndarray:
+    return np.zeros(channels, np.float32) if t is None else _array(t)

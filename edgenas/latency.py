@@ -1,0 +1,232 @@
+"""Latency tables: what an operator costs on a device, measured and with provenance.
+
+A table is JSON lines: a header, then one sorted row an operator, so that re-measuring reads as a
+diff. Units are in the keys.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from edgenas.errors import CorruptFile, ForeignTable, MissingLatency, UsageError
+from edgenas.files import write_text
+from edgenas.spec import OpSpec
+from edgenas.validate import construct
+
+SCHEMA = 1
+Provenance = Literal["measured", "simulated", "estimated"]
+Grade = Literal["stable", "noisy", "unstable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds of one operator or network over ``n`` timed calls.
+
+    ``floor_ms`` is the fastest call: on a shared machine it repeats where the median does not.
+    """
+
+    floor_ms: float
+    p50_ms: float
+    p90_ms: float
+    n: int
+    provenance: Provenance = "measured"
+
+    def __post_init__(self) -> None:
+        values = (self.floor_ms, self.p50_ms, self.p90_ms)
+        if not all(math.isfinite(v) and v >= 0 for v in values):
+            raise ValueError(f"milliseconds must be finite and not negative: {values}")
+        if not isinstance(self.n, int) or self.n < 1 or self.provenance not in get_args(Provenance):
+            raise ValueError(f"n is {self.n}, provenance {self.provenance!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Why an operator has no timing: the device cannot run it, or timing it failed."""
+
+    status: Literal["unsupported", "failed"]
+    reason: str
+
+    def __post_init__(self) -> None:
+        if self.status not in ("unsupported", "failed"):
+            raise ValueError(f"status {self.status!r} is neither 'unsupported' nor 'failed'")
+
+
+Row = Timing | Missing
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Error of predicted p50 on whole networks that the prediction was not fitted on; fractions."""
+
+    networks: int
+    mape: float
+    within_5: float
+    within_10: float
+    spearman: float
+    bias: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """From rows to a whole network: p50 = p50_per_floor * (intercept_ms + slope * sum of rows).
+
+    ``margin`` is the fraction that a prediction is raised by so that 9 in 10 networks keep it.
+    """
+
+    intercept_ms: float
+    slope: float
+    p50_per_floor: float
+    margin: float
+    networks: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a table was measured on and how. ``fingerprint`` decides whether it fits a device."""
+
+    device: str
+    runtime: str
+    precision: str
+    space: str
+    fingerprint: Mapping[str, str | int]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    batch: int = 1
+    provenance: Provenance = "measured"
+    grade: Grade = "stable"
+    empty_ms: float = 0.0
+    fit: Fit | None = None
+    held_out: HeldOut | None = None
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Operator -> timing for one device, runtime, precision and space."""
+
+    header: Header
+    rows: Mapping[OpSpec, Row]
+
+    def __getitem__(self, op: OpSpec) -> Timing:
+        row = self.rows.get(op)
+        if isinstance(row, Timing):
+            return row
+        h = self.header
+        name = f"table {h.device} {h.precision}"
+        if isinstance(row, Missing):
+            raise MissingLatency(f"{name}: '{op}' is {row.status} on this device: {row.reason}")
+        near = difflib.get_close_matches(str(op), [str(o) for o in self.rows], 1)
+        raise MissingLatency(
+            f"{name} has no row for '{op}'"
+            + (f" (nearest: '{near[0]}')" if near else "")
+            + f". Measure it: edgenas profile {h.device}"
+        )
+
+    def cost_ms(self, op: OpSpec) -> float:
+        """What ``op`` adds to a network: its floor less the cost of an empty call."""
+        return max(self[op].floor_ms - self.header.empty_ms, 0.0)
+
+    def with_rows(self, rows: Mapping[OpSpec, Row]) -> "LatencyTable":
+        """This table and further rows of the same device."""
+        return replace(self, rows={**self.rows, **rows})
+
+    def missing(self, ops: Iterable[OpSpec]) -> list[OpSpec]:
+        """Those of ``ops`` that were never timed, sorted."""
+        return sorted(set(ops) - set(self.rows), key=str)
+
+    def require(self, **want: Any) -> None:
+        """Refuse the table unless header fields equal ``want``. Raises ForeignTable."""
+        for key, value in want.items():
+            have = getattr(self.header, key)
+            if have != value:
+                raise ForeignTable(
+                    f"the table of {self.header.device} is for {key} {_differ(have, value)}. "
+                    "Measure one that fits: "
+                    f"edgenas profile {want.get('device', self.header.device)} --fresh"
+                )
+
+    def dumps(self) -> str:
+        """The text of the file."""
+        lines = [_line({"op": str(op), **_row_json(row)}) for op, row in self.rows.items()]
+        body = "".join(sorted(lines))
+        head = {"schema": SCHEMA, **asdict(self.header), "rows_sha256": _sha(body)}
+        return _line(head) + body
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_text(path, self.dumps())
+
+    @classmethod
+    def load(cls, path: Path) -> "LatencyTable":
+        """Inverse of ``save``. Raises UsageError (absent) or CorruptFile with the line."""
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            raise UsageError(
+                f"there is no table {path}. Measure it: edgenas profile {path.name.split('.')[0]}"
+            ) from None
+        except (OSError, UnicodeDecodeError) as e:
+            raise CorruptFile(f"{path} cannot be read: {e}") from e
+        return cls.loads(text, str(path))
+
+    @classmethod
+    def loads(cls, text: str, where: str) -> "LatencyTable":
+        """Parse the text of a table; ``where`` names it in messages."""
+        head, _, body = text.partition("\n")
+        try:
+            data = _parsed(head)
+            if (schema := data.pop("schema", None)) != SCHEMA:
+                raise ValueError(f"schema {schema!r}; this edgenas reads {SCHEMA}")
+            if data.pop("rows_sha256", None) != _sha(body):
+                raise ValueError("rows do not match their hash: the file was cut short or edited")
+            header = construct(Header, data, "header")
+        except (ValueError, UsageError) as e:
+            raise CorruptFile(f"{where}, line 1: {e}") from e
+        rows: dict[OpSpec, Row] = {}
+        for number, line in enumerate(body.splitlines(), 2):
+            try:
+                row = _parsed(line)
+                op = OpSpec.parse(row.pop("op"))
+                if op in rows:
+                    raise ValueError(f"'{op}' twice")
+                rows[op] = Missing(**row) if "status" in row else Timing(**row)
+            except (ValueError, TypeError, KeyError) as e:
+                raise CorruptFile(f"{where}, line {number}: {e}") from e
+        return cls(header, rows)
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    data = json.loads(line, parse_float=_finite, parse_constant=_finite)
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object, found {line[:40]!r}")
+    return data
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
+def _row_json(row: Row) -> dict[str, Any]:
+    data = asdict(row)
+    return {k: round(v, 7) if isinstance(v, float) else v for k, v in data.items()}
+
+
+def _line(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, allow_nan=False) + "\n"
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _differ(have: Any, want: Any) -> str:
+    if isinstance(have, Mapping) and isinstance(want, Mapping):
+        keys = [k for k in {**have, **want} if have.get(k) != want.get(k)]
+        return "; ".join(f"{k} {have.get(k)!r}, not {want.get(k)!r}" for k in keys)
+    return f"{have!r}, not {want!r}"

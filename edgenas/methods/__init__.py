@@ -1,0 +1,1 @@
+"""Shelf: one file a search method; wiring only."""

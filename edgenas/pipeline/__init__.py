@@ -1,0 +1,155 @@
+"""The stages in order, each from files to files: run, resume, skip what is unchanged."""
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgenas.artifact import sha256
+from edgenas.config import Config
+from edgenas.errors import UnknownName
+from edgenas.files import aside, read_json, write_json, write_text
+from edgenas.pipeline import compress, export, profile, search, train, verify
+from edgenas.pipeline.context import Context, Progress
+from edgenas.pipeline.cost import Cost, costs
+from edgenas.pipeline.stage import Stage
+from edgenas.registry import nearest
+from edgenas.report import write_report
+from edgenas.rundir import RunDir, key_of
+
+STAGES: tuple[Stage, ...] = (
+    profile.STAGE,
+    search.STAGE,
+    train.STAGE,
+    compress.STAGE,
+    export.STAGE,
+    verify.STAGE,
+)
+PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "torch-pruning", "scipy")
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+def run(
+    config: Config,
+    runs: Path = Path("runs"),
+    *,
+    until: str = "verify",
+    tables: Path = Path("latency_tables"),
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """The stages up to ``until``, into ``runs/<name>``; the content of verdict.json.
+
+    A stage whose inputs are unchanged is not run again. ``{}`` where ``verify`` was not asked for.
+    Raises EdgenasError; what was whole stays.
+    """
+    wanted = up_to(until)
+    ctx = Context(runs / config.name, config, tables, progress)
+    rundir = RunDir(ctx.root)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    with rundir.locked():
+        write_text(ctx.root / "config.yaml", config.dumps)
+        for stage in wanted:
+            _bring_up(stage, ctx, rundir)
+        verdict = _deliver(ctx) if wanted == STAGES else {}
+        _write_manifest(ctx)
+        if verdict:
+            write_report(ctx.root)
+    return verdict
+
+
+def survey(
+    config: Config,
+    runs: Path = Path("runs"),
+    *,
+    until: str = "verify",
+    tables: Path = Path("latency_tables"),
+    progress: Progress = silent,
+) -> list[Cost]:
+    """What ``run`` would do and about how long it takes, from a short measured training."""
+    ctx = Context(runs / config.name, config, tables, progress)
+    rundir = RunDir(ctx.root)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    pending = list(up_to(until))
+    while pending and rundir.is_whole(pending[0].name, _key(pending[0], ctx, rundir)):
+        pending.pop(0)
+    return costs(ctx, [s.name for s in up_to(until)], [s.name for s in pending])
+
+
+def up_to(name: str) -> tuple[Stage, ...]:
+    """The stages up to and including ``name``. Raises UnknownName."""
+    names = [s.name for s in STAGES]
+    if name not in names:
+        raise UnknownName(f"no stage {name!r}.{nearest(name, names)}")
+    return STAGES[: names.index(name) + 1]
+
+
+def _key(stage: Stage, ctx: Context, rundir: RunDir) -> str:
+    inputs = {
+        "settings": stage.settings(ctx),
+        "after": {name: rundir.outputs(name) for name in stage.after},
+    }
+    return key_of(stage.name, inputs)
+
+
+def _bring_up(stage: Stage, ctx: Context, rundir: RunDir) -> None:
+    key = _key(stage, ctx, rundir)
+    if rundir.is_whole(stage.name, key):
+        ctx.progress(f"{stage.name}: unchanged", 1, 1)
+        return
+    _start(stage, key, ctx)
+    rundir.make(stage.name, key, lambda folder: stage.work(ctx, folder))
+    ctx.ledger().append("stage", "end", stage=stage.name, key=key)
+
+
+def _start(stage: Stage, key: str, ctx: Context) -> None:
+    """Note the start. A search from other inputs begins a ledger: an old one cannot be replayed."""
+    ledger = ctx.ledger()
+    begun = [
+        e for e in ledger.events("stage") if e["stage"] == stage.name and e["event"] == "start"
+    ]
+    if stage.name == "search" and begun and begun[-1]["key"] != key:
+        number = 1 + len(list(ctx.root.glob("ledger.*.jsonl")))
+        ledger.path.rename(ctx.root / f"ledger.{number}.jsonl")
+    ctx.ledger().append("stage", "start", stage=stage.name, key=key)
+
+
+def _deliver(ctx: Context) -> dict[str, Any]:
+    """Copy the verdict and the delivered files to the top."""
+    path = ctx.root / "verify" / "verdict.json"
+    verdict: dict[str, Any] = read_json(path)
+    for delivered in verdict["delivered"].values():
+        _copy(ctx.root / "verify" / delivered["file"], ctx.root / delivered["file"])
+    _copy(path, ctx.root / "verdict.json")
+    return verdict
+
+
+def _copy(source: Path, target: Path) -> None:
+    with aside(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _write_manifest(ctx: Context) -> None:
+    """Versions, seed, and the hash of every file: ties the model to table, data and tools."""
+    names = sorted(
+        p.relative_to(ctx.root)
+        for p in ctx.root.rglob("*")
+        if p.is_file() and not p.name.startswith(".") and p.name not in _MOVING
+    )
+    write_json(
+        ctx.root / "manifest.json",
+        {
+            "edgenas": version("edgenas"),
+            "versions": {name: version(name) for name in PACKAGES},
+            "seed": ctx.config.seed,
+            "inputs": {"task": ctx.task.describe()},
+            "outputs": {str(n): sha256(ctx.root / n) for n in names},
+        },
+    )
+
+
+_MOVING = {"manifest.json", "report.html", "ledger.jsonl"}

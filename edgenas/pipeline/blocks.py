@@ -1,0 +1,63 @@
+"""What each block of the delivered network costs inside it: prefixes timed, their differences."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgenas.export import exporter_for
+from edgenas.graph import calibrate, trace
+from edgenas.measure import measure
+from edgenas.ops import hidden
+from edgenas.pipeline.context import Context
+from edgenas.spec import OpSpec
+from edgenas.verify import Candidate
+
+BLOCKS, BLOCK_SECONDS = 2, 0.1
+
+
+def blocks(ctx: Context, best: Candidate, folder: Path) -> list[dict[str, Any]]:
+    """One row an operator of ``best``: predicted and measured milliseconds, both at p50."""
+    layers, net = ctx.network(best.variant, folder)
+    graph = trace(net, ctx.space.input)
+    if best.precision != "fp32":
+        graph = calibrate(graph, [ctx.task.tensors("calibration")[0]])
+    ends = {_layer(node.name): node.name for node in graph.nodes}
+    device = ctx.devices[best.device]
+    exporter = exporter_for(device.runtime.format)
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
+        prefixes = [
+            exporter.operator(graph.prefix(ends[i]), Path(scratch) / f"{i}.{exporter.format}")
+            for i in range(len(layers))
+        ]
+        timings = measure(
+            device, prefixes, blocks=BLOCKS, block_seconds=BLOCK_SECONDS, seed=ctx.config.seed,
+            progress=ctx.progress,
+        )  # fmt: skip
+    scale = best.latency.p50_ms / best.latency.floor_ms
+    predictor = ctx.predictor(device.name, best.precision, folder)
+    rows, before = [], 0.0
+    for i, (op, timing) in enumerate(zip(layers, timings, strict=True)):
+        fixed = predictor.fixed_ms if predictor and i == 0 else 0.0
+        predicted = predictor.cost_ms(op) + fixed if predictor else None
+        rows.append(
+            {
+                "label": label(op, i),
+                "op": str(op),
+                "predicted_ms": predicted,
+                "measured_ms": (timing.floor_ms - before) * scale,
+            }
+        )
+        before = timing.floor_ms
+    return rows
+
+
+def label(op: OpSpec, position: int) -> str:
+    """A short name for the block at ``position`` of a network."""
+    if op.kind == "conv":
+        return "stem" if position == 0 else "head"
+    return op.kind if op.kind != "mbconv" else f"k{op.arg('k', 3)} {hidden(op)} ch"
+
+
+def _layer(node: str) -> int:
+    """Of ``layers.<i>...``: nodes are named after the module that they came from."""
+    return int(node.split(".")[1])

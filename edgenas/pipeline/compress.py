@@ -1,0 +1,106 @@
+"""Stage ``compress``: a pruned variant, fine-tuned, and int8 ranges of every variant."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgenas.compress.prune import Plan, cut, importance, plan, widths
+from edgenas.errors import ImpossibleBudget
+from edgenas.files import write_json
+from edgenas.pipeline.context import Context, save_weights
+from edgenas.pipeline.stage import Stage
+from edgenas.profile import profile
+from edgenas.search import Budget
+from edgenas.spec import OpSpec
+from edgenas.train import Epoch, TrainRecipe, accuracy, train
+
+IMPORTANCE_BATCHES = 16
+
+
+def _settings(ctx: Context) -> Mapping[str, Any]:
+    return {
+        "prune": asdict(ctx.config.prune),
+        "train": asdict(ctx.config.train),
+        "data": [ctx.task.digest("train"), ctx.task.digest("test")],
+        "seed": ctx.config.seed,
+        "threads": ctx.config.threads,
+    }
+
+
+def _work(ctx: Context, folder: Path) -> None:
+    layers, _ = ctx.network("found")
+    found = {"ops": [str(o) for o in layers], "accuracy": ctx.read("train/train.json")["accuracy"]}
+    record: dict[str, Any] = {"variants": {"found": found}, "skipped": None}
+    if ctx.config.prune.epochs == 0:
+        record["skipped"] = "prune: epochs is 0"
+    else:
+        extend_tables(ctx, layers, folder)
+        budgets = _step(ctx, folder, layers)
+        try:
+            record["variants"]["pruned"] = prune(ctx, "found", "pruned", budgets, folder)
+        except ImpossibleBudget as e:
+            record["skipped"] = str(e)
+    write_json(folder / "compress.json", record)
+
+
+def extend_tables(ctx: Context, layers: Sequence[OpSpec], folder: Path) -> None:
+    """Measure the narrower forms of ``layers`` on every target; tables go to ``folder``."""
+    extra = {narrow for op in layers for narrow in widths(op)}
+    for name, device in ctx.devices.items():
+        for precision in ctx.precisions(device):
+            table = profile(
+                device, ctx.space, precision, ctx.tables, extra=extra,
+                networks=ctx.config.measure.networks, seed=ctx.config.seed, progress=ctx.progress,
+            )  # fmt: skip
+            table.save(folder / f"{name}.{precision}.jsonl")
+
+
+def _step(ctx: Context, folder: Path, layers: Sequence[OpSpec]) -> tuple[Budget, ...]:
+    """The latency of ``layers`` less the step that config asks for."""
+    budgets = []
+    for t in ctx.targets:
+        predictor = ctx.predictor(t["device"], t["precision"], folder)
+        assert predictor is not None
+        limit = predictor.p50_ms(layers) * (1 - ctx.config.prune.step)
+        budgets.append(Budget(t["device"], limit, predictor))
+    return tuple(budgets)
+
+
+def prune(
+    ctx: Context, source: str, name: str, budgets: Sequence[Budget], folder: Path
+) -> dict[str, Any]:
+    """Cut ``source`` to ``budgets`` (no margin), fine-tune it from its teacher's labels, save it.
+
+    Raises ImpossibleBudget where pruning cannot get there.
+    """
+    layers, net = ctx.network(source)
+    settings, seed = ctx.config.prune, ctx.config.seed
+    scores = importance(net, layers, ctx.task, IMPORTANCE_BATCHES, ctx.config.train.batch, seed)
+    made: Plan = plan(layers, scores, budgets)
+    smaller = cut(net, ctx.space, made)
+    recipe = TrainRecipe(
+        epochs=settings.epochs, batch=ctx.config.train.batch, lr=settings.lr,
+        weight_decay=ctx.config.train.weight_decay, smoothing=ctx.config.train.smoothing,
+    )  # fmt: skip
+    ledger = ctx.ledger()
+
+    def on_epoch(e: Epoch) -> None:
+        ledger.append(
+            "finetune", "epoch", variant=name,
+            epoch=e.number, epochs=e.epochs, loss=e.loss, accuracy=e.accuracy,
+        )  # fmt: skip
+        ctx.progress(f"fine-tune {name}", e.number, e.epochs)
+
+    train(smaller, ctx.task, recipe, seed, on_epoch, teacher=net)
+    save_weights(smaller, folder / f"{name}.safetensors")
+    described = {
+        "ops": [str(o) for o in made.ops],
+        "accuracy": accuracy(smaller, ctx.task, "test"),
+        "target_ms": {b.device: b.limit_ms for b in budgets},
+    }
+    write_json(folder / f"{name}.json", described)
+    return described
+
+
+STAGE = Stage("compress", ("profile", "train"), _settings, _work)

@@ -1,0 +1,136 @@
+"""What every stage needs: the config and what follows from it, and what earlier stages wrote."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from edgenas.config import Config
+from edgenas.device import Device, load_device
+from edgenas.errors import CorruptFile, UsageError
+from edgenas.files import aside, read_json
+from edgenas.latency import LatencyTable
+from edgenas.predict import Predictor
+from edgenas.search import Budget, Ledger
+from edgenas.space import Space, load_space
+from edgenas.spec import Architecture, OpSpec
+from edgenas.task import Task, load_task
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run. ``tables``: the folder of the latency tables that runs share."""
+
+    root: Path
+    config: Config
+    tables: Path
+    progress: Progress
+
+    @cached_property
+    def task(self) -> Task:
+        """The user's data."""
+        return load_task(self.config.task, self.config.seed)
+
+    @cached_property
+    def space(self) -> Space:
+        """The space, for images and classes of the task."""
+        channels, height, _ = self.task.input
+        facts = {"channels": channels, "resolution": height, "classes": len(self.task.classes)}
+        for key, value in facts.items():
+            if self.config.space.get(key, value) != value:
+                raise UsageError(
+                    f"space: {key} is {self.config.space[key]!r}, but the task has {value}"
+                )
+        return load_space({**self.config.space, **facts})
+
+    @cached_property
+    def devices(self) -> Mapping[str, Device]:
+        """Of all targets, by name."""
+        return {t.device: load_device(t.device) for t in self.config.targets}
+
+    def precisions(self, device: Device) -> tuple[str, ...]:
+        """What is profiled on ``device``."""
+        if self.config.precision == "auto":
+            return device.precisions
+        return (self.config.precision,)
+
+    def ledger(self) -> Ledger:
+        """The events of this run."""
+        return Ledger(self.root / "ledger.jsonl")
+
+    def read(self, name: str) -> Any:
+        """A JSON file of an earlier stage, e.g. ``search/search.json``."""
+        return read_json(self.root / name)
+
+    @cached_property
+    def targets(self) -> list[dict[str, Any]]:
+        """Of the profile stage: device, precision, limit_ms ..."""
+        targets: list[dict[str, Any]] = self.read("profile/profile.json")["targets"]
+        return targets
+
+    def predictor(
+        self, device: str, precision: str, unfinished: Path | None = None
+    ) -> Predictor | None:
+        """From the tables of this run, the newest first; None where none was asked for."""
+        finished = [self.root / stage for stage in ("compress", "profile")]
+        for folder in [unfinished, *finished] if unfinished else finished:
+            path = folder / f"{device}.{precision}.jsonl"
+            if path.exists():
+                return Predictor(LatencyTable.load(path))
+        return None
+
+    def budgets(self) -> tuple[Budget, ...]:
+        """One a target, under the precision that the profile stage chose."""
+        out = []
+        for t in self.targets:
+            predictor = self.predictor(t["device"], t["precision"])
+            assert predictor is not None
+            out.append(Budget(t["device"], t["limit_ms"], predictor))
+        return tuple(out)
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the search stage found."""
+        return Architecture.from_json(self.read("search/architecture.json"))
+
+    def network(
+        self, variant: str, unfinished: Path | None = None
+    ) -> tuple[tuple[OpSpec, ...], nn.Module]:
+        """Operators and trained network of ``found``, ``pruned`` or a repaired variant.
+
+        ``unfinished``: the folder of a stage at work, looked into first.
+        """
+        finished = [self.root / stage for stage in ("train", "compress", "verify")]
+        for folder in [unfinished, *finished] if unfinished else finished:
+            path = folder / f"{variant}.safetensors"
+            if path.exists():
+                layers = tuple(map(OpSpec.parse, read_json(path.with_suffix(".json"))["ops"]))
+                return layers, load_weights(self.space.assemble(layers), path)
+        raise UsageError(f"{self.root} holds no network {variant!r}")
+
+
+def save_weights(net: nn.Module, path: Path) -> None:
+    """As safetensors, whole or not at all."""
+    tensors = {k: v.contiguous() for k, v in net.state_dict().items()}
+    with aside(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_weights(net: nn.Module, path: Path) -> nn.Module:
+    """Inverse of ``save_weights``, channels last. Raises UsageError or CorruptFile."""
+    if not path.exists():
+        raise UsageError(f"there is no {path}")
+    try:
+        net.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as e:
+        raise CorruptFile(f"{path} does not hold this network: {str(e).splitlines()[0]}") from e
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net.eval()

@@ -1,0 +1,63 @@
+"""What a run will cost, said before it starts: from a few training steps timed here."""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from edgenas.pipeline.context import Context
+from edgenas.pipeline.search import method
+from edgenas.profile import estimate_seconds
+from edgenas.task import Task
+from edgenas.train import TrainRecipe, seeded, train
+
+STEPS = 6
+FILES = 4  # found and pruned, at two precisions
+EXPORT_SECONDS, PREDICT_SECONDS = 5.0, 4.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """About how long a stage takes; 0 where it is whole already."""
+
+    stage: str
+    seconds: float
+    unchanged: bool
+
+
+def costs(ctx: Context, stages: Sequence[str], pending: Sequence[str]) -> list[Cost]:
+    """One entry a stage."""
+    if not pending:
+        return [Cost(s, 0.0, True) for s in stages]
+    epoch = _epoch_seconds(ctx) if set(pending) & {"search", "train", "compress"} else 0.0
+    config = ctx.config
+    tables = sum(len(ctx.precisions(d)) for d in ctx.devices.values())
+    timing = config.measure.blocks * config.measure.block_seconds
+    seconds = {
+        "profile": tables * estimate_seconds(ctx.space, networks=config.measure.networks),
+        "search": epoch * method(config.search).training_epochs,
+        "train": epoch * config.train.epochs,
+        "compress": epoch * (1.5 * config.prune.epochs + 0.5),
+        "export": EXPORT_SECONDS,
+        "verify": len(ctx.devices) * FILES * (timing + PREDICT_SECONDS),
+    }
+    return [Cost(s, seconds[s] if s in pending else 0.0, s not in pending) for s in stages]
+
+
+def _epoch_seconds(ctx: Context) -> float:
+    """Of plainly training a random network of the space, from ``STEPS`` steps."""
+    recipe = TrainRecipe(epochs=1, batch=ctx.config.train.batch)
+    with seeded(ctx.config.seed):
+        net = ctx.space.build(ctx.space.sample(random.Random(ctx.config.seed)))
+        train(net, _first(ctx.task, recipe.batch), recipe, 0)  # kernels are chosen once
+        few = _first(ctx.task, STEPS * recipe.batch)
+        start = time.perf_counter()
+        train(net, few, recipe, 0)
+    images = len(few.parts["train"].y)
+    return (time.perf_counter() - start) / images * len(ctx.task.parts["train"].y)
+
+
+def _first(task: Task, images: int) -> Task:
+    return replace(task, parts={**task.parts, "train": task.parts["train"][torch.arange(images)]})

@@ -1,0 +1,132 @@
+"""Stage ``profile``: tables of every target, the precision to search under, budgets in ms."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from edgenas.config import Target
+from edgenas.files import write_json
+from edgenas.latency import LatencyTable
+from edgenas.pipeline.context import Context
+from edgenas.pipeline.stage import Stage
+from edgenas.predict import Predictor
+from edgenas.profile import profile
+from edgenas.project import project
+from edgenas.search import Budget
+from edgenas.space import Relaxable, Space
+
+SAMPLES = 64
+
+
+def _settings(ctx: Context) -> Mapping[str, Any]:
+    return {
+        "space": ctx.space.describe(),
+        "targets": [asdict(t) for t in ctx.config.targets],
+        "devices": {
+            name: [repr(d.transport), repr(d.runtime), ctx.precisions(d)]
+            for name, d in ctx.devices.items()
+        },
+        "networks": ctx.config.measure.networks,
+        "seed": ctx.config.seed,
+    }
+
+
+def _work(ctx: Context, folder: Path) -> None:
+    tables = {
+        (name, precision): profile(
+            device,
+            ctx.space,
+            precision,
+            ctx.tables,
+            networks=ctx.config.measure.networks,
+            seed=ctx.config.seed,
+            progress=ctx.progress,
+        )
+        for name, device in ctx.devices.items()
+        for precision in ctx.precisions(device)
+    }
+    for (name, precision), table in tables.items():
+        table.save(folder / f"{name}.{precision}.jsonl")
+    targets = [_target(ctx, t, tables) for t in ctx.config.targets]
+    _refuse_impossible(ctx, targets, tables)
+    write_json(
+        folder / "profile.json",
+        {
+            "targets": targets,
+            "tables": [_described(t) for t in tables.values()],
+        },
+    )
+
+
+def _target(
+    ctx: Context, target: Target, tables: Mapping[tuple[str, str], LatencyTable]
+) -> dict[str, Any]:
+    """The precision under which this space is faster on the device, and the limit in ms."""
+    rng = random.Random(ctx.config.seed)
+    sample = [ctx.space.ops(ctx.space.sample(rng)) for _ in range(SAMPLES)]
+    predictors = {p: Predictor(t) for (name, p), t in tables.items() if name == target.device}
+    precision = min(predictors, key=lambda p: fmean(map(predictors[p].p50_ms, sample)))
+    predictor = predictors[precision]
+    fastest, slowest = extremes_ms(ctx.space, predictor)
+    limit = target.budget.resolve(fastest * (1 + predictor.margin), slowest)
+    return {
+        "device": target.device,
+        "format": ctx.devices[target.device].runtime.format,
+        "precision": precision,
+        "asked": str(target.latency["p50"]),
+        "limit_ms": limit,
+        "fastest_ms": fastest,
+        "slowest_ms": slowest,
+    }
+
+
+def _refuse_impossible(
+    ctx: Context,
+    targets: Sequence[Mapping[str, Any]],
+    tables: Mapping[tuple[str, str], LatencyTable],
+) -> None:
+    """Raise ImpossibleBudget before any training."""
+    if isinstance(ctx.space, Relaxable):
+        budgets = [
+            Budget(t["device"], t["limit_ms"], Predictor(tables[t["device"], t["precision"]]))
+            for t in targets
+        ]
+        project(
+            ctx.space, {c.name: torch.zeros(len(c.options)) for c in ctx.space.choices}, budgets
+        )
+
+
+def extremes_ms(space: Space, predictor: Predictor) -> tuple[float, float]:
+    """Predicted p50 of the fastest and of the slowest network of ``space``."""
+    if not isinstance(space, Relaxable):
+        rng = random.Random(0)
+        drawn = [predictor.p50_ms(space.ops(space.sample(rng))) for _ in range(SAMPLES)]
+        return min(drawn), max(drawn)
+    fixed = predictor.p50_ms(space.fixed_ops())
+    costs = [
+        [sum(map(predictor.cost_ms, ops)) for ops in space.option_ops(c.name)]
+        for c in space.choices
+    ]
+    return fixed + sum(map(min, costs)), fixed + sum(map(max, costs))
+
+
+def _described(table: LatencyTable) -> dict[str, Any]:
+    h = table.header
+    return {
+        "device": h.device,
+        "precision": h.precision,
+        "file": f"{h.device}.{h.precision}.jsonl",
+        "grade": h.grade,
+        "held_out": h.held_out and asdict(h.held_out),
+        "fit": h.fit and asdict(h.fit),
+        "fingerprint": dict(h.fingerprint),
+        "facts": dict(h.facts),
+    }
+
+
+STAGE = Stage("profile", (), _settings, _work)

@@ -1,0 +1,73 @@
+"""Stage ``train``: the found network, trained on its own."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgenas.errors import CapabilityError
+from edgenas.files import write_json
+from edgenas.gates import Mixed
+from edgenas.pipeline.context import Context, load_weights, save_weights
+from edgenas.pipeline.stage import Stage
+from edgenas.space import Relaxable
+from edgenas.train import Epoch, TrainRecipe, accuracy, train
+
+
+def _settings(ctx: Context) -> Mapping[str, Any]:
+    return {
+        "train": asdict(ctx.config.train),
+        "data": [ctx.task.digest("train"), ctx.task.digest("test")],
+        "seed": ctx.config.seed,
+        "threads": ctx.config.threads,
+    }
+
+
+def _work(ctx: Context, folder: Path) -> None:
+    settings, ledger = ctx.config.train, ctx.ledger()
+    net = _untrained(ctx)
+    recipe = TrainRecipe(
+        epochs=settings.epochs,
+        batch=settings.batch,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        smoothing=settings.smoothing,
+    )
+
+    def on_epoch(e: Epoch) -> None:
+        ledger.append(
+            "train", "epoch", epoch=e.number, epochs=e.epochs, loss=e.loss, accuracy=e.accuracy
+        )
+        ctx.progress("train", e.number, e.epochs)
+
+    train(net, ctx.task, recipe, ctx.config.seed, on_epoch)
+    save_weights(net, folder / "found.safetensors")
+    layers = ctx.space.ops(ctx.architecture)
+    write_json(folder / "found.json", {"ops": [str(o) for o in layers]})
+    write_json(
+        folder / "train.json",
+        {
+            "accuracy": accuracy(net, ctx.task, "test"),
+            "epochs": settings.epochs,
+            "images": len(ctx.task.parts["train"].y),
+        },
+    )
+
+
+def _untrained(ctx: Context) -> nn.Module:
+    torch.manual_seed(ctx.config.seed)
+    if not ctx.config.train.from_supernet:
+        return ctx.space.build(ctx.architecture)
+    weights = ctx.root / "search" / "supernet.safetensors"
+    if not isinstance(ctx.space, Relaxable) or not weights.exists():
+        raise CapabilityError(
+            "train: from_supernet: the search left no supernet; set it to false or "
+            "search with method 'proxyless'"
+        )
+    return ctx.space.subnet(load_weights(ctx.space.supernet(Mixed), weights), ctx.architecture)
+
+
+STAGE = Stage("train", ("search",), _settings, _work)

@@ -1,0 +1,202 @@
+"""Stage ``verify``: every file measured on its device, repaired while over budget, one verdict."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgenas.artifact import Artifact
+from edgenas.errors import ImpossibleBudget
+from edgenas.files import read_json, write_json
+from edgenas.measure import measure
+from edgenas.pipeline.blocks import blocks
+from edgenas.pipeline.compress import extend_tables, prune
+from edgenas.pipeline.context import Context
+from edgenas.pipeline.export import export
+from edgenas.pipeline.stage import Stage
+from edgenas.search import Budget
+from edgenas.train import SCORING_BATCH, evaluating
+from edgenas.verify import Candidate, Choice, Numbers, choose, described, gates, numbers
+
+HEADROOM = 0.97  # a repaired network aims a little below the limit, so that one round suffices
+
+Files = list[tuple[str, Artifact]]  # variant, file
+
+
+def _settings(ctx: Context) -> Mapping[str, Any]:
+    return {
+        "gates": asdict(ctx.config.gates),
+        "prune": asdict(ctx.config.prune),
+        "measure": asdict(ctx.config.measure),
+        "precision": ctx.config.precision,
+        "repairs": ctx.config.repairs,
+        "data": ctx.task.digest("test"),
+    }
+
+
+def _work(ctx: Context, folder: Path) -> None:
+    files = _exported(ctx)
+    known: dict[Path, Numbers] = {}
+    repairs: list[dict[str, Any]] = []
+    while True:
+        candidates = _judged(ctx, folder, files, known)
+        choices = {
+            t["device"]: choose(candidates[t["device"]], ctx.config, t["limit_ms"])
+            for t in ctx.targets
+        }
+        missed = [t for t in ctx.targets if _p50(choices, t) > t["limit_ms"]]
+        if not missed or len(repairs) == ctx.config.repairs:
+            break
+        variant = f"repaired-{len(repairs) + 1}"
+        repairs.append(_missed(ctx, choices, variant))
+        try:
+            _repair(ctx, folder, choices, variant)
+        except ImpossibleBudget as e:
+            repairs[-1]["gave_up"] = str(e)
+            break
+        files += [(variant, a) for a in export(ctx, variant, folder)]
+    _write(ctx, folder, candidates, choices, repairs)
+
+
+def _p50(choices: Mapping[str, Choice], target: Mapping[str, Any]) -> float:
+    return choices[target["device"]].delivered.latency.p50_ms
+
+
+def _exported(ctx: Context) -> Files:
+    export_folder = ctx.root / "export"
+    return [
+        (
+            f["file"].partition(".")[0],
+            Artifact.of(export_folder / f["file"], f["format"], f["precision"], ctx.space.input),
+        )
+        for f in ctx.read("export/export.json")["files"]
+    ]
+
+
+def _judged(
+    ctx: Context, folder: Path, files: Files, known: dict[Path, Numbers]
+) -> dict[str, list[Candidate]]:
+    """All files of a device timed in one session, so that they can be compared."""
+    judged: dict[str, list[Candidate]] = {}
+    for t in ctx.targets:
+        device = ctx.devices[t["device"]]
+        mine = [(v, a) for v, a in files if a.format == t["format"]]
+        timings = measure(
+            device, [a for _, a in mine], blocks=ctx.config.measure.blocks,
+            block_seconds=ctx.config.measure.block_seconds, seed=ctx.config.seed,
+            progress=ctx.progress,
+        )  # fmt: skip
+        judged[device.name] = []
+        for (variant, artifact), timing in zip(mine, timings, strict=True):
+            layers, net = ctx.network(variant, folder)
+            if artifact.path not in known:
+                x, y = ctx.task.tensors("test")
+                images = np.ascontiguousarray(x.numpy())
+                reference = _logits(net, x)
+                known[artifact.path] = numbers(device, artifact, images, y.numpy(), reference)
+            predictor = ctx.predictor(device.name, artifact.precision, folder)
+            predicted = predictor.p50_ms(layers) if predictor else None
+            judged[device.name].append(
+                Candidate(variant, artifact, device.name, predicted, known[artifact.path], timing)
+            )
+    return judged
+
+
+def _logits(net: nn.Module, x: Tensor) -> np.ndarray:
+    with evaluating(net), torch.inference_mode():
+        return torch.cat([net(part) for part in torch.split(x, SCORING_BATCH)]).numpy()
+
+
+def _missed(ctx: Context, choices: Mapping[str, Choice], variant: str) -> dict[str, Any]:
+    """Say in the ledger what was measured and what is tried next."""
+    best = {name: c.delivered for name, c in choices.items()}
+    record = {
+        "variant": variant,
+        "measured_ms": {name: c.latency.p50_ms for name, c in best.items()},
+        "predicted_ms": {name: c.predicted_p50_ms for name, c in best.items()},
+        "limit_ms": {t["device"]: t["limit_ms"] for t in ctx.targets},
+    }
+    ctx.ledger().append("repair", "round", **record)
+    ctx.progress(f"over budget: making {variant}", 0, 1)
+    return record
+
+
+def _repair(ctx: Context, folder: Path, choices: Mapping[str, Choice], variant: str) -> None:
+    """Prune ``found`` under predictors corrected by what was just measured."""
+    found, _ = ctx.network("found")
+    extend_tables(ctx, found, folder)
+    budgets = []
+    for t in ctx.targets:
+        best = choices[t["device"]].delivered
+        layers, _ = ctx.network(best.variant, folder)
+        predictor = ctx.predictor(t["device"], best.precision, folder)
+        assert predictor is not None
+        corrected = predictor.corrected(best.latency.p50_ms, layers)
+        budgets.append(Budget(t["device"], t["limit_ms"] * HEADROOM, corrected))
+    prune(ctx, "found", variant, budgets, folder)
+
+
+def _write(
+    ctx: Context,
+    folder: Path,
+    candidates: Mapping[str, Sequence[Candidate]],
+    choices: Mapping[str, Choice],
+    repairs: Sequence[Mapping[str, Any]],
+) -> None:
+    delivered, rows, checks = {}, [], []
+    for t in ctx.targets:
+        choice, mine = choices[t["device"]], candidates[t["device"]]
+        best = choice.delivered.artifact
+        shutil.copyfile(best.path, folder / f"model.{best.format}")
+        delivered[best.format] = {
+            "file": f"model.{best.format}",
+            "source": str(_relative(best.path, ctx, folder)),
+            "variant": choice.delivered.variant,
+            "precision": best.precision,
+            "device": t["device"],
+        }
+        checks += gates(choice, mine, ctx.config, t["limit_ms"])
+        rows += [
+            {**described(c, choice), "file": str(_relative(c.artifact.path, ctx, folder))}
+            for c in mine
+        ]
+    variants = {c.variant for mine in candidates.values() for c in mine}
+    write_json(
+        folder / "verdict.json",
+        {
+            "schema": 1,
+            "met": all(g["met"] for g in checks),
+            "name": ctx.config.name,
+            "task": ctx.task.describe(),
+            "torch": {v: _accuracy(ctx, v, folder) for v in sorted(variants)},
+            "gates": checks,
+            "delivered": delivered,
+            "candidates": rows,
+            "blocks": {
+                t["device"]: blocks(ctx, choices[t["device"]].delivered, folder)
+                for t in ctx.targets
+            },
+            "repairs": repairs,
+        },
+    )
+
+
+def _relative(path: Path, ctx: Context, folder: Path) -> Path:
+    if path.is_relative_to(folder):
+        return Path("verify") / path.relative_to(folder)
+    return path.relative_to(ctx.root)
+
+
+def _accuracy(ctx: Context, variant: str, folder: Path) -> float:
+    known = ctx.read("compress/compress.json")["variants"]
+    if variant in known:
+        return float(known[variant]["accuracy"])
+    return float(read_json(folder / f"{variant}.json")["accuracy"])
+
+
+STAGE = Stage("verify", ("profile", "search", "train", "compress", "export"), _settings, _work)

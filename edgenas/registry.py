@@ -1,0 +1,57 @@
+"""A shelf: a folder where one file adds one thing.
+
+The file name is the public name and is known without importing the file, so a missing
+optional dependency never breaks a listing. Outside packages join by entry point of the group
+of the same name (``edgenas.spaces``, ``edgenas.methods`` ...).
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+from edgenas.errors import CapabilityError, UnknownName
+
+
+class Shelf:
+    """Names in ``package`` plus entry points; ``shelf[name]`` imports only what is asked for.
+
+    A file's public name is its stem with ``-`` for ``_``; its one ``__all__`` entry is the thing.
+    """
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def __iter__(self) -> Iterator[str]:
+        path = importlib.import_module(self.package).__path__
+        own = {m.name.replace("_", "-") for m in pkgutil.iter_modules(path)}
+        guests = {e.name for e in metadata.entry_points(group=self.package)}
+        if clash := own & guests:
+            raise UnknownName(f"{self.package}: entry points shadow built-in names {sorted(clash)}")
+        return iter(sorted(own | guests))
+
+    def __getitem__(self, name: str) -> Any:
+        name = name.replace("_", "-")
+        known = list(self)
+        if name not in known:
+            kind = self.package.rpartition(".")[2].removesuffix("s")
+            raise UnknownName(f"no {kind} {name!r}.{nearest(name, known)}")
+        for entry in metadata.entry_points(group=self.package):
+            if entry.name == name:
+                return entry.load()
+        try:
+            module = importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
+        except ImportError as e:
+            raise CapabilityError(
+                f"{name!r} needs the package {e.name!r}, not installed: run 'edgenas doctor'"
+            ) from e
+        (public,) = module.__all__
+        return getattr(module, public)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint for a message: ``" Did you mean 'x'? Known: ..."``."""
+    near = difflib.get_close_matches(name, known, 1)
+    return (f" Did you mean {near[0]!r}?" if near else "") + f" Known: {', '.join(known)}"

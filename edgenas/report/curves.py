@@ -1,0 +1,191 @@
+"""The pictures of a run: what was tried, how the search converged, how training went."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from edgenas.report import quantity as q
+from edgenas.report.chart import Band, Chart, Point, Rule, Series
+from edgenas.report.facts import Epoch, Target, Trial
+from edgenas.report.record import Record
+
+MOST_POINTS = 800
+
+
+def tone(number: int) -> str:
+    """CSS class of the colour of device or series ``number``."""
+    return f"tone{number % 4}"
+
+
+def pareto(record: Record) -> list[Chart]:
+    """One picture a device: predicted latency against the accuracy that the search saw."""
+    charts = (_pareto(record, t, i) for i, t in enumerate(record.profile.targets))
+    return [c for c in charts if c is not None]
+
+
+def search_score(record: Record) -> str:
+    """What a trial's accuracy was measured with: a supernet's weights, or its own."""
+    return "shared weights" if record.epochs.get("search") else "before full training"
+
+
+def chosen(record: Record) -> Trial | None:
+    """The last trial of the architecture that the search chose, if it was scored."""
+    if record.found is None:
+        return None
+    picks = record.found.architecture.get("picks")
+    return next((t for t in reversed(record.trials) if t.picks == picks), None)
+
+
+def _pareto(record: Record, target: Target, index: int) -> Chart | None:
+    key = f"ms:{target.device}"
+    tried = [t for t in record.trials if key in t.metrics and "accuracy" in t.metrics]
+    if not tried:
+        return None
+
+    def point(trial: Trial) -> Point:
+        ms, accuracy = trial.metrics[key], trial.metrics["accuracy"]
+        note = f"trial {trial.id}: {q.ms(ms)} predicted, {q.percent(accuracy)}"
+        return Point(ms, 100 * accuracy, note)
+
+    best = chosen(record)
+    fits = [t for t in tried if t.metrics.get("load", t.metrics[key] / target.limit_ms) <= 1]
+    over = [t for t in tried if t not in fits]
+    front = _front([point(t) for t in tried])
+    series = [
+        Series("over a budget", _thinned([point(t) for t in over]), "muted", "rings"),
+        Series("fits every budget", _thinned([point(t) for t in fits]), tone(index), "dots"),
+        Series("best found at that latency", tuple(front), tone(index), "steps"),
+    ]
+    said = f"{len(tried)} networks tried, {len(fits)} of them fit every budget."
+    if best in tried and best is not None:
+        mark = point(best)
+        series.append(Series(f"chosen: {_at(mark)}", (mark,), "chosen", "diamond"))
+        said += f" Chosen: {_at(mark)}."
+    if len(over) > MOST_POINTS or len(fits) > MOST_POINTS:
+        said += f" Of more than {MOST_POINTS} points an even selection is drawn."
+    return Chart(
+        title=f"{target.device}, {target.precision}",
+        summary=said,
+        x="predicted p50, ms",
+        y="search accuracy, %",
+        series=tuple(s for s in series if s.points),
+        rules=(Rule(f"budget {q.ms(target.limit_ms)}", target.limit_ms, "x"),),
+        bands=_margin(record, target, "x"),
+    )
+
+
+def _at(point: Point) -> str:
+    return f"{q.ms(point.x)}, {point.y:.2f} %"
+
+
+def _thinned(points: list[Point]) -> tuple[Point, ...]:
+    step = max(math.ceil(len(points) / MOST_POINTS), 1)
+    return tuple(points[::step])
+
+
+def _front(points: list[Point]) -> list[Point]:
+    front: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.x, -p.y)):
+        if not front or point.y > front[-1].y:
+            front.append(point)
+    return front
+
+
+def _margin(record: Record, target: Target, axis: str) -> tuple[Band, ...]:
+    facts = record.table_facts(target.device, target.precision)
+    if facts is None or facts.fit is None or facts.fit.margin <= 0:
+        return ()
+    name = f"margin of the prediction, {q.percent(facts.fit.margin, 1)}"
+    low = target.limit_ms / (1 + facts.fit.margin)
+    return (Band(name, low, target.limit_ms, "x" if axis == "x" else "y"),)
+
+
+def convergence(record: Record) -> list[Chart]:
+    """Expected latency against each budget, then loss, entropy and trade-off, by epoch."""
+    epochs = record.epochs.get("search", ())
+    if not epochs:
+        return []
+    warm = _warmup(epochs)
+    charts = []
+    for index, target in enumerate(record.profile.targets):
+        expected = _expected_ms(target.device)
+        line = _line("expected p50", epochs, expected, tone(index), q.ms)
+        if line.points:
+            first, last = line.points[0].y, line.points[-1].y
+            charts.append(
+                Chart(
+                    title=f"Expected latency, {target.device}",
+                    summary=f"From {q.ms(first)} to {q.ms(last)} predicted, "
+                    f"budget {q.ms(target.limit_ms)}.",
+                    x="search epoch", y="expected p50 (predicted), ms", series=(line,),
+                    rules=(Rule(f"budget {q.ms(target.limit_ms)}", target.limit_ms),),
+                    bands=(*warm, *_margin(record, target, "y")), whole_x=True,
+                )
+            )  # fmt: skip
+    charts += [
+        _epoch_chart("Loss of the supernet", "loss", epochs, warm, [
+            ("train", lambda e: e.loss), ("search-validation", lambda e: e.val_loss)]),
+        _epoch_chart("Entropy of the choices", "mean entropy, nats", epochs, warm, [
+            ("entropy", lambda e: e.entropy)]),
+        _epoch_chart("Load: the tightest of all budgets", "expected p50 with margin ÷ budget",
+                     epochs, warm, [("load", lambda e: e.load)], (Rule("budget", 1.0),)),
+        _epoch_chart("Weight of the latency term", "weight in the loss", epochs, warm, [
+            ("weight", lambda e: e.weight)]),
+    ]  # fmt: skip
+    return [c for c in charts if c.series]
+
+
+def _expected_ms(device: str) -> Callable[[Epoch], float | None]:
+    return lambda epoch: epoch.expected_ms.get(device)
+
+
+def training(record: Record) -> list[Chart]:
+    """Loss and search-validation accuracy of training and of fine-tuning after pruning."""
+    charts = []
+    for phase, name in (("train", "Training"), ("finetune", "Fine-tuning")):
+        epochs = record.epochs.get(phase, ())
+        charts += [
+            _epoch_chart(f"{name}: loss", "training loss", epochs, (), [
+                ("train", lambda e: e.loss)]),
+            _epoch_chart(f"{name}: accuracy", "accuracy on search-validation, %", epochs, (), [
+                ("search-validation", lambda e: e.accuracy and 100 * e.accuracy)]),
+        ]  # fmt: skip
+    return [c for c in charts if c.series]
+
+
+def _epoch_chart(
+    title: str,
+    unit: str,
+    epochs: Sequence[Epoch],
+    bands: tuple[Band, ...],
+    lines: list[tuple[str, Callable[[Epoch], float | None]]],
+    rules: tuple[Rule, ...] = (),
+) -> Chart:
+    drawn = [_line(name, epochs, value, tone(i), q.number) for i, (name, value) in enumerate(lines)]
+    series = tuple(s for s in drawn if s.points)
+    said = "; ".join(
+        f"{s.name} from {q.number(s.points[0].y)} to {q.number(s.points[-1].y)}" for s in series
+    )
+    return Chart(title, f"{said}.", "epoch", unit, series, rules, bands, whole_x=True)
+
+
+def _line(
+    name: str,
+    epochs: Sequence[Epoch],
+    value: Callable[[Epoch], float | None],
+    tone: str,
+    text: Callable[[float], str],
+) -> Series:
+    found = [(e.epoch, value(e)) for e in epochs]
+    points = tuple(
+        Point(x, y, f"epoch {x}: {name} {text(y)}")
+        for x, y in found
+        if y is not None and math.isfinite(y)
+    )
+    return Series(name, points, tone)
+
+
+def _warmup(epochs: Sequence[Epoch]) -> tuple[Band, ...]:
+    warm = [e.epoch for e in epochs if e.warmup]
+    if not warm or len(epochs) < 2:
+        return ()
+    return (Band("warm-up (weights only)", min(warm), max(warm), "x", "warmup"),)

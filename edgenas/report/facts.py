@@ -1,0 +1,217 @@
+"""The files of a run directory as facts; what a run did not reach or do is None or empty."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgenas.latency import Fit, HeldOut
+
+
+@dataclass(frozen=True)
+class Target:
+    """One device with its budget, in predicted and measured p50."""
+
+    device: str
+    format: str
+    precision: str
+    limit_ms: float
+    asked: str = ""
+    fastest_ms: float | None = None
+    slowest_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """A latency table that the run used, and how far its predictions are off."""
+
+    device: str
+    precision: str
+    file: str
+    grade: str
+    held_out: HeldOut | None = None
+    fit: Fit | None = None
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """profile/profile.json."""
+
+    targets: tuple[Target, ...]
+    tables: tuple[TableFacts, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One place of the network: a choice or a fixed part; ``op`` is None where it is skipped."""
+
+    label: str
+    op: str | None = None
+    choice: str | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """p50 that the table predicts, and with the margin that 9 in 10 networks keep."""
+
+    p50_ms: float
+    bound_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """search/search.json."""
+
+    method: str
+    architecture: dict[str, Any]
+    blocks: tuple[Block, ...]
+    predicted: dict[str, Prediction] = field(default_factory=dict)
+    probabilities: dict[str, dict[str, float]] | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """train/train.json; accuracy on the test part in PyTorch."""
+
+    accuracy: float
+    epochs: int | None = None
+    images: int | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network that was exported: ``found`` or ``pruned``."""
+
+    ops: tuple[str, ...]
+    accuracy: float | None = None
+    target_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """compress/compress.json."""
+
+    variants: dict[str, Variant]
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition of the verdict."""
+
+    name: str
+    met: bool
+    value: float | None
+    limit: float | None
+    unit: str = ""
+    interval: tuple[float, float] | None = None
+    grade: str | None = None
+    comparison: str = "<="
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A whole file measured on its device."""
+
+    p50_ms: float
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    floor_ms: float | None = None
+    interval_ms: tuple[float, float] | None = None
+    blocks: int | None = None
+    n: int | None = None
+    grade: str | None = None
+    provenance: str = "measured"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One exported file and why it was delivered or not."""
+
+    file: str
+    format: str
+    device: str
+    variant: str
+    precision: str
+    delivered: bool
+    why: str = ""
+    accuracy: float | None = None
+    agreement: float | None = None
+    max_abs_diff: float | None = None
+    size_bytes: int | None = None
+    quantized: float | None = None
+    transposes: int | None = None
+    predicted_p50_ms: float | None = None
+    latency: Latency | None = None
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A file that the run hands over, and which candidate it is."""
+
+    file: str
+    source: str
+    variant: str
+    precision: str
+    device: str
+
+
+@dataclass(frozen=True)
+class BlockTime:
+    """One block of a network, predicted by the table and measured inside the network."""
+
+    label: str
+    op: str | None = None
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """verdict.json."""
+
+    met: bool
+    name: str
+    gates: tuple[Gate, ...]
+    candidates: tuple[Candidate, ...]
+    task: dict[str, Any] = field(default_factory=dict)
+    torch: dict[str, float | None] = field(default_factory=dict)
+    delivered: dict[str, Delivered] = field(default_factory=dict)
+    blocks: dict[str, tuple[BlockTime, ...]] = field(default_factory=dict)
+    repairs: tuple[dict[str, Any], ...] = ()
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One architecture that the search scored."""
+
+    id: str
+    picks: dict[str, Any]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of a search or a training."""
+
+    epoch: int
+    loss: float | None = None
+    val_loss: float | None = None
+    accuracy: float | None = None
+    expected_ms: dict[str, float] = field(default_factory=dict)
+    load: float | None = None
+    weight: float | None = None
+    entropy: float | None = None
+    warmup: bool = False
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One round in which a measured miss corrected the prediction."""
+
+    round: int
+    variant: str
+    measured_ms: dict[str, float]
+    predicted_ms: dict[str, float] = field(default_factory=dict)
+    limit_ms: dict[str, float] = field(default_factory=dict)

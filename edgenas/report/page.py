@@ -1,0 +1,58 @@
+"""Facts -> HTML. All text is escaped by the template; only our own drawings are markup."""
+
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+import edgenas
+from edgenas.report import compare, curves, network, summary
+from edgenas.report import quantity as q
+from edgenas.report.record import Record
+
+
+def render(record: Record) -> str:
+    """The whole page."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals["q"] = q
+    template = environment.from_string(_shipped("report.html.j2"))
+    return template.render(_facts(record)) + "\n"
+
+
+def _shipped(name: str) -> str:
+    return resources.files("edgenas.report").joinpath(name).read_text()
+
+
+def _facts(record: Record) -> dict[str, Any]:
+    manifest, verdict = record.manifest, record.verdict
+    return {
+        "css": Markup(_shipped("report.css")),
+        "record": record,
+        "version": manifest.get("edgenas", edgenas.__version__),
+        "headline": summary.headline(record),
+        "progress": summary.progress(record),
+        "cards": summary.budget_cards(record),
+        "gates": summary.gates(record),
+        "files": summary.delivered_files(record),
+        "candidates": compare.candidates(record),
+        "stages": compare.stages(record),
+        "pareto": curves.pareto(record),
+        "score": curves.search_score(record),
+        "network": network.network(record),
+        "comparisons": network.comparisons(record),
+        "convergence": curves.convergence(record),
+        "training": curves.training(record),
+        "task": list(q.flat(verdict.task)) if verdict else [],
+        "repairs": [list(q.flat(r)) for r in verdict.repairs] if verdict else [],
+        "conditions": _groups(verdict.conditions) if verdict else [],
+        "versions": list(q.flat(manifest.get("versions", {}))),
+        "hashes": [(k, list(q.flat(manifest.get(k, {})))) for k in ("inputs", "outputs")],
+        "seed": manifest.get("seed", q.ABSENT),
+    }
+
+
+def _groups(facts: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    return [(k, list(q.flat(v if isinstance(v, dict) else {"": v}))) for k, v in facts.items()]

@@ -1,0 +1,164 @@
+"""Reading a run directory; a file that is damaged is refused with its name and place."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from edgenas.errors import CorruptFile, UsageError
+from edgenas.files import read_json
+from edgenas.latency import LatencyTable
+from edgenas.report.facts import (
+    Compressed,
+    Epoch,
+    Found,
+    Profile,
+    Repair,
+    TableFacts,
+    Trained,
+    Trial,
+    Verdict,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Record:
+    """All of a run directory that the report shows."""
+
+    folder: Path
+    config: str
+    profile: Profile
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    found: Found | None = None
+    trained: Trained | None = None
+    compressed: Compressed | None = None
+    verdict: Verdict | None = None
+    trials: tuple[Trial, ...] = ()
+    epochs: Mapping[str, tuple[Epoch, ...]] = field(default_factory=dict)  # phase -> in order
+    repairs: tuple[Repair, ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> "Record":
+        """Raises UsageError (not a run directory) or CorruptFile (a file of it is damaged)."""
+        for name in ("config.yaml", "profile/profile.json"):
+            if not (folder / name).is_file():
+                raise UsageError(
+                    f"{folder} is not a run directory that can be reported: there is no {name}. "
+                    "Start or resume the run: edgenas run <config.yaml>"
+                )
+        events = list(_events(folder / "ledger.jsonl"))
+        return cls(
+            folder=folder,
+            config=(folder / "config.yaml").read_text(errors="replace"),
+            profile=_parsed(Profile, folder / "profile/profile.json"),
+            manifest=_optional(dict[str, Any], folder / "manifest.json") or {},
+            found=_optional(Found, folder / "search/search.json"),
+            trained=_optional(Trained, folder / "train/train.json"),
+            compressed=_optional(Compressed, folder / "compress/compress.json"),
+            verdict=_optional(Verdict, folder / "verdict.json"),
+            trials=_trials(events),
+            epochs=_epochs(events),
+            repairs=_repairs(events),
+        )
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self.verdict.name if self.verdict else self.folder.resolve().name
+
+    def table_facts(self, device: str, precision: str) -> TableFacts | None:
+        """Facts of the table of ``device`` for ``precision``."""
+        return next(
+            (t for t in self.profile.tables if (t.device, t.precision) == (device, precision)), None
+        )
+
+    def table(self, device: str, precision: str) -> LatencyTable | None:
+        """The table itself, where the run directory still holds it."""
+        facts = self.table_facts(device, precision)
+        path = self.folder / "profile" / Path(facts.file).name if facts else None
+        return LatencyTable.load(path) if path and path.is_file() else None
+
+
+_Event = tuple[str, Mapping[str, Any]]  # where it stands, what it says
+
+
+def _events(path: Path) -> Iterator[_Event]:
+    """The whole lines of a ledger: what a killed run left half-written is dropped."""
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+        except ValueError as e:
+            if number == len(lines):
+                return
+            raise CorruptFile(f"{path}, line {number}: not JSON: {e}") from e
+        if not isinstance(event, dict):
+            raise CorruptFile(f"{path}, line {number}: expected an object, found {line[:40]!r}")
+        yield f"{path}, line {number}", event
+
+
+def _epochs(events: list[_Event]) -> Mapping[str, tuple[Epoch, ...]]:
+    found: dict[str, dict[int, Epoch]] = {}
+    for where, event in events:
+        if event.get("event") == "epoch":
+            epoch = _checked(Epoch, event, where)
+            found.setdefault(str(event.get("phase")), {})[epoch.epoch] = epoch
+    return {phase: tuple(e for _, e in sorted(es.items())) for phase, es in found.items()}
+
+
+def _trials(events: list[_Event]) -> tuple[Trial, ...]:
+    found: dict[str, Trial] = {}
+    for where, event in events:
+        if event.get("event") == "tell":
+            match event.get("trial"):
+                case {"id": id, "proposal": {"arch": {"picks": dict(picks)}}, "metrics": metrics}:
+                    numbers = _checked(dict[str, float | None], metrics, f"{where}: metrics")
+                    finite = {
+                        k: v for k, v in numbers.items() if v is not None and math.isfinite(v)
+                    }
+                    found[str(id)] = Trial(str(id), picks, finite)
+                case _:
+                    raise CorruptFile(f"{where}: a tell without id, proposal and metrics")
+    return tuple(found.values())
+
+
+def _repairs(events: list[_Event]) -> tuple[Repair, ...]:
+    found: dict[tuple[int, str], Repair] = {}
+    for where, event in events:
+        if event.get("phase") == "repair":
+            repair = _checked(Repair, event, where)
+            found[repair.round, repair.variant] = repair
+    return tuple(r for _, r in sorted(found.items()))
+
+
+def _optional(cls: type[T], path: Path) -> T | None:
+    return _parsed(cls, path) if path.is_file() else None
+
+
+def _parsed(cls: type[T], path: Path) -> T:
+    return _checked(cls, read_json(path), str(path))
+
+
+@cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def _checked(cls: type[T], data: Any, where: str) -> T:
+    """An instance of ``cls``; keys that it does not know are left out."""
+    try:
+        return cast(T, _adapter(cast(Any, cls)).validate_python(data))
+    except ValidationError as e:
+        first = e.errors()[0]
+        key = ".".join(str(p) for p in first["loc"])
+        raise CorruptFile(f"{where}: {key}: {first['msg']}") from e

@@ -1,0 +1,1 @@
+"""Shelf: one file a runtime: what executes an artifact and how it is timed."""

@@ -1,0 +1,284 @@
+"""Searching: proposals out, trials in, everything in a ledger.
+
+Sampler    ask() -> Proposal | None,  tell(Trial)     decides what to try
+Evaluate   (Proposal, trial id) -> Trial              decides what it is worth
+ask_tell   the only loop; a resumed run replays the ledger through it
+Method     run(Problem, Ledger, Progress) -> Found    one file in edgenas/methods
+"""
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from edgenas.errors import CorruptFile, LedgerMismatch
+from edgenas.predict import Predictor
+from edgenas.registry import Shelf
+from edgenas.space import Space
+from edgenas.spec import Architecture, OpSpec
+from edgenas.task import Task
+from edgenas.train import TrainRecipe
+
+METHODS = Shelf("edgenas.methods")
+
+Progress = Callable[[str, int, int], None]  # what, done, total
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a network may cost on one device: predicted p50 plus margin up to ``limit_ms``."""
+
+    device: str
+    limit_ms: float
+    predictor: Predictor
+
+    def _share(self, ms: float) -> float:
+        return ms * (1 + self.predictor.margin) / self.limit_ms
+
+    @property
+    def fixed(self) -> float:
+        """Load of a network beside its operators."""
+        return self._share(self.predictor.fixed_ms)
+
+    def cost(self, op: OpSpec) -> float:
+        """Load that ``op`` adds."""
+        return self._share(self.predictor.cost_ms(op))
+
+    def load(self, ops: Iterable[OpSpec]) -> float:
+        """Share of the budget that a network of ``ops`` takes; it fits up to 1."""
+        return self._share(self.predictor.p50_ms(ops))
+
+    def p50_ms(self, load: float) -> float:
+        """The predicted p50 that makes this ``load``."""
+        return load * self.limit_ms / (1 + self.predictor.margin)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Best accuracy within all ``budgets``."""
+
+    budgets: tuple[Budget, ...]
+
+    def load(self, ops: Sequence[OpSpec]) -> float:
+        """Of the tightest budget."""
+        return max(b.load(ops) for b in self.budgets)
+
+    def fits(self, ops: Sequence[OpSpec]) -> bool:
+        """Whether every budget is kept."""
+        return self.load(ops) <= 1
+
+    def p50_ms(self, ops: Sequence[OpSpec]) -> dict[str, float]:
+        """Predicted p50 per device."""
+        return {b.device: b.predictor.p50_ms(ops) for b in self.budgets}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that a method may know. ``accelerator``: the torch device that trains."""
+
+    space: Space
+    task: Task
+    objective: Objective
+    recipe: TrainRecipe = field(default_factory=TrainRecipe)
+    seed: int = 0
+    accelerator: str = "cpu"
+
+    def rng(self, purpose: str) -> random.Random:
+        """An independent stream a purpose."""
+        return random.Random(f"{self.seed}/{purpose}")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Try ``arch``, trained for ``epochs`` (0: with weights that are there)."""
+
+    arch: Architecture
+    epochs: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"arch": {...}, "epochs": 0}``."""
+        return {"arch": self.arch.to_json(), "epochs": self.epochs}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Proposal":
+        """Inverse of ``to_json``."""
+        return cls(Architecture.from_json(data["arch"]), int(data["epochs"]))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of a proposal. ``metrics``: accuracy (fraction, search part), load."""
+
+    id: int
+    proposal: Proposal
+    metrics: Mapping[str, float]
+    seconds: float
+
+    @property
+    def arch(self) -> Architecture:
+        """Short for ``proposal.arch``."""
+        return self.proposal.arch
+
+    def to_json(self) -> dict[str, Any]:
+        """One event's worth of JSON."""
+        return {
+            "id": self.id,
+            "proposal": self.proposal.to_json(),
+            "metrics": dict(self.metrics),
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Trial":
+        """Inverse of ``to_json``."""
+        proposal = Proposal.from_json(data["proposal"])
+        return cls(int(data["id"]), proposal, dict(data["metrics"]), float(data["seconds"]))
+
+
+class Sampler(Protocol):
+    """Decides what to try next."""
+
+    def ask(self) -> Proposal | None:
+        """The next proposal; None when there is nothing left to try."""
+        ...
+
+    def tell(self, trial: Trial) -> None:
+        """Learn from a result."""
+        ...
+
+
+Evaluate = Callable[[Proposal, int], Trial]
+
+
+class Ledger:
+    """Append-only events of a run, one JSON object a line: the only state of a search."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, phase: str, event: str, **data: Any) -> None:
+        """Write one line and sync it. NaN and infinity are refused."""
+        line = json.dumps({"phase": phase, "event": event, **data}, allow_nan=False)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as f:
+            _drop_torn_line(f)
+            f.write(line.encode() + b"\n")
+            f.flush()
+            os.fsync(f.fileno())
+
+    def events(self, phase: str | None = None) -> Iterator[dict[str, Any]]:
+        """All events, or those of ``phase``; a last line that a kill cut short is left out.
+
+        Raises CorruptFile that names the line.
+        """
+        if not self.path.exists():
+            return
+        *lines, _ = self.path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            try:
+                event = json.loads(line)
+                if not isinstance(event, dict) or not {"phase", "event"} <= event.keys():
+                    raise ValueError("not an event")
+            except ValueError as e:
+                raise CorruptFile(
+                    f"{self.path}, line {number}: {e}. Remove the folder to start afresh"
+                ) from e
+            if phase in (None, event["phase"]):
+                yield event
+
+    def epochs(self, phase: str) -> list[dict[str, Any]]:
+        """Epoch events in order; of an epoch that was run again, the last."""
+        latest = {e["epoch"]: e for e in self.events(phase) if e["event"] == "epoch"}
+        return [latest[k] for k in sorted(latest)]
+
+    def trials(self, phase: str) -> list[Trial]:
+        """Finished trials in order."""
+        return [Trial.from_json(e["trial"]) for e in self.events(phase) if e["event"] == "tell"]
+
+
+def _drop_torn_line(f: Any) -> None:
+    """Cut ``f`` after its last newline."""
+    end = f.seek(0, os.SEEK_END)
+    if end == 0:
+        return
+    f.seek(end - 1)
+    if f.read(1) == b"\n":
+        return
+    f.seek(0)
+    f.truncate(f.read().rfind(b"\n") + 1)
+
+
+def ask_tell(
+    sampler: Sampler,
+    evaluate: Evaluate,
+    ledger: Ledger,
+    *,
+    phase: str,
+    trials: int,
+    progress: Progress = silent,
+) -> list[Trial]:
+    """Ask, evaluate, tell, until ``trials`` are done or the sampler has no more.
+
+    What the ledger holds of ``phase`` is replayed, not evaluated again. Raises LedgerMismatch
+    where the replay proposes something else than was recorded.
+    """
+    recorded = list(ledger.events(phase))
+    asked = [Proposal.from_json(e["proposal"]) for e in recorded if e["event"] == "ask"]
+    known = [Trial.from_json(e["trial"]) for e in recorded if e["event"] == "tell"]
+    told: list[Trial] = []
+    for i in range(trials):
+        proposal = sampler.ask()
+        if i < len(asked):
+            _same(proposal, asked[i], phase, i, ledger)
+        if proposal is None:
+            break
+        if i < len(known):
+            trial = known[i]
+        else:
+            if i >= len(asked):
+                ledger.append(phase, "ask", proposal=proposal.to_json())
+            trial = evaluate(proposal, i)
+            ledger.append(phase, "tell", trial=trial.to_json())
+        sampler.tell(trial)
+        told.append(trial)
+        progress(phase, i + 1, trials)
+    return told
+
+
+def _same(got: Proposal | None, want: Proposal, phase: str, i: int, ledger: Ledger) -> None:
+    if got != want:
+        raise LedgerMismatch(
+            f"{ledger.path}: {phase} {i} was {want.arch.id} for {want.epochs} epochs, now it would "
+            f"be {f'{got.arch.id} for {got.epochs}' if got else 'none'}: settings or code changed. "
+            "Start afresh in another folder"
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer of a method; ``supernet`` where it trained one that holds its weights."""
+
+    arch: Architecture
+    supernet: nn.Module | None = None
+
+
+class Method(Protocol):
+    """A search method: a frozen dataclass whose fields are its configuration."""
+
+    @property
+    def training_epochs(self) -> float:
+        """Cost in epochs of plainly training one path."""
+        ...
+
+    def run(self, problem: Problem, ledger: Ledger, progress: Progress = silent) -> Found:
+        """Search; every event goes to ``ledger``. Raises ImpossibleBudget, TrainingDiverged."""
+        ...

@@ -1,0 +1,150 @@
+"""Spaces: what may be built. A method asks for the capabilities it needs, never for a name.
+
+Space        sample, mutate, check, ops, vocabulary, build     every space
+Relaxable    choices, supernet, gates, decode, option_ops      weight sharing
+"""
+
+import abc
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
+
+from torch import Tensor, nn
+
+from edgenas.errors import CapabilityError, InvalidArchitecture
+from edgenas.gates import Gate, Gates, Mix
+from edgenas.registry import Shelf
+from edgenas.spec import Architecture, Choice, OpSpec
+
+SPACES = Shelf("edgenas.spaces")
+
+
+class Space(abc.ABC):
+    """A set of architectures. ``classes`` is the length of the output."""
+
+    classes: int
+
+    @property
+    @abc.abstractmethod
+    def id(self) -> str:
+        """Names the space with all its fields; equal ids build equal networks."""
+
+    @property
+    @abc.abstractmethod
+    def input(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+
+    @abc.abstractmethod
+    def sample(self, rng: random.Random) -> Architecture:
+        """A random valid architecture."""
+
+    @abc.abstractmethod
+    def mutate(self, arch: Architecture, rng: random.Random) -> Architecture:
+        """A valid neighbour of ``arch``, never ``arch`` itself."""
+
+    @abc.abstractmethod
+    def check(self, arch: Architecture) -> None:
+        """Raise InvalidArchitecture unless ``arch`` is in the space."""
+
+    @abc.abstractmethod
+    def ops(self, arch: Architecture) -> tuple[OpSpec, ...]:
+        """What a device executes for ``arch``, in order."""
+
+    @abc.abstractmethod
+    def vocabulary(self) -> frozenset[OpSpec]:
+        """Every operator that some architecture contains: what a table must cover."""
+
+    @abc.abstractmethod
+    def build(self, arch: Architecture) -> nn.Module:
+        """A stand-alone network with fresh weights; its children execute ``ops(arch)`` in order."""
+
+    @abc.abstractmethod
+    def assemble(self, ops: Sequence[OpSpec]) -> nn.Module:
+        """As ``build``, from operators: what a pruned network, outside the space, is made of."""
+
+    @classmethod
+    @abc.abstractmethod
+    def configured(cls, settings: Mapping[str, Any]) -> Self:
+        """From the settings of a config; ``preset`` fills what is not given. Raises UsageError."""
+
+    @abc.abstractmethod
+    def describe(self) -> Mapping[str, Any]:
+        """Every field with its value, JSON types, including ``kind``: rebuilds the space."""
+
+
+@runtime_checkable
+class Relaxable(Protocol):
+    """Offers a supernet."""
+
+    @property
+    def choices(self) -> tuple[Choice, ...]: ...
+    def supernet(self, mix: Mix) -> nn.Module: ...
+    def subnet(self, supernet: nn.Module, arch: Architecture) -> nn.Module: ...
+    def gates(self, arch: Architecture) -> Gates: ...
+    def decode(self, scores: Mapping[str, Tensor]) -> Architecture: ...
+    def option_ops(self, choice: str) -> tuple[tuple[OpSpec, ...], ...]: ...
+    def fixed_ops(self) -> tuple[OpSpec, ...]: ...
+
+
+class ChoiceSpace(Space):
+    """A space that is a fixed list of independent choices."""
+
+    @property
+    @abc.abstractmethod
+    def choices(self) -> tuple[Choice, ...]:
+        """The decisions, in the order of execution."""
+
+    def check(self, arch: Architecture) -> None:
+        """Raise InvalidArchitecture that names the first pick that does not fit."""
+        if arch.space != self.id:
+            raise InvalidArchitecture(
+                f"architecture {arch.id} is of space {arch.space!r}, not {self.id!r}"
+            )
+        want = {c.name: len(c.options) for c in self.choices}
+        have = dict(arch.picks)
+        if want.keys() != have.keys():
+            odd = ", ".join(sorted(want.keys() ^ have.keys()))
+            raise InvalidArchitecture(f"{self.id}: missing or unknown choices: {odd}")
+        for name, pick in have.items():
+            if not isinstance(pick, int) or not 0 <= pick < want[name]:
+                raise InvalidArchitecture(
+                    f"{self.id}: {name} is {pick!r}, allowed 0 to {want[name] - 1}"
+                )
+
+    def sample(self, rng: random.Random) -> Architecture:
+        """Every option of every choice equally likely."""
+        return Architecture.of(
+            self.id, {c.name: rng.randrange(len(c.options)) for c in self.choices}
+        )
+
+    def mutate(self, arch: Architecture, rng: random.Random) -> Architecture:
+        """Another option of one choice."""
+        c = rng.choice(self.choices)
+        others = [k for k in range(len(c.options)) if k != arch[c.name]]
+        return arch.but(**{c.name: rng.choice(others)})
+
+    def gates(self, arch: Architecture) -> Gates:
+        """One live path."""
+        return {c.name: Gate.one(arch.index(c.name)) for c in self.choices}
+
+    def decode(self, scores: Mapping[str, Tensor]) -> Architecture:
+        """Best option of each choice; ``scores``: shape (options,) per choice."""
+        return Architecture.of(
+            self.id, {c.name: int(scores[c.name].argmax()) for c in self.choices}
+        )
+
+
+def load_space(settings: Mapping[str, Any]) -> Space:
+    """The space that ``{"kind": "mobile", "preset": "tiny", ...}`` describes."""
+    fields = dict(settings)
+    space: Space = SPACES[str(fields.pop("kind"))].configured(fields)
+    return space
+
+
+def require(space: object, capability: type, method: str) -> None:
+    """Stop early, with advice, if ``space`` cannot host ``method``."""
+    if not isinstance(space, capability):
+        raise CapabilityError(
+            f"method {method!r} needs a space that is {capability.__name__}; "
+            f"{type(space).__name__} is not. Method 'random' works with every space"
+        )

@@ -1,0 +1,56 @@
+"""A verdict and a plan as text for a terminal."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgenas.pipeline.cost import Cost
+
+
+def announced(plan: Sequence[Cost], root: Path) -> Iterator[str]:
+    """What is about to happen and how long it takes."""
+    todo = [c for c in plan if not c.unchanged]
+    total = sum(c.seconds for c in todo)
+    if not todo:
+        yield f"{root}: every stage is whole and unchanged"
+        return
+    yield f"{root}: about {_minutes(total)}, measured on a few training steps just now"
+    for c in plan:
+        yield f"  {c.stage:<9}{'unchanged' if c.unchanged else _minutes(c.seconds)}"
+
+
+def summary(verdict: Mapping[str, Any], root: Path) -> str:
+    """Candidates, gates and files, one line each."""
+    lines = [
+        f"{'file':<34}{'p50 ms':>10}{'p90 ms':>10}{'accuracy':>10}{'same top-1':>12}{'kB':>8}  "
+    ]
+    for c in verdict["candidates"]:
+        t, size = c["latency"], c["size_bytes"] / 1000
+        lines.append(
+            f"{Path(c['file']).name:<34}{t['p50_ms']:>10.4f}{t['p90_ms']:>10.4f}"
+            f"{c['accuracy']:>10.2%}{c['agreement']:>12.2%}{size:>8.0f}  {c['why']}"
+        )
+    lines.append("")
+    for g in verdict["gates"]:
+        mark = "met   " if g["met"] else "NOT MET"
+        grade = f"  ({g['grade']})" if "grade" in g else ""
+        lines.append(f"{mark:<8}{g['name']:<20}{_value(g)}{grade}")
+    lines.append("")
+    for d in verdict["delivered"].values():
+        lines.append(f"{root / d['file']}  {d['variant']}, {d['precision']}, for {d['device']}")
+    lines.append(f"{root / 'report.html'}")
+    return "\n".join(lines)
+
+
+def _value(gate: Mapping[str, Any]) -> str:
+    value, limit = gate["value"], gate["limit"]
+    match gate["unit"]:
+        case "ms":
+            return f"{value:.4f} {gate['comparison']} {limit:.4f} ms"
+        case "fraction":
+            return f"{value:.2%} {gate['comparison']} {limit:.2%}"
+    return f"{value} {gate['comparison']} {limit} {gate['unit']}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,229 @@
+"""The user's task: labelled images in four disjoint parts, their preprocessing, loss and metric."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from edgenas.augment import Augment
+from edgenas.errors import DataError, UsageError
+from edgenas.images import Dataset, Images, Raw
+from edgenas.registry import Shelf, nearest
+from edgenas.validate import construct
+
+DATASETS = Shelf("edgenas.datasets")
+
+Part = Literal["train", "search", "calibration", "test"]
+Share = Annotated[float, Field(gt=0, le=0.5)]
+Count = Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class Task:
+    """``input``: (c, h, w); ``mean``, ``std``: per channel, of pixels from 0 to 1."""
+
+    name: str
+    classes: tuple[str, ...]
+    input: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    parts: Mapping[Part, Images]
+    augment: Augment
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """uint8 -> ``(x / 255 - mean) / std``, float32, channels last in memory."""
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        y = x.float().div_(255 * std).sub_(mean / std)
+        return y.contiguous(memory_format=torch.channels_last)
+
+    def batches(
+        self, part: Part, size: int, seed: int, *, augmented: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch in an order that ``seed`` decides: x as ``normalise``, y (size,).
+
+        Augmented, a last short batch is left out, unless it is the only one.
+        """
+        images = self.parts[part]
+        generator = Generator().manual_seed(seed)
+        order = torch.randperm(len(images), generator=generator)
+        if augmented and len(order) > size:
+            order = order[: len(order) // size * size]
+        for index in torch.split(order, size):
+            x = images.x[index]
+            yield self.normalise(self.augment(x, generator) if augmented else x), images.y[index]
+
+    def tensors(self, part: Part, limit: int | None = None) -> tuple[Tensor, Tensor]:
+        """All of ``part``, or ``limit`` images spread evenly over it: x as ``normalise``, y."""
+        images = self.parts[part]
+        if limit is not None and limit < len(images):
+            images = images[torch.arange(limit) * len(images) // limit]
+        return self.normalise(images.x), images.y
+
+    def loss(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Mean cross-entropy; ``smoothing`` as in arXiv:1512.00567, sec. 7."""
+        return F.cross_entropy(logits, y, label_smoothing=smoothing)
+
+    def correct(self, logits: Tensor, y: Tensor) -> int:
+        """How many of the batch are classified rightly."""
+        return int((logits.argmax(1) == y).sum())
+
+    def digest(self, part: Part) -> str:
+        """sha256 of the images and labels of ``part``, in order."""
+        images = self.parts[part]
+        content = hashlib.sha256(str(tuple(images.x.shape)).encode())
+        for tensor in (images.x, images.y):
+            content.update(tensor.contiguous().numpy().data)
+        return content.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for the manifest and the report; JSON types."""
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "input": list(self.input),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "augment": asdict(self.augment),
+            "parts": {
+                part: {"images": len(images), "sha256": self.digest(part)}
+                for part, images in self.parts.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What every dataset takes. ``train_images``, ``test_images``: use only so many, balanced.
+
+    ``search_share`` and ``calibration_images`` (default 512, a tenth at most) are cut from the
+    training images, ``test_share`` before them where the dataset has no test split.
+    """
+
+    dataset: str
+    train_images: Count | None = None
+    test_images: Count | None = None
+    search_share: Share = 0.1
+    calibration_images: Count | None = None
+    test_share: Share = 0.2
+    augment: dict[str, Any] = field(default_factory=dict)
+
+
+def load_task(settings: Mapping[str, Any], seed: int) -> Task:
+    """``{"dataset": "fashion-mnist", ...}``: fields of ``_Settings`` and of the dataset.
+
+    ``seed`` decides which training images search and calibration get; the test part never
+    depends on it. Raises UsageError (a setting) or DataError (the images).
+    """
+    own = [f.name for f in fields(_Settings)]
+    chosen = construct(_Settings, {k: v for k, v in settings.items() if k in own}, "task")
+    cls = DATASETS[chosen.dataset]
+    rest = {k: v for k, v in settings.items() if k not in own}
+    known = own + [f.name for f in fields(cls)]
+    for key in rest:
+        if key not in known:
+            raise UsageError(f"task: unknown key {key!r}.{nearest(str(key), known)}")
+    dataset: Dataset = construct(cls, rest, "task")
+    raw = dataset.load()
+    augment = construct(Augment, asdict(raw.augment) | chosen.augment, "task: augment")
+    train, test = _test_apart(raw, chosen)
+    parts = _parts(train, test, len(raw.classes), chosen, Generator().manual_seed(seed))
+    _check_classes(chosen.dataset, raw.classes, parts)
+    mean, std = _statistics(chosen.dataset, train.x)
+    c, h, w = train.x.shape[1:]
+    return Task(chosen.dataset, raw.classes, (c, h, w), mean, std, parts, augment)
+
+
+def _test_apart(raw: Raw, chosen: _Settings) -> tuple[Images, Images]:
+    """All training images, and the test part."""
+    fixed = Generator().manual_seed(0)
+    train, test = raw.train, raw.test
+    if test is None:
+        count = _count(chosen.test_share, train, len(raw.classes))
+        first, rest = _cut(train.y, torch.arange(len(train)), count, fixed)
+        train, test = train[rest], train[first]
+    return (
+        _limited(train, chosen.train_images, "train_images", fixed),
+        _limited(test, chosen.test_images, "test_images", fixed),
+    )
+
+
+def _parts(
+    train: Images, test: Images, classes: int, chosen: _Settings, generator: Generator
+) -> dict[Part, Images]:
+    everything = torch.arange(len(train))
+    count = _count(chosen.search_share, train, classes)
+    search, rest = _cut(train.y, everything, count, generator)
+    most = chosen.calibration_images or max(1, min(512, len(train) // 10))
+    if most >= len(rest):
+        raise DataError(
+            f"task: {len(train)} training images do not give {len(search)} to search, {most} to "
+            "calibrate and some to train; add images or lower calibration_images"
+        )
+    calibration, rest = _cut(train.y, rest, most, generator)
+    return {
+        "train": train[rest],
+        "search": train[search],
+        "calibration": train[calibration],
+        "test": test,
+    }
+
+
+def _limited(images: Images, limit: int | None, key: str, generator: Generator) -> Images:
+    if limit is None:
+        return images
+    if limit > len(images):
+        raise DataError(f"task: {key} is {limit}, but there are {len(images)}")
+    return images[_cut(images.y, torch.arange(len(images)), limit, generator)[0]]
+
+
+def _count(share: float, images: Images, classes: int) -> int:
+    return min(max(classes, round(share * len(images))), len(images))
+
+
+def _cut(y: Tensor, pool: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """``count`` of the indices ``pool`` at random, each class by its share, and the others.
+
+    A class has at least one among them if ``count`` allows. Both keep the order of ``pool``.
+    """
+    shuffled = torch.randperm(len(pool), generator=generator)
+    labels = y[pool]
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    sizes = labels.bincount()
+    first = sizes.cumsum(0) - sizes
+    label = labels[by_class]
+    rank = torch.arange(len(pool)) - first[label]
+    order = by_class[(rank.double() / sizes[label]).argsort(stable=True)]
+    return pool[order[:count].sort().values], pool[order[count:].sort().values]
+
+
+def _check_classes(name: str, classes: Sequence[str], parts: Mapping[Part, Images]) -> None:
+    if len(classes) < 2:
+        raise DataError(f"{name} has {len(classes)} class; expected two or more")
+    counts = {part: images.y.bincount(minlength=len(classes)) for part, images in parts.items()}
+    for part in get_args(Part):
+        if part != "calibration" and not bool(counts[part].all()):
+            label = int(counts[part].argmin())
+            have = sum(int(c[label]) for c in counts.values())
+            raise DataError(
+                f"{name}: class {classes[label]!r} has {have} images, none of them in the part "
+                f"{part!r}; add images of it or leave the class out"
+            )
+
+
+def _statistics(name: str, x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, pixels from 0 to 1, to four digits."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in x.unbind(1):
+        share = channel.flatten().bincount(minlength=256) / channel.numel()
+        centre = (share * levels).sum()
+        mean.append(round(float(centre), 4))
+        std.append(round(float((share * (levels - centre) ** 2).sum().sqrt()), 4))
+    if 0 in std:
+        raise DataError(f"{name}: channel {std.index(0)} has one value in every image")
+    return tuple(mean), tuple(std)

@@ -1,0 +1,1 @@
+"""Shelf: one file a way to reach a board."""

@@ -1,0 +1,47 @@
+"""Mapping -> frozen dataclass, strictly: unknown keys, wrong types and units get one clear line."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from edgenas.errors import UsageError
+from edgenas.registry import nearest
+
+T = TypeVar("T")
+
+
+def construct(cls: type[T], data: Mapping[str, Any], where: str) -> T:
+    """An instance of dataclass ``cls``; ``where`` starts the message, e.g. ``run.yaml: space``.
+
+    Raises UsageError that names the key, what it holds and what would be right.
+    """
+    known = [f.name for f in fields(cls) if f.init]  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}.{nearest(str(key), known)}")
+    try:
+        return TypeAdapter(cls).validate_python(dict(data))
+    except ValidationError as e:
+        first = e.errors()[0]
+        key = ".".join(str(p) for p in first["loc"])
+        got = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        raise UsageError(
+            f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{got}"
+        ) from e
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping, through the safe loader. Raises UsageError with file and line."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"there is no {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: expected keys and values, found {type(data).__name__}")
+    return data

@@ -1,0 +1,154 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgenas import cli
+from edgenas.errors import DeviceError, GateNotMet, UnstableMeasurement, UsageError
+
+HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "pydantic", "scipy", "rich")
+
+
+def test_help_waits_for_no_heavy_import() -> None:
+    code = (
+        "import sys; from edgenas.cli import main; code = main(['--help']);"
+        f"print(code, [m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == "0 []"
+    assert "doctor" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    "doctor devices spaces methods datasets profile lut measure search train compress export "
+    "verify report run".split(),
+)
+def test_every_command_has_help_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "Example: edgenas" in out or command == "lut"
+
+
+@pytest.mark.parametrize("listing", ["devices", "spaces", "methods", "datasets"])
+def test_listings_are_json_on_request(listing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([listing, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+
+
+def _raises(error: BaseException) -> Callable[..., None]:
+    def command(*_: object, **__: object) -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (UsageError("bad key"), 2, "bad key"),
+        (GateNotMet("too slow"), 3, "too slow"),
+        (DeviceError("no board"), 4, "no board"),
+        (UnstableMeasurement("noise"), 5, "noise"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1, "Free some space"),
+        (PermissionError(errno.EACCES, "Permission denied", "runs/x"), 1, "runs/x"),
+        (RuntimeError("odd"), 1, "internal error: RuntimeError: odd"),
+    ],
+)
+def test_every_failure_is_one_line_and_a_code(
+    error: BaseException,
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("edgenas.report.write_report", _raises(error))
+    assert cli.main(["report", "runs/x"]) == code
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["frobnicate"], "No such command"),
+        (["run", "absent.yaml"], "there is no absent.yaml"),
+        (["profile", "cpu-onnxruntim"], "Did you mean 'cpu-onnxruntime'?"),
+        (["profile", "cpu-onnxruntime", "--preset", "tiney"], "Did you mean 'tiny'?"),
+        (["profile", "cpu-onnxruntime", "--space", "mobil"], "Did you mean 'mobile'?"),
+        (["profile", "cpu-onnxruntime", "--resolution", "0"], "positive"),
+        (["lut", "show", "absent.jsonl"], "there is no table"),
+        (["report", "absent"], "absent"),
+        (["measure", "absent.onnx", "--device", "cpu-onnxruntime"], "there is no absent.onnx"),
+        (["measure", "pyproject.toml", "--device", "cpu-onnxruntime"], "pyproject.toml"),
+    ],
+)
+def test_bad_arguments_exit_2(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert "Traceback" not in captured.err
+
+
+CONFIG = """
+task: {{dataset: npz, path: {data}}}
+space: {{kind: mobile, stem: 8, first: 8, widths: [8], depths: [2], strides: [2], head: 16}}
+targets: [{{device: cpu-onnxruntime, latency: "{budget}"}}]
+precision: fp32
+measure: {{networks: 12}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[[str], Path]:
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = rng.integers(0, 80, (120, 12, 12, 1)) + 80 * y[:, None, None, None]
+    data = tmp_path / "data.npz"
+    np.savez(data, x_train=x.astype(np.uint8), y_train=y, x_test=x.astype(np.uint8), y_test=y)
+
+    def write(budget: str) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_text(CONFIG.format(data=data, budget=budget))
+        return path
+
+    return write
+
+
+def _in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it, its files in ``folder``."""
+    return subprocess.run(
+        [sys.executable, "-m", "edgenas", *arguments], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "EDGENAS_CACHE": str(folder / "cache")},
+    )  # fmt: skip
+
+
+def test_an_impossible_budget_is_refused_before_any_training(
+    config: Callable[[str], Path], tmp_path: Path
+) -> None:
+    done = _in(tmp_path, "run", str(config("<= 1 ns")))
+    assert done.returncode == 3
+    assert "the fastest network of this space takes" in done.stderr
+    assert "ask for at least that or take a smaller space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs" / "mine" / "search").exists()
+    assert not (tmp_path / "runs" / "mine" / "profile").exists()
+
+
+def test_resume_needs_something_to_resume(config: Callable[[str], Path], tmp_path: Path) -> None:
+    done = _in(tmp_path, "run", "--resume", str(config("<= 1 ms")))
+    assert done.returncode == 2
+    assert "there is no run in" in done.stderr

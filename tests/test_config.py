@@ -1,0 +1,110 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenas.config import load_config, parse_config
+from edgenas.errors import UsageError
+
+GOOD: dict[str, Any] = {
+    "task": {"dataset": "fashion-mnist"},
+    "targets": [{"device": "cpu-onnxruntime", "latency": {"p50": "<= 5 ms"}}],
+}
+
+
+def written(tmp_path: Path, **changes: Any) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, **changes}))
+    return path
+
+
+def test_defaults_are_written_out_and_read_back(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path))
+    assert config.name == "mine"
+    again = parse_config(yaml.safe_load(config.dumps), "again")
+    assert again == config
+    assert again.dumps == config.dumps
+
+
+def test_a_latency_may_be_written_short(tmp_path: Path) -> None:
+    targets = [{"device": "cpu-litert", "latency": "<= 800 us"}]
+    (target,) = load_config(written(tmp_path, targets=targets)).targets
+    assert target.budget.limit_ms == pytest.approx(0.8)
+
+
+def test_overrides_reach_into_sections(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    config = load_config(path, ["train.epochs=3", "gates.accuracy=>= 88 %", "task.dataset=npz"])
+    assert config.train.epochs == 3
+    assert config.gates.min_accuracy == pytest.approx(0.88)
+    assert config.task["dataset"] == "npz"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"trian": {}}, "unknown key 'trian'. Did you mean 'train'?"),
+        ({"train": {"epoch": 3}}, "train: unknown key 'epoch'. Did you mean 'epochs'?"),
+        ({"train": {"epochs": "many"}}, "train: epochs"),
+        ({"train": {"epochs": 0}}, "train: epochs is too small"),
+        ({"train": 3}, "train: expected keys and values"),
+        ({"gates": {"drop": 1}}, "gates: drop: 1 has no unit"),
+        ({"gates": {"drop": "1 ms"}}, "unknown unit 'ms'"),
+        ({"prune": {"latency": "5"}}, "prune: latency"),
+        ({"precision": "int8"}, "'auto', 'fp32' or 'int8-static'"),
+        ({"targets": []}, "targets: expected a list"),
+        ({"targets": [{"device": "a", "latency": 5}]}, "5 has no unit"),
+        ({"targets": [{"device": "a", "latency": {"p95": "5 ms"}}]}, 'expected {p50: "<= 5 ms"}'),
+        ({"targets": [{"device": "a"}]}, "latency"),
+        ({"targets": ["a"]}, "expected device and latency"),
+        ({"targets": [GOOD["targets"][0]] * 2}, "named twice"),
+        ({"space": {"preset": "tiny"}}, "space: kind is missing. Known: mobile"),
+        ({"task": {}}, "task: dataset is missing"),
+        ({"search": {}}, "search: method is missing"),
+        ({"schema_version": 2}, "schema_version 2"),
+        ({"name": "../up"}, "does not make a folder"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(written(tmp_path, **changes))
+    text = str(caught.value)
+    assert says in text
+    assert "\n" not in text
+    assert "mine.yaml" in text
+
+
+def test_files_that_are_no_yaml_mapping(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    for content, says in [
+        ("a: [1", "not YAML"),
+        ("- 1", "expected keys"),
+        ("!!python/x 1", "YAML"),
+    ]:
+        path.write_text(content)
+        with pytest.raises(UsageError, match=says):
+            load_config(path)
+    with pytest.raises(UsageError, match="there is no"):
+        load_config(tmp_path / "absent.yaml")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from([*GOOD, "train", "gates", "x", "p50"]), inner, max_size=3
+            )
+        ),
+        max_leaves=8,
+    )
+)
+def test_any_content_is_read_or_refused(data: Any) -> None:
+    try:
+        parse_config(data if isinstance(data, dict) else {"task": data}, "somewhere")
+    except UsageError as e:
+        assert "\n" not in str(e)

@@ -1,0 +1,319 @@
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import helper
+
+from edgenas import runner
+from edgenas.artifact import Artifact
+from edgenas.device import Device, load_device
+from edgenas.errors import CapabilityError, DeviceError, EdgenasError, UnknownName, UsageError
+from edgenas.runtimes.litert import LiteRt
+from edgenas.runtimes.onnxruntime import OnnxRuntime
+from edgenas.session import Pace, Refusal, Visit, predict, probe, time_models
+from edgenas.transports.local import Local
+
+CPU = Device("cpu", Local(), OnnxRuntime())
+FEW = Pace(visit_ms=0.01, min_calls=3, max_calls=3)
+SHAPE = (3, 4, 5)
+
+
+def model(path: Path, op: str = "Relu", batch: str | int = "n") -> Artifact:
+    """One elementwise operator on images of shape SHAPE."""
+    ends = [helper.make_tensor_value_info(n, 1, [batch, *SHAPE]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node(op, ["x"], ["y"])], "g", ends[:1], ends[1:])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(made, path)
+    return Artifact.of(path, "onnx", "fp32", SHAPE)
+
+
+def script(folder: Path, body: str) -> Device:
+    """A device whose interpreter is the shell script ``body``."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return replace(CPU, transport=Local(str(path)))
+
+
+def bare_python(folder: Path, *packages: str) -> Device:
+    """A device whose Python has only ``packages``, to be found in this environment."""
+    (folder / "site").mkdir()
+    for name in packages:
+        for found in Path(np.__file__).parent.parent.glob(f"{name}*"):
+            (folder / "site" / found.name).symlink_to(found)
+    return script(folder, f'PYTHONPATH={folder}/site exec {sys.executable} -S "$@"')
+
+
+@pytest.mark.parametrize("name", ["cpu-onnxruntime", "cpu-litert"])
+def test_a_shipped_device_answers(name: str) -> None:
+    fingerprint, facts = probe(load_device(name))
+    assert fingerprint["runtime"] == name.removeprefix("cpu-")
+    assert fingerprint["threads"] == 1
+    assert fingerprint["cores"] == os.cpu_count()
+    assert facts["kernel"] == os.uname().release
+    assert probe(load_device(name))[0] == fingerprint
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("transport: {kind: locl}\nruntime: {kind: litert}", "no transport 'locl'. Did you mean"),
+        ("transport: {kind: local}\nruntime: {kind: onnx-runtime}", "no runtime 'onnx-runtime'"),
+        ("transport: {}\nruntime: {kind: litert}", "transport: kind is missing"),
+        ("transport: {kind: local}", "runtime: Field required"),
+        ("transport: {kind: local}\nruntime: {kind: litert, thread: 2}", "Did you mean 'threads'"),
+        ("transport: {kind: local}\nruntime: {kind: litert, threads: 0}", "1 or more, not 0"),
+        ("transport: {kind: local}\nruntime: {kind: litert, threads: many}", "not 'many'"),
+        ("transport: local\nruntime: {kind: litert}", "transport: Input should be a valid dict"),
+        ("transport: {kind: local}\nruntim: {kind: litert}", "unknown key 'runtim'"),
+        ("{", "is not YAML"),
+        ("- 1", "expected keys and values"),
+    ],
+)
+def test_a_bad_device_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "board.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as e:
+        load_device(str(path))
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_an_unknown_device_names_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="Did you mean 'cpu-litert'"):
+        load_device("cpu-litrt")
+
+
+def test_a_device_file_in_the_working_folder_wins(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "devices").mkdir()
+    mine = tmp_path / "devices" / "cpu-litert.yaml"
+    mine.write_text("transport: {kind: local}\nruntime: {kind: litert, threads: 2}")
+    assert load_device("cpu-litert").runtime.options == {"threads": 1}
+    monkeypatch.chdir(tmp_path)
+    assert load_device("cpu-litert").runtime.options == {"threads": 2}
+
+
+def test_probing_and_timing_need_no_torch() -> None:
+    code = (
+        "import sys; from edgenas import session; from edgenas.device import load_device;"
+        "session.probe(load_device('cpu-onnxruntime')); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_visits_come_in_the_order_asked_for_and_only_those(tmp_path: Path) -> None:
+    models = {"a": model(tmp_path / "a.onnx"), "b": model(tmp_path / "b.onnx", "Neg")}
+    visits = [(3, "b"), (3, "a"), (7, "b")]
+    events = list(time_models(CPU, models, visits, FEW))
+    assert [(e.round, e.id) for e in events if isinstance(e, Visit)] == visits
+    assert all(len(e.ns) == 3 and min(e.ns) > 0 for e in events if isinstance(e, Visit))
+
+
+def test_the_time_spent_in_timed_calls_is_told(tmp_path: Path) -> None:
+    events = time_models(CPU, {"a": model(tmp_path / "a.onnx")}, [(0, "a"), (1, "a")], FEW)
+    ns = 0
+    try:
+        while True:
+            ns += sum(next(events).ns)
+    except StopIteration as end:
+        assert end.value == ns > 0
+
+
+def test_models_that_cannot_run_are_refused_with_reason_and_the_others_timed(
+    tmp_path: Path,
+) -> None:
+    torn = model(tmp_path / "torn.onnx")
+    torn.path.write_bytes(torn.path.read_bytes()[:20])
+    models = {
+        "odd": model(tmp_path / "odd.onnx", "Teleport"),
+        "torn": torn,
+        "fine": model(tmp_path / "fine.onnx"),
+    }
+    visits = [(0, "odd"), (0, "torn"), (0, "fine")]
+    odd, broken, fine = time_models(CPU, models, visits, FEW)
+    assert isinstance(odd, Refusal) and odd.status == "unsupported" and "Teleport" in odd.reason
+    assert isinstance(broken, Refusal) and (broken.id, broken.status) == ("torn", "failed")
+    assert isinstance(fine, Visit) and fine.id == "fine"
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 4])
+def test_predictions_on_the_device_are_those_of_the_model(tmp_path: Path, batch) -> None:
+    x = np.random.default_rng(0).standard_normal((11, *SHAPE)).astype(np.float32)
+    y = predict(CPU, model(tmp_path / "a.onnx", batch=batch), x, batch=4)
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+    assert y.dtype == np.float32
+
+
+def test_images_of_another_shape_or_none_are_refused(tmp_path: Path) -> None:
+    artifact = model(tmp_path / "a.onnx")
+    for bad in ((2, 3, 5, 4), (0, *SHAPE), SHAPE):
+        with pytest.raises(UsageError, match="takes images of shape"):
+            predict(CPU, artifact, np.zeros(bad, np.float32))
+
+
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    artifact = replace(model(tmp_path / "a.onnx"), format="tflite")
+    with pytest.raises(CapabilityError, match="cpu runs onnx"):
+        list(time_models(CPU, {"a": artifact}, [(0, "a")], FEW))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "packages", "missing"),
+    [
+        (OnnxRuntime(), (), "numpy"),
+        (OnnxRuntime(), ("numpy",), "onnxruntime"),
+        (LiteRt(), ("numpy",), "ai-edge-litert"),
+    ],
+)
+def test_a_missing_package_says_what_to_install(
+    tmp_path: Path, runtime, packages: tuple[str, ...], missing: str
+) -> None:
+    device = replace(bare_python(tmp_path, *packages), runtime=runtime)
+    with pytest.raises(DeviceError, match=rf"^cpu: .*pip install {missing}$"):
+        probe(device)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("echo out of paper >&2; exit 7", "failed with code 7: out of paper"),
+        ("exit 7", "failed with code 7 and said nothing"),
+        ("echo hello", "the runner said 'hello', which is not a JSON object"),
+        ("echo '[1]'", "which is not a JSON object"),
+        ("exit 0", "the runner stopped before its end"),
+        ("kill -9 $$", "was ended by SIGKILL"),
+        ("""echo '{"event": "loading", "id": "conv"}'; exit 9""", r"while loading 'conv'\)"),
+    ],
+)
+def test_a_failing_runner_is_one_line_with_what_it_said(
+    tmp_path: Path, body: str, message: str
+) -> None:
+    with pytest.raises(DeviceError, match=message) as e:
+        probe(script(tmp_path, body))
+    assert "\n" not in str(e.value)
+
+
+def test_no_interpreter_is_a_device_error() -> None:
+    with pytest.raises(DeviceError, match="cannot start /nowhere/python"):
+        probe(replace(CPU, transport=Local("/nowhere/python")))
+
+
+def test_much_standard_error_does_not_block_the_runner(tmp_path: Path) -> None:
+    device = script(tmp_path, f'head -c 1000000 /dev/zero >&2; exec {sys.executable} "$@"')
+    assert probe(device)[0] == probe(CPU)[0]
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def test_closing_a_session_ends_its_process(tmp_path: Path) -> None:
+    visits = [(i, "a") for i in range(100_000)]
+    events = time_models(CPU, {"a": model(tmp_path / "a.onnx")}, visits, FEW)
+    next(events)
+    assert len(children()) == 1
+    events.close()
+    assert children() == []
+
+
+def test_a_killed_host_leaves_no_runner_behind(tmp_path: Path) -> None:
+    model(tmp_path / "a.onnx")
+    code = f"""
+from edgenas.artifact import Artifact
+from edgenas.device import load_device
+from edgenas.session import Pace, time_models
+from pathlib import Path
+a = Artifact.of(Path({str(tmp_path / "a.onnx")!r}), "onnx", "fp32", {SHAPE})
+visits = [(i, "a") for i in range(1_000_000)]
+for e in time_models(load_device("cpu-onnxruntime"), {{"a": a}}, visits, Pace(1.0)):
+    print(e.round, flush=True)
+"""
+    host = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert host.stdout is not None
+    with host:
+        assert host.stdout.readline() == b"0\n"
+        runners = psutil.Process(host.pid).children()
+        assert len(runners) == 1
+        host.send_signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs(runners, timeout=30)
+    assert not alive
+
+
+def test_ctrl_c_ends_host_and_runner_without_a_word_of_the_runner(tmp_path: Path) -> None:
+    artifact = model(tmp_path / "a.onnx")
+    events = time_models(CPU, {"a": artifact}, [(i, "a") for i in range(100_000)], FEW)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in events:
+            signal.raise_signal(signal.SIGINT)
+    events.close()
+    assert children() == []
+
+
+def test_an_untimed_call_comes_first_and_limits_hold() -> None:
+    calls: list[int] = []
+    samples = runner.timed(lambda: calls.append(1), 0, 5, 100)
+    assert (len(samples), len(calls)) == (5, 6)
+    assert len(runner.timed(lambda: None, 1e12, 5, 9)) == 9
+
+
+def test_the_runner_is_one_file_of_old_python_that_needs_nothing_of_edgenas() -> None:
+    tree = ast.parse(Path(runner.__file__).read_text(), feature_version=(3, 9))
+    imported = {
+        name
+        for node in ast.walk(tree)
+        for name in (
+            [a.name for a in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names
+
+
+def test_what_a_runtime_prints_does_not_reach_the_answer(tmp_path: Path) -> None:
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"verb": "probe", "backend": "onnxruntime", "threads": 1}))
+    noisy = tmp_path / "onnxruntime.py"
+    noisy.write_text("import os; print('hi'); os.system('echo hello'); __version__ = '1'")
+    done = subprocess.run(
+        [sys.executable, runner.__file__, str(job)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["fingerprint"]["runtime_version"] == "1"
+
+
+def test_the_neighbours_of_the_runner_do_not_shadow_modules(tmp_path: Path) -> None:
+    alone = tmp_path / "runner.py"
+    alone.write_text(Path(runner.__file__).read_text())
+    (tmp_path / "numpy.py").write_text("raise SystemExit('shadowed')")
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"verb": "probe", "backend": "onnxruntime", "threads": 1}))
+    subprocess.run([sys.executable, str(alone), str(job)], check=True, capture_output=True)
+
+
+def test_timing_writes_nothing_into_the_home_folder(tmp_path: Path, monkeypatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    list(time_models(CPU, {"a": model(tmp_path / "a.onnx")}, [(0, "a")], FEW))
+    assert list(home.rglob("*")) == []
+
+
+@pytest.mark.parametrize("bad", [{"visit_ms": 0}, {"visit_ms": 1, "min_calls": 0}])
+def test_a_pace_without_calls_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(EdgenasError):
+        Pace(**bad)

@@ -1,0 +1,479 @@
+import collections
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from edgenas import ops
+from edgenas.artifact import Artifact, sha256
+from edgenas.errors import CapabilityError, CorruptFile, UnknownName
+from edgenas.export import EXPORTERS, exporter_for
+from edgenas.graph import Conv, Graph, HardSwish, Linear, calibrate, trace
+from edgenas.quantization import Quantized
+from edgenas.spaces.mobile import Mobile
+from edgenas.spec import OpSpec
+
+torch.set_num_threads(1)
+
+FORMATS = ["onnx", "tflite"]
+ACTIVATIONS = ["relu6", "hard-swish"]
+OPS = [
+    "conv 1-16 @28 k3 s2",
+    "conv 24-48 @7 hs1 k1 s1",
+    "mbconv 8-8 @7 e3 k5 s1",
+    "mbconv 8-12 @14 e6 k7 s2",
+    "mbconv 8-12 @7 e1 hs1 k3 s2",
+    "classifier 24-10 @4",
+]
+
+
+def patterns(n: int, size: int = 28, seed: int = 0) -> Tensor:
+    """Gratings of random direction and width, noise: nets tell them apart. (n, 1, size, size)."""
+    g = torch.Generator().manual_seed(seed)
+    angle, width, phase = torch.rand(3, n, 1, 1, generator=g) * 3 + 0.3
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    waves = torch.sin((x * angle.cos() + y * angle.sin()) * width + 2 * phase)
+    return (waves + 0.1 * torch.randn(n, size, size, generator=g)).unsqueeze(1)
+
+
+def disturb(module: nn.Module, x: Tensor) -> nn.Module:
+    """Batch normalisation as after training on ``x``, no two channels alike."""
+    torch.manual_seed(1)
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.uniform_(m.bias, -0.5, 0.5)
+            m.momentum = None
+    with torch.no_grad():
+        module.train()(x)
+    return module.eval()
+
+
+@pytest.fixture(scope="module", params=ACTIVATIONS)
+def net(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    space = Mobile(28, 1, 10, **Mobile.presets["tiny"], activation=request.param)
+    module = disturb(space.build(space.sample(random.Random(0))), patterns(64, seed=1))
+    last = module.layers[-1][-1]
+    nn.init.normal_(last.weight)
+    with torch.no_grad():
+        last.bias -= module(patterns(256, seed=1)).mean(0)
+    return module
+
+
+@pytest.fixture(scope="module")
+def graphs(net: nn.Module) -> dict[str, Graph]:
+    graph = trace(net, (1, 28, 28))
+    return {"fp32": graph, "int8-static": calibrate(graph, patterns(256, seed=2).split(64))}
+
+
+def operator_graph(text: str) -> tuple[Graph, Tensor]:
+    op = OpSpec.parse(text)
+    shape = (op.cin, op.size, op.size)
+    torch.manual_seed(0)
+    x = torch.randn(4, *shape)
+    graph = trace(disturb(ops.build(op), x), shape)
+    return calibrate(graph, [x]), x
+
+
+def without_ranges(graph: Graph) -> Graph:
+    return Graph(graph.input, graph.nodes)
+
+
+def ort(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    # Else products of 8 bits saturate in pairs on x86 without VNNI.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def litert(path: Path, batch: int = 1) -> Interpreter:
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    end = interpreter.get_input_details()[0]
+    interpreter.resize_tensor_input(end["index"], [batch, *end["shape"][1:]])
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def run_onnx(path: Path, x: np.ndarray) -> np.ndarray:
+    return ort(path).run(None, {"input": x})[0]
+
+
+def run_tflite(path: Path, x: np.ndarray) -> np.ndarray:
+    """NCHW float in, (n, c) or NCHW float out, whatever the file holds."""
+    interpreter = litert(path, len(x))
+    begin, end = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    if begin["dtype"] == np.int8:
+        scale, zero_point = begin["quantization"]
+        x = np.clip(np.rint(x / np.float32(scale)) + zero_point, -128, 127).astype(np.int8)
+    interpreter.set_tensor(begin["index"], x)
+    interpreter.invoke()
+    y = interpreter.get_tensor(end["index"])
+    if end["dtype"] == np.int8:
+        scale, zero_point = end["quantization"]
+        y = (y.astype(np.float32) - zero_point) * np.float32(scale)
+    return y.transpose(0, 3, 1, 2) if y.ndim == 4 else y
+
+
+RUN = {"onnx": run_onnx, "tflite": run_tflite}
+
+
+def write(fmt: str, graph: Graph, folder: Path, **metadata: str) -> Artifact:
+    return exporter_for(fmt).network(graph, folder / f"net.{fmt}", metadata)
+
+
+def test_every_format_is_on_the_shelf():
+    assert sorted(EXPORTERS) == FORMATS
+    assert [exporter_for(f).format for f in FORMATS] == FORMATS
+    with pytest.raises(UnknownName, match="Did you mean 'onnx'"):
+        exporter_for("onx")
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_fp32_files_compute_what_the_network_computes(fmt, net, graphs, tmp_path):
+    x = patterns(64)
+    with torch.no_grad():
+        want = net(x).numpy()
+    assert len(set(want.argmax(1))) > 3, "logits that do not depend on the image prove nothing"
+    artifact = write(fmt, graphs["fp32"], tmp_path)
+    np.testing.assert_allclose(RUN[fmt](artifact.path, x.numpy()), want, rtol=1e-4, atol=1e-4)
+
+
+def test_int8_files_of_both_formats_agree_to_the_last_bit_or_so(net, graphs, tmp_path):
+    x = patterns(256)
+    graph = graphs["int8-static"]
+    a, b = (RUN[f](write(f, graph, tmp_path).path, x.numpy()) for f in FORMATS)
+    step = float(Quantized(graph).scales[graph.output.name].scale)
+    steps = np.abs(a - b) / step
+    print(steps.max(), (steps<.5).mean(), np.corrcoef(a.ravel(), net(x).detach().numpy().ravel())[0, 1], (a.argmax(1) == net(x).detach().numpy().argmax(1)).mean(), np.bincount(a.argmax(1)))
+    assert (steps < 1.5).mean() >= 0.99
+    assert (steps < 0.5).mean() >= 0.9
+    with torch.no_grad():
+        want = net(x).numpy()
+    assert np.corrcoef(a.ravel(), want.ravel())[0, 1] > 0.98
+    assert (a.argmax(1) == want.argmax(1)).mean() > 0.85
+
+
+def test_the_same_integers_reach_both_files(graphs, tmp_path):
+    graph = graphs["int8-static"]
+    model = onnx.load(write("onnx", graph, tmp_path).path)
+    ours = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    content = write("tflite", graph, tmp_path).path.read_bytes()
+    tflite = schema.ModelT.InitFromPackedBuf(content)
+    tensors = {t.name.decode(): t for t in tflite.subgraphs[0].tensors}
+    seen = 0
+    for node in graph.nodes:
+        if not isinstance(node, Conv | Linear):
+            continue
+        for part, dtype in (("weight", np.int8), ("bias", np.int32)):
+            t = tensors[f"{node.name}/{part}"]
+            theirs = np.frombuffer(tflite.buffers[t.buffer].data, dtype).reshape(t.shape)
+            if theirs.ndim == 4:
+                axes = (3, 0, 1, 2) if t.quantization.quantizedDimension == 3 else (0, 3, 1, 2)
+                theirs = theirs.transpose(axes)
+            np.testing.assert_array_equal(ours[f"{node.name}/{part}/q"], theirs)
+            np.testing.assert_array_equal(ours[f"{node.name}/{part}/scale"], t.quantization.scale)
+            seen += 1
+    assert seen > 30
+
+
+def test_onnx_runtime_runs_every_operator_of_an_int8_file_on_integers(graphs, tmp_path):
+    artifact = write("onnx", graphs["int8-static"], tmp_path)
+    found = exporter_for("onnx").inspect(artifact.path)
+    assert (found.precision, found.float_operators) == ("int8-static", ())
+    assert (found.input_dtype, found.output_dtype) == ("float32", "float32")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(str(artifact.path), options, providers=["CPUExecutionProvider"])
+    kinds = collections.Counter(
+        n.op_type for n in onnx.load(tmp_path / "optimised.onnx").graph.node
+    )
+    convolutions = sum(isinstance(n, Conv) for n in graphs["fp32"].nodes)
+    assert kinds["QLinearConv"] == convolutions
+    assert not set(kinds) & {"Conv", "FusedConv", "Gemm", "MatMul", "Clip", "HardSigmoid", "Mul"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8-static"])
+def test_litert_runs_a_file_as_one_xnnpack_partition(precision, graphs, tmp_path):
+    artifact = write("tflite", graphs[precision], tmp_path)
+    kinds = [op["op_name"] for op in litert(artifact.path)._get_ops_details()]
+    assert kinds.count("DELEGATE") == 1
+    found = exporter_for("tflite").inspect(artifact.path)
+    assert (found.precision, found.transposes) == (precision, 0)
+    assert found.operators == len(kinds) - 1 - kinds.count("PAD")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8-static"])
+def test_onnx_files_are_valid_and_take_any_batch(precision, graphs, tmp_path):
+    artifact = write("onnx", graphs[precision], tmp_path)
+    onnx.checker.check_model(str(artifact.path), full_check=True)
+    x = patterns(5).numpy()
+    one_by_one = np.concatenate([run_onnx(artifact.path, x[i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(run_onnx(artifact.path, x), one_by_one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("precision", ["fp32", "int8-static"])
+def test_the_artifact_and_the_metadata_describe_the_file(fmt, precision, graphs, tmp_path):
+    facts = {"classes": '["T-shirt", "Ärmel"]', "mean": "[0.5]", "empty": ""}
+    artifact = write(fmt, graphs[precision], tmp_path, **facts)
+    assert (artifact.format, artifact.precision, artifact.input) == (fmt, precision, (1, 28, 28))
+    assert artifact.sha256 == sha256(artifact.path)
+    assert exporter_for(fmt).inspect(artifact.path).metadata == {**facts, "precision": precision}
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_equal_graphs_give_equal_bytes(fmt, graphs, tmp_path):
+    first, second = (write(fmt, graphs["int8-static"], tmp_path / d, a="b") for d in "xy")
+    assert first.sha256 == second.sha256
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("text", OPS)
+def test_operators_compute_the_same_alone_and_have_no_float_at_their_ends(fmt, text, tmp_path):
+    graph, x = operator_graph(text)
+    exporter, want = exporter_for(fmt), graph(x[:1]).numpy()
+    fp32 = exporter.operator(without_ranges(graph), tmp_path / f"a.{fmt}")
+    np.testing.assert_allclose(RUN[fmt](fp32.path, x[:1].numpy()), want, rtol=1e-4, atol=1e-4)
+
+    int8 = exporter.operator(graph, tmp_path / f"b.{fmt}")
+    found = exporter.inspect(int8.path)
+    assert found.precision == "int8-static"
+    # ONNX Runtime has no global pool that it turns to channels last, in a network neither.
+    assert found.transposes == (1 if (fmt, len(want.shape)) == ("onnx", 2) else 0)
+    integer = "uint8" if fmt == "onnx" else "int8"
+    assert (found.input_dtype, found.output_dtype) == (integer, integer)
+    scales = Quantized(graph).scales
+    if fmt == "onnx":
+        q = scales["input"].quantize(x[:1].numpy()).transpose(0, 2, 3, 1)
+        end = scales[graph.output.name]
+        got = (
+            run_onnx(int8.path, np.ascontiguousarray(q)).astype("f") - end.zero_point
+        ) * end.scale
+        got = got.transpose(0, 3, 1, 2) if got.ndim == 4 else got
+    else:
+        got = run_tflite(int8.path, x[:1].numpy())
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() < 0.1 * np.abs(want).max()
+    assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > 0.995
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    size=st.integers(3, 15), k=st.sampled_from([1, 2, 3, 5, 7]), s=st.integers(1, 3),
+    p=st.integers(0, 3), depthwise=st.booleans(), wide=st.integers(0, 2),
+)  # fmt: skip
+def test_every_kernel_stride_and_padding_is_that_of_pytorch(
+    size, k, s, p, depthwise, wide, tmp_path_factory
+):
+    if size + 2 * p < k or p >= k:
+        return
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 8, k, s, p, groups=4 if depthwise else 1)
+    x = torch.randn(2, 4, size, size + wide)
+    graph = calibrate(trace(conv, (4, size, size + wide)), [x])
+    folder = tmp_path_factory.mktemp("conv")
+    want = graph(x).numpy()
+    fp32 = [RUN[f](write(f, without_ranges(graph), folder).path, x.numpy()) for f in FORMATS]
+    int8 = [RUN[f](write(f, graph, folder).path, x.numpy()) for f in FORMATS]
+    for got in fp32:
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    step = float(Quantized(graph).scales[graph.output.name].scale)
+    assert np.abs(int8[0] - int8[1]).max() < 1.5 * step
+    assert np.abs(int8[0] - want).max() < 0.1 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("precision", ["fp32", "int8-static"])
+def test_a_prefix_is_a_file_of_its_own(fmt, precision, graphs, tmp_path):
+    names = [n.name for n in graphs[precision].nodes if n.name.startswith("layers.4.")]
+    part = graphs[precision].prefix(names[-1])
+    x = patterns(2)
+    got, want = RUN[fmt](write(fmt, part, tmp_path).path, x.numpy()), part(x).numpy()
+    assert got.shape == want.shape
+    assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > (0.9999 if precision == "fp32" else 0.95)
+
+
+def test_a_dead_channel_does_not_overflow(tmp_path):
+    module = disturb(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), patterns(8))
+    module[1].weight.data[1] = 0
+    module[1].bias.data[1] = 2.5
+    x = patterns(8)
+    graph = calibrate(trace(module, (1, 28, 28)), [x])
+    for fmt in FORMATS:
+        got = RUN[fmt](write(fmt, graph, tmp_path).path, x.numpy())
+        np.testing.assert_allclose(got[:, 1], 2.5, atol=0.05)
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_tensors_that_never_move_from_zero_can_be_quantized(fmt, tmp_path):
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU6(), nn.Conv2d(4, 2, 1))
+    module[0].weight.data.zero_()
+    module[0].bias.data.fill_(-1.0)
+    graph = calibrate(trace(module, (1, 8, 8)), [torch.zeros(1, 1, 8, 8)])
+    got = RUN[fmt](write(fmt, graph, tmp_path).path, np.zeros((1, 1, 8, 8), np.float32))
+    want = module[2].bias.detach().numpy()[None, :, None, None]
+    np.testing.assert_allclose(got, np.broadcast_to(want, got.shape), atol=0.01)
+
+
+def test_tflite_refuses_groups_that_it_does_not_have_and_onnx_does_not(tmp_path):
+    graph = trace(nn.Conv2d(8, 8, 3, 1, 1, groups=2), (8, 5, 5))
+    with pytest.raises(CapabilityError, match=r"2 groups of 8 channels \(at 0\)"):
+        write("tflite", graph, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    x = torch.randn(1, 8, 5, 5)
+    got = run_onnx(write("onnx", graph, tmp_path).path, x.numpy())
+    np.testing.assert_allclose(got, graph(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_float_onnx_file_that_claims_int8_is_found_out(graphs, tmp_path):
+    artifact = write("onnx", graphs["int8-static"], tmp_path)
+    model = onnx.load(artifact.path)
+    # Only the weights stay integers, as in an exported fake-quantised network.
+    source: dict[str, str] = {}
+    kept = []
+    constants = {t.name for t in model.graph.initializer}
+    for node in model.graph.node:
+        x = node.input[0]
+        if node.op_type == "QuantizeLinear" or (
+            node.op_type == "DequantizeLinear" and x not in constants
+        ):
+            source[node.output[0]] = source.get(x, x)
+            continue
+        node.input[:] = [source.get(i, i) for i in node.input]
+        kept.append(node)
+    kept[-1].output[0] = "output"
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    onnx.save(model, artifact.path)
+    found = exporter_for("onnx").inspect(artifact.path)
+    assert found.metadata["precision"] == "int8-static"
+    assert found.precision == "fp32"
+    assert found.quantized == 0 < found.operators
+    assert "Conv" in {k.removeprefix("Fused") for k in found.float_operators}
+
+
+def test_an_onnx_file_with_one_float_operator_is_mixed(graphs, tmp_path):
+    artifact = write("onnx", graphs["int8-static"], tmp_path)
+    model = onnx.load(artifact.path)
+    model.graph.node[-1].output[0] = "logits"
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["logits"], ["output"]))
+    onnx.save(model, artifact.path)
+    found = exporter_for("onnx").inspect(artifact.path)
+    assert (found.precision, found.float_operators) == ("mixed", ("Softmax",))
+
+
+def test_a_float_tflite_file_that_claims_int8_is_found_out(graphs, tmp_path):
+    artifact = write("tflite", graphs["fp32"], tmp_path)
+    model = schema.ModelT.InitFromPackedBuf(artifact.path.read_bytes())
+    claim = np.frombuffer(b'{"precision": "int8-static"}', np.uint8)
+    model.buffers[model.metadata[0].buffer].data = claim
+    pack(model, artifact.path)
+    found = exporter_for("tflite").inspect(artifact.path)
+    assert found.metadata["precision"] == "int8-static"
+    assert (found.precision, found.quantized, found.input_dtype) == ("fp32", 0, "float32")
+
+
+def test_a_tflite_file_with_one_float_operator_is_mixed(graphs, tmp_path):
+    artifact = write("tflite", graphs["int8-static"], tmp_path)
+    model = schema.ModelT.InitFromPackedBuf(artifact.path.read_bytes())
+    graph = model.subgraphs[0]
+    graph.tensors[graph.outputs[0]].type = schema.TensorType.FLOAT32
+    pack(model, artifact.path)
+    found = exporter_for("tflite").inspect(artifact.path)
+    assert (found.precision, found.float_operators) == ("mixed", ("FULLY_CONNECTED",))
+
+
+def pack(model: schema.ModelT, path: Path) -> None:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_damaged_files_are_refused_in_one_line(fmt, tmp_path):
+    graph, _ = operator_graph("mbconv 8-8 @7 e3 k5 s1")
+    whole = write(fmt, graph, tmp_path).path.read_bytes()
+    damaged = {
+        "empty": b"", "text": b"hello, world: not a network", "short": whole[: len(whole) // 2],
+    }  # fmt: skip
+    for name, content in damaged.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(CorruptFile, match=name) as e:
+            exporter_for(fmt).inspect(path)
+        assert "\n" not in str(e.value)
+    with pytest.raises(CorruptFile, match="nowhere"):
+        exporter_for(fmt).inspect(tmp_path / "nowhere")
+
+
+@settings(max_examples=60, deadline=None)
+@given(cut=st.integers(0, 4000), junk=st.binary(max_size=16))
+def test_no_damage_to_a_tflite_file_ends_in_another_error(cut, junk, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp()
+    path = folder / "base.tflite"
+    if not path.exists():
+        exporter_for("tflite").operator(operator_graph("classifier 24-10 @4")[0], path)
+    whole = path.read_bytes()
+    cut %= len(whole)
+    torn = folder / "torn.tflite"
+    torn.write_bytes(whole[:cut] + junk + whole[cut + len(junk) :])
+    try:
+        exporter_for("tflite").inspect(torn)
+    except CorruptFile as e:
+        assert "torn.tflite" in str(e)
+
+
+def test_hard_swish_is_exact_in_fp32_and_within_steps_in_int8(tmp_path):
+    x = torch.linspace(-6, 6, 64).reshape(1, 1, 8, 8)
+    graph = calibrate(trace(nn.Hardswish(), (1, 8, 8)), [x])
+    assert [type(n) for n in graph.nodes] == [HardSwish]
+    want = nn.functional.hardswish(x).numpy()
+    for fmt in FORMATS:
+        fp32 = RUN[fmt](write(fmt, without_ranges(graph), tmp_path).path, x.numpy())
+        np.testing.assert_allclose(fp32, want, atol=1e-6)
+        int8 = RUN[fmt](write(fmt, graph, tmp_path).path, x.numpy())
+        assert np.abs(int8 - want).max() < 0.08  # three steps of 12 / 255 and of 1 / 255 x 6
+
+
+def test_the_legacy_exporter_of_pytorch_agrees(net, graphs, tmp_path):
+    x = patterns(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (x,), str(tmp_path / "oracle.onnx"), dynamo=False, opset_version=17)
+    oracle = ort(tmp_path / "oracle.onnx")
+    want = oracle.run(None, {oracle.get_inputs()[0].name: x.numpy()})[0]
+    got = run_onnx(write("onnx", graphs["fp32"], tmp_path).path, x.numpy())
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+    def convolutions(path: Path) -> int:
+        return sum(n.op_type == "Conv" for n in onnx.load(path).graph.node)
+
+    assert convolutions(tmp_path / "net.onnx") == convolutions(tmp_path / "oracle.onnx")
+
+
+def test_litert_torch_agrees(net, graphs, tmp_path):
+    litert_torch = pytest.importorskip("litert_torch")
+    x = patterns(2)
+    wrapped = litert_torch.to_channel_last_io(net, args=[0]).eval()
+    shape = (torch.zeros(1, 28, 28, 1),)
+    litert_torch.convert(wrapped, shape).export(str(tmp_path / "oracle.tflite"))
+    got = run_tflite(write("tflite", graphs["fp32"], tmp_path).path, x.numpy())
+    want = run_tflite(tmp_path / "oracle.tflite", x.numpy())
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)

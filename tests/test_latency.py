@@ -1,0 +1,160 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenas.errors import CorruptFile, ForeignTable, MissingLatency, UsageError
+from edgenas.latency import Fit, Header, HeldOut, LatencyTable, Missing, Timing
+from edgenas.spec import OpSpec
+
+A, B = OpSpec.of("conv", 3, 16, 28, k=3, s=2), OpSpec.of("mbconv", 16, 24, 14, e=3, k=5, s=1)
+HEADER = Header(
+    device="board",
+    runtime="onnxruntime",
+    precision="fp32",
+    space="mobile-28x1-abcdef",
+    fingerprint={"cpu": "A76", "cores": 4, "threads": 1},
+    empty_ms=0.002,
+    fit=Fit(0.01, 1.1, 1.05, 0.03, 8),
+    held_out=HeldOut(20, 0.01, 1.0, 1.0, 0.99, -0.001),
+)
+TABLE = LatencyTable(HEADER, {A: Timing(0.5, 0.6, 0.7, 100), B: Missing("unsupported", "no op")})
+
+ops = st.builds(
+    lambda kind, cin, cout, size, args: OpSpec.of(kind, cin, cout, size, **args),
+    st.from_regex(r"[a-z][a-z0-9_]{0,6}", fullmatch=True),
+    *[st.integers(0, 4096)] * 3,
+    st.dictionaries(st.from_regex(r"[a-z]{1,2}", fullmatch=True), st.integers(0, 99), max_size=3),
+)
+stored_ms = st.integers(0, 10**12).map(lambda n: round(n * 1e-7, 7))
+rows = st.builds(Timing, stored_ms, stored_ms, stored_ms, st.integers(1, 10**6)) | st.builds(
+    Missing, st.sampled_from(["unsupported", "failed"]), st.text(max_size=40)
+)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+headers = st.builds(
+    replace,
+    st.just(HEADER),
+    device=st.text(),
+    fingerprint=st.dictionaries(st.text(), st.text() | st.integers(), max_size=4),
+    grade=st.sampled_from(["stable", "noisy", "unstable"]),
+    empty_ms=finite,
+    fit=st.none() | st.builds(Fit, *[finite] * 4, st.integers(0, 99)),
+    held_out=st.none() | st.builds(HeldOut, st.integers(0, 99), *[finite] * 5),
+)
+tables = st.builds(LatencyTable, headers, st.dictionaries(ops, rows, max_size=5))
+
+
+@given(tables)
+def test_a_table_reads_back_as_it_was(table: LatencyTable) -> None:
+    assert LatencyTable.loads(table.dumps(), "t") == table
+
+
+@given(tables, st.randoms(use_true_random=False))
+def test_the_order_of_measuring_does_not_show_in_the_file(table: LatencyTable, rng) -> None:
+    shuffled = list(table.rows.items())
+    rng.shuffle(shuffled)
+    assert replace(table, rows=dict(shuffled)).dumps() == table.dumps()
+
+
+@given(st.integers(0, len(TABLE.dumps()) - 1))
+def test_a_file_cut_short_anywhere_is_refused(length: int) -> None:
+    with pytest.raises(CorruptFile, match=r"^t, line 1"):
+        LatencyTable.loads(TABLE.dumps()[:length], "t")
+
+
+@given(st.data())
+def test_an_edited_row_is_refused(data: st.DataObject) -> None:
+    text = TABLE.dumps()
+    at = data.draw(st.integers(text.index("\n") + 1, len(text) - 1))
+    other = data.draw(st.characters(exclude_characters=text[at], exclude_categories=["Cs"]))
+    with pytest.raises(CorruptFile):
+        LatencyTable.loads(text[:at] + other + text[at + 1 :], "t")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("empty_ms", math.nan),
+        ("empty_ms", math.inf),
+        ("empty_ms", "fast"),
+        ("grade", "splendid"),
+        ("provenance", "dreamt"),
+        ("fingerprint", 3),
+        ("batch", None),
+        ("schema", 99),
+        ("color", "red"),
+        ("fit", {"slope": 1.0}),
+    ],
+)
+def test_a_bad_header_is_refused_in_one_line_that_says_where(key: str, value: object) -> None:
+    head, _, body = TABLE.dumps().partition("\n")
+    text = json.dumps(json.loads(head) | {key: value}) + "\n" + body
+    with pytest.raises(CorruptFile, match=r"^some\.jsonl, line 1: ") as e:
+        LatencyTable.loads(text, "some.jsonl")
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -0.1])
+def test_a_timing_that_is_no_time_cannot_be_made(bad: float) -> None:
+    with pytest.raises(ValueError, match="milliseconds"):
+        Timing(bad, 1.0, 1.0, 5)
+
+
+def test_saved_and_loaded_from_disk(tmp_path) -> None:
+    path = tmp_path / "new" / "board.x.fp32.jsonl"
+    TABLE.save(path)
+    assert LatencyTable.load(path) == TABLE
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_an_absent_table_says_how_to_measure_it(tmp_path) -> None:
+    with pytest.raises(UsageError, match="edgenas profile pi4$"):
+        LatencyTable.load(tmp_path / "pi4.mobile.fp32.jsonl")
+
+
+def test_bytes_that_are_no_text_are_a_corrupt_file(tmp_path) -> None:
+    path = tmp_path / "pi4.jsonl"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CorruptFile):
+        LatencyTable.load(path)
+
+
+def test_a_cost_is_the_floor_less_an_empty_call_and_never_negative() -> None:
+    assert TABLE.cost_ms(A) == pytest.approx(0.498)
+    slow_call = replace(TABLE, header=replace(HEADER, empty_ms=9.0))
+    assert slow_call.cost_ms(A) == 0.0
+
+
+def test_an_operator_without_a_row_is_an_error_that_names_the_next_step() -> None:
+    near = OpSpec.of("conv", 3, 16, 28, k=5, s=2)
+    with pytest.raises(MissingLatency, match=r"nearest: 'conv 3-16 @28 k3 s2'.*edgenas profile"):
+        TABLE.cost_ms(near)
+
+
+def test_an_operator_that_failed_gives_its_reason() -> None:
+    with pytest.raises(MissingLatency, match="unsupported on this device: no op"):
+        TABLE.cost_ms(B)
+
+
+def test_failed_rows_are_not_missing_but_unmeasured_ones_are() -> None:
+    other = OpSpec.of("conv", 1, 1, 1)
+    assert TABLE.missing([A, B, other]) == [other]
+    assert TABLE.with_rows({other: Timing(1, 1, 1, 1)}).missing([A, B, other]) == []
+
+
+def test_another_device_is_refused_with_only_what_differs() -> None:
+    TABLE.require(fingerprint=dict(HEADER.fingerprint), precision="fp32", batch=1)
+    with pytest.raises(ForeignTable) as e:
+        TABLE.require(fingerprint={"cpu": "A53", "cores": 4, "threads": 1})
+    assert "cpu 'A76', not 'A53'" in str(e.value)
+    assert "cores" not in str(e.value)
+    assert str(e.value).endswith("edgenas profile board --fresh")
+
+
+@pytest.mark.parametrize("want", [{"precision": "int8-static"}, {"batch": 4}, {"space": "other"}])
+def test_other_precision_batch_or_space_is_refused(want: dict[str, object]) -> None:
+    with pytest.raises(ForeignTable, match=next(iter(want))):
+        TABLE.require(**want)

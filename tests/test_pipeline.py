@@ -1,0 +1,222 @@
+"""The whole chain on tiny images, really trained, exported, run and timed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgenas.artifact import sha256
+
+CONFIG = """
+task: {task}
+space:
+  {{kind: mobile, stem: 8, stem_stride: 1, first: 8, widths: [8, 12], depths: [2, 2],
+    strides: [2, 2], head: 16, kernels: [3, 5], expansions: [2, 4]}}
+targets:
+  - {{device: cpu-onnxruntime, latency: "<= 100 ms"}}
+  - {{device: cpu-litert, latency: "<= 100 ms"}}
+search: {{method: proxyless, epochs: 3, warmup: 1, samples: 2, batch: 32}}
+train: {{epochs: 3, batch: 32}}
+prune: {{latency: "5 %", max_drop: "100 points"}}
+gates: {{drop: "100 points", agreement: ">= 50 %"}}
+measure: {{networks: 12, blocks: 2, block_seconds: 0.05}}
+threads: 1
+"""
+STAGES = ["profile", "search", "train", "compress", "export", "verify"]
+
+
+def npz(folder: Path) -> str:
+    """Three kinds of stripes, 12 x 12 grey."""
+    rng = np.random.default_rng(0)
+    y = np.arange(480) % 3
+    grid = np.mgrid[:12, :12]
+    waves = np.stack([np.sin(grid[0]), np.sin(grid[1]), np.sin(grid[0] + grid[1])])
+    x = 127 + 60 * waves[y] + rng.normal(0, 25, (480, 12, 12))
+    x = x.clip(0, 255).astype(np.uint8)[..., None]
+    np.savez(folder / "data.npz", x_train=x[:360], y_train=y[:360], x_test=x[360:], y_test=y[360:])
+    return f"{{dataset: npz, path: {folder / 'data.npz'}}}"
+
+
+def images(folder: Path) -> str:
+    """A folder a class, as a user brings it."""
+    rng = np.random.default_rng(1)
+    for k, name in enumerate(["bolts", "nuts"]):
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(60):
+            pixels = rng.integers(0, 120, (12, 12, 3)) + np.array([110, 0, 0])[[k, 1 - k, 2]]
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / "photos" / name / f"{i}.png")
+    return f"{{dataset: folder, path: {folder / 'photos'}}}"
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "edgenas", "run", "mine.yaml", *arguments]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "EDGENAS_CACHE": str(folder / "cache")}
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(folder, *arguments), cwd=folder, env=environment(folder),
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run in runs/mine."""
+    folder = tmp_path_factory.mktemp("chain")
+    (folder / "mine.yaml").write_text(CONFIG.format(task=npz(folder)))
+    done = run(folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def verdict(folder: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((folder / "runs" / "mine" / "verdict.json").read_text())
+    return data
+
+
+def events(folder: Path) -> Iterator[dict[str, Any]]:
+    for line in (folder / "runs" / "mine" / "ledger.jsonl").read_text().splitlines():
+        yield json.loads(line)
+
+
+def made(root: Path) -> dict[str, str]:
+    """What must not depend on interruptions: decisions, weights, files."""
+    names = [*root.glob("search/*"), *root.glob("train/*"), *root.glob("compress/*")]
+    names += root.glob("export/*")
+    return {str(p.relative_to(root)): sha256(p) for p in names if p.name != "stage.json"}
+
+
+def test_every_gate_has_a_measured_figure(finished: Path) -> None:
+    v = verdict(finished)
+    assert v["met"]
+    assert {g["name"] for g in v["gates"]} >= {
+        *("latency:onnx", "latency:tflite", "accuracy:onnx", "accuracy:tflite"),
+        *("parity:onnx", "parity:tflite"),
+    }
+    for c in v["candidates"]:
+        assert c["latency"]["provenance"] == "measured"
+        assert c["latency"]["floor_ms"] <= c["latency"]["p50_ms"] <= c["latency"]["p90_ms"]
+        assert c["transposes"] == 0
+        assert c["quantized"] == (1.0 if c["precision"] == "int8-static" else 0.0)
+    assert Counter(c["format"] for c in v["candidates"]) == {"onnx": 4, "tflite": 4}
+    assert v["torch"]["found"] > 0.6  # a third is chance
+
+
+def test_the_delivered_files_are_candidates(finished: Path) -> None:
+    root = finished / "runs" / "mine"
+    for delivered in verdict(finished)["delivered"].values():
+        assert sha256(root / delivered["file"]) == sha256(root / delivered["source"])
+    manifest = json.loads((root / "manifest.json").read_text())
+    for name, digest in manifest["outputs"].items():
+        assert sha256(root / name) == digest
+    assert "<html" in (root / "report.html").read_text()
+
+
+def test_the_pruned_variant_is_narrower(finished: Path) -> None:
+    root = finished / "runs" / "mine"
+    variants = json.loads((root / "compress" / "compress.json").read_text())["variants"]
+    assert variants["pruned"]["ops"] != variants["found"]["ops"]
+    weights = {v: (root / s / f"{v}.safetensors").stat().st_size
+               for v, s in [("found", "train"), ("pruned", "compress")]}  # fmt: skip
+    assert weights["pruned"] < weights["found"]
+
+
+def test_a_second_run_does_nothing(finished: Path) -> None:
+    before = [e for e in events(finished)]
+    done = run(finished)
+    assert done.returncode == 0
+    assert "every stage is whole and unchanged" in done.stderr
+    assert [e for e in events(finished)] == before
+
+
+def test_a_change_reruns_what_depends_on_it(finished: Path) -> None:
+    done = run(finished, "--set", "measure.blocks=3", "--dry-run", "--json")
+    plan = {c["stage"]: c["unchanged"] for c in json.loads(done.stdout)}
+    assert plan == {s: s != "verify" for s in STAGES}
+    done = run(finished, "--set", "train.epochs=4", "--dry-run", "--json")
+    plan = {c["stage"]: c["unchanged"] for c in json.loads(done.stdout)}
+    assert plan == {s: s in ("profile", "search") for s in STAGES}
+
+
+def test_a_damaged_file_is_made_again(finished: Path, tmp_path: Path) -> None:
+    victim = finished / "runs" / "mine" / "export" / "found.fp32.onnx"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-10])
+    try:
+        done = run(finished, "--dry-run", "--json")
+        plan = {c["stage"]: c["unchanged"] for c in json.loads(done.stdout)}
+        assert [s for s in STAGES if not plan[s]] == ["export", "verify"]
+    finally:
+        victim.write_bytes(whole)
+
+
+def test_killed_at_five_moments_and_resumed_it_ends_the_same(
+    finished: Path, tmp_path: Path
+) -> None:
+    for name in ("mine.yaml", "latency_tables"):
+        (tmp_path / name).symlink_to(finished / name)
+    rng = random.Random(7)
+    for kill in range(5):
+        process = subprocess.Popen(
+            command(tmp_path, *(["--resume"] if kill else [])), cwd=tmp_path,
+            env=environment(tmp_path), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stderr is not None
+        for _ in range(rng.randrange(9, 22)):
+            process.stderr.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+    done = run(tmp_path, "--resume")
+    assert done.returncode == 0, done.stderr
+    root = tmp_path / "runs" / "mine"
+    assert made(root) == made(finished / "runs" / "mine")
+    ended: set[str] = set()
+    for e in events(tmp_path):
+        if e["phase"] == "stage":
+            assert e["stage"] not in ended, f"{e['stage']} was run again although it was whole"
+            if e["event"] == "end":
+                ended.add(e["stage"])
+    assert ended == set(STAGES)
+    assert not list(root.glob(".*.part"))
+
+
+def test_a_missed_budget_is_repaired_or_refused(finished: Path, tmp_path: Path) -> None:
+    """A budget a little under what the unpruned network takes: pruning has to bring it there."""
+    for name in ("mine.yaml", "latency_tables"):
+        (tmp_path / name).symlink_to(finished / name)
+    v = verdict(finished)
+    slow = {t["device"]: t for t in v["candidates"] if t["variant"] == "found"}
+    budget = slow["cpu-onnxruntime"]["latency"]["floor_ms"] * 0.5
+    done = run(
+        tmp_path, "--set", f"targets=[{{device: cpu-onnxruntime, latency: '{budget:.6f} ms'}}]",
+        "--set", "repairs=1", "--set", "prune.epochs=0",
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ask for at least that" in done.stderr or verdict(tmp_path)["repairs"]
+
+
+def test_a_folder_of_images_and_a_named_precision(tmp_path: Path) -> None:
+    text = CONFIG.format(task=images(tmp_path))
+    (tmp_path / "mine.yaml").write_text(text + "precision: int8-static\n")
+    done = run(tmp_path, "--set", "prune.epochs=0")
+    assert done.returncode == 0, done.stderr
+    v = verdict(tmp_path)
+    assert {d["precision"] for d in v["delivered"].values()} == {"int8-static"}
+    assert v["task"]["classes"] == ["bolts", "nuts"]
+    assert {"int8:onnx", "int8:tflite"} <= {g["name"] for g in v["gates"]}

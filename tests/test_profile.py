@@ -1,0 +1,481 @@
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenas import sentinel
+from edgenas.device import Device, load_device
+from edgenas.errors import (
+    CapabilityError,
+    DeviceError,
+    ForeignTable,
+    UnstableMeasurement,
+    UsageError,
+)
+from edgenas.journal import open_journal
+from edgenas.latency import LatencyTable, Missing, Timing
+from edgenas.predict import Predictor
+from edgenas.profile import estimate_seconds, profile, table_path
+from edgenas.rounds import Effort
+from edgenas.runtimes.onnxruntime import OnnxRuntime
+from edgenas.spaces.mobile import Mobile
+from edgenas.spec import OpSpec
+from edgenas.transports.local import Local
+
+torch.set_num_threads(1)
+
+SPACE = Mobile(
+    resolution=8, channels=1, classes=3, stem=4, stem_stride=1, first=4, widths=(8,),
+    depths=(2,), strides=(2,), head=8, kernels=(3, 5), expansions=(1, 2),
+)  # fmt: skip
+QUICK = Effort(rounds=2, visit_ms=0.2, more_rounds=1, extensions=1)
+NETWORKS = 12
+EXTRA = OpSpec.of("mbconv", 4, 8, 8, h=5, k=3, s=2)
+BROKEN = "mbconv 8-8 @4 e1 k5 s1"
+
+
+def conv_ns(path: str) -> int:
+    """What a model costs on the planted board: by its convolutions' work, and a fixed price."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    weights = {i.name: list(i.dims) for i in graph.initializer}
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in [*graph.value_info, *graph.output]
+    }
+    total = 2000
+    for node in graph.node:
+        if node.op_type == "Conv":
+            out, (cout, cin, k, _) = shapes[node.output[0]], weights[node.input[1]]
+            total += 300 + cout * cin * k * k * out[2] * out[3]
+    return total
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A board made up: every latency is known, and so is what is wrong with it.
+
+    ``slower`` scales all; a visit of which ``busy`` says so takes 1.3 times as long.
+    """
+
+    cpu: str = "planted"
+    slower: float = 1.0
+    busy: float = 0.0
+    broken: tuple[str, ...] = ()
+    dies_after: int = 10**9
+    jobs: list[dict] = field(default_factory=list)
+    python: str = "python"
+
+    def push(self, local: Path) -> str:
+        return str(local)
+
+    def pull(self, remote: str, local: Path) -> None:
+        raise AssertionError("nothing to pull")
+
+    def scratch(self) -> AbstractContextManager[str]:
+        raise AssertionError("nothing to keep")
+
+    def lines(self, argv: Sequence[str]) -> Generator[str, None, None]:
+        job = json.loads(Path(argv[-1]).read_text())
+        self.jobs.append(job)
+        for event in self.probe() if job["verb"] == "probe" else self.time(job):
+            yield json.dumps(event) + "\n"
+
+    def probe(self):
+        yield {"event": "end", "fingerprint": {"cpu": self.cpu, "threads": 1}, "facts": {}}
+
+    def time(self, job):
+        for model in job["models"]:
+            if model["id"] in self.broken:
+                yield {"id": model["id"], "status": "unsupported", "reason": "no such kernel"}
+        cost = {m["id"]: conv_ns(m["path"]) for m in job["models"] if m["id"] not in self.broken}
+        for made, (number, id) in enumerate(v for v in job["visits"] if v[1] in cost):
+            if made == self.dies_after:
+                raise DeviceError("the cable came out")
+            rng = random.Random(f"{number} {id}")
+            state = 1.3 if rng.random() < self.busy else 1.0
+            calls = [int(cost[id] * self.slower * state * f) for f in (1.02, 1.0, 1.01)]
+            yield {"id": id, "round": number, "ns": calls}
+        yield {"event": "end", "timed_ns": 1}
+
+    @property
+    def timed(self) -> list[tuple[int, str]]:
+        """Every visit asked for, in all jobs."""
+        return [tuple(v) for job in self.jobs for v in job.get("visits", ())]
+
+
+def board(**planted) -> Device:
+    return Device("board", Planted(**planted), OnnxRuntime())
+
+
+def quick(device: Device, folder: Path, **more) -> LatencyTable:
+    return profile(device, SPACE, "fp32", folder, **{"networks": NETWORKS, "effort": QUICK} | more)
+
+
+def journal_of(folder: Path) -> Path:
+    (found,) = folder.glob(".*.journal.jsonl")
+    return found
+
+
+def visits_in(journal: Path) -> list[tuple[int, str]]:
+    records = [json.loads(line) for line in journal.read_text().splitlines()]
+    return [(r["round"], r["id"]) for r in records if "ns" in r]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.setenv("EDGENAS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8-static"])
+@pytest.mark.parametrize("name", ["cpu-onnxruntime", "cpu-litert"])
+def test_a_real_device_is_profiled_whole_and_leaves_only_the_table(
+    tmp_path: Path, name: str, precision: str
+) -> None:
+    folder, device = tmp_path / "tables", load_device(name)
+    table = profile(
+        device, SPACE, precision, folder, networks=NETWORKS, effort=QUICK, allow_unstable=True
+    )
+    path = table_path(folder, name, SPACE.id, precision)
+    assert [p.name for p in folder.iterdir()] == [path.name]
+    assert LatencyTable.load(path).dumps() == table.dumps()
+    assert set(table.rows) == SPACE.vocabulary()
+    assert all(isinstance(row, Timing) and row.n >= 10 for row in table.rows.values())
+    header = table.header
+    assert (header.provenance, header.runtime) == ("measured", device.runtime.name)
+    assert 0 < header.empty_ms < min(row.floor_ms for row in table.rows.values())
+    assert header.held_out is not None and header.held_out.networks == NETWORKS - 8
+    arch = SPACE.sample(random.Random(1))
+    assert Predictor(table).p50_ms(SPACE.ops(arch)) > 0
+
+
+def test_a_complete_table_is_returned_without_measuring(tmp_path: Path) -> None:
+    first = quick(board(), tmp_path)
+    again = board()
+    assert quick(again, tmp_path).dumps() == first.dumps()
+    assert [job["verb"] for job in again.transport.jobs] == ["probe"]
+
+
+def test_the_planted_truth_is_found_and_networks_are_predicted(tmp_path: Path) -> None:
+    table = quick(board(), tmp_path)
+    held_out = table.header.held_out
+    assert held_out is not None and held_out.mape < 0.02
+    assert held_out.spearman > 0.9
+    assert table.header.grade == "stable"
+
+
+def test_the_floor_does_not_care_for_a_busy_machine(tmp_path: Path) -> None:
+    effort = replace(QUICK, rounds=12)
+    quiet = quick(board(), tmp_path / "quiet", effort=effort)
+    busy = quick(board(busy=0.6), tmp_path / "busy", effort=effort)
+    assert {op: row.floor_ms for op, row in quiet.rows.items()} == {
+        op: row.floor_ms for op, row in busy.rows.items()
+    }
+    assert any(busy.rows[op].p50_ms > 1.2 * row.p50_ms for op, row in quiet.rows.items())
+    assert (quiet.header.grade, busy.header.grade) == ("stable", "noisy")
+
+
+def test_only_extra_operators_are_measured_and_join_the_table(tmp_path: Path) -> None:
+    before = quick(board(), tmp_path)
+    device = board()
+    after = quick(device, tmp_path, extra=[EXTRA])
+    ids = {id for _, id in device.transport.timed}
+    assert {i for i in ids if not i.startswith("sentinel")} == {"empty", str(EXTRA)}
+    assert dict(after.rows) == {**before.rows, EXTRA: after[EXTRA]}
+    assert after.header.fit == before.header.fit
+    idle = board()
+    assert EXTRA in quick(idle, tmp_path, extra=[EXTRA]).rows
+    assert idle.transport.timed == []
+
+
+def test_what_the_device_cannot_run_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    table = quick(board(broken=(BROKEN, "network 3")), tmp_path, networks=18)
+    assert table.rows[OpSpec.parse(BROKEN)] == Missing("unsupported", "no such kernel")
+    others = [row for op, row in table.rows.items() if str(op) != BROKEN]
+    assert all(isinstance(row, Timing) for row in others)
+    archs = {SPACE.sample(random.Random(i)) for i in range(60)}
+    assert any(OpSpec.parse(BROKEN) in SPACE.ops(a) for a in archs)
+    assert table.header.held_out is not None and 4 <= table.header.held_out.networks < 10
+
+
+def test_a_device_that_runs_hardly_any_network_is_an_error_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    broken = tuple(f"network {i}" for i in range(3))
+    with pytest.raises(CapabilityError, match=r"only 9 of 12 random networks.*no such kernel"):
+        quick(board(broken=broken), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("id", "message"), [("sentinel 2", "run the sentinel: no such"), ("empty", "an empty model")]
+)
+def test_a_device_that_cannot_run_the_references_is_an_error(
+    tmp_path: Path, id: str, message: str
+) -> None:
+    with pytest.raises(DeviceError, match=message):
+        quick(board(broken=(id,)), tmp_path)
+
+
+def test_another_machine_under_the_same_name_is_refused_until_measured_anew(
+    tmp_path: Path,
+) -> None:
+    quick(board(), tmp_path)
+    other = board(cpu="faster", slower=0.5)
+    with pytest.raises(ForeignTable, match=r"cpu 'planted', not 'faster'.*--fresh$"):
+        quick(other, tmp_path)
+    assert other.transport.timed == []
+    assert quick(other, tmp_path, fresh=True).header.fingerprint["cpu"] == "faster"
+
+
+def test_fresh_measures_everything_again(tmp_path: Path) -> None:
+    quick(board(), tmp_path)
+    again = board()
+    quick(again, tmp_path, fresh=True)
+    assert len(again.transport.timed) == QUICK.rounds * (12 + NETWORKS + 1 + 4)
+
+
+def test_a_run_slower_than_the_machine_can_is_refused_and_leaves_no_samples(
+    tmp_path: Path, cache: Path
+) -> None:
+    good = quick(board(), tmp_path / "good")
+    hot = board(slower=1.2)
+    with pytest.raises(UnstableMeasurement, match=r"20% slower.*delete .*sentinel") as e:
+        quick(hot, tmp_path / "hot")
+    assert str(cache) in str(e.value)
+    assert {number for number, _ in hot.transport.timed} == {0, 1, 2}  # one extension
+    assert list((tmp_path / "hot").iterdir()) == []
+    assert quick(board(), tmp_path / "hot").dumps() == good.dumps()
+
+
+def test_an_unstable_table_can_be_asked_for_but_is_never_taken_for_a_good_one(
+    tmp_path: Path,
+) -> None:
+    quick(board(), tmp_path / "good")
+    hot = quick(board(slower=1.2), tmp_path, allow_unstable=True)
+    assert hot.header.grade == "unstable"
+    assert quick(board(slower=1.2), tmp_path, allow_unstable=True).dumps() == hot.dumps()
+    cool = board()
+    assert quick(cool, tmp_path).header.grade == "stable"
+    assert cool.transport.timed
+
+
+def test_a_slow_machine_does_not_become_the_reference(tmp_path: Path) -> None:
+    device = board()
+    fingerprint = {"cpu": "planted", "threads": 1}
+    quick(device, tmp_path / "a")
+    best = sentinel.known_floor_ms(fingerprint, "fp32")
+    quick(board(slower=1.04), tmp_path / "b")
+    assert sentinel.known_floor_ms(fingerprint, "fp32") == best
+    quick(board(slower=0.9), tmp_path / "c")
+    assert sentinel.known_floor_ms(fingerprint, "fp32") == pytest.approx(0.9 * best, rel=1e-3)
+
+
+def test_a_lost_connection_keeps_what_was_measured(tmp_path: Path) -> None:
+    whole = quick(board(), tmp_path / "whole")
+    with pytest.raises(DeviceError, match="board: the cable came out"):
+        quick(board(dies_after=31), tmp_path)
+    kept = visits_in(journal_of(tmp_path))
+    assert len(kept) == 31
+    device = board()
+    assert quick(device, tmp_path).dumps() == whole.dumps()
+    assert not set(kept) & set(device.transport.timed)
+    assert sorted(kept + device.transport.timed) == sorted({*kept, *device.transport.timed})
+    assert len(kept + device.transport.timed) == QUICK.rounds * (12 + NETWORKS + 1 + 4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.5, 0.97])
+def test_a_journal_torn_anywhere_ends_in_the_same_table(tmp_path: Path, share: float) -> None:
+    with pytest.raises(DeviceError):
+        quick(board(dies_after=40), tmp_path)
+    journal = journal_of(tmp_path)
+    data = journal.read_bytes()
+    journal.write_bytes(data[: int(share * len(data))])
+    assert quick(board(), tmp_path).dumps() == quick(board(), tmp_path / "whole").dumps()
+
+
+records = st.lists(st.dictionaries(st.text(), st.integers() | st.text(), max_size=3), max_size=6)
+
+
+@given(records, records, st.data())
+def test_a_journal_keeps_every_whole_record_before_a_tear_and_goes_on(
+    tmp_path_factory: pytest.TempPathFactory, before, after, data
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "raw.jsonl"
+    header = {"what": "a test"}
+    with open_journal(path, header) as journal:
+        for record in before:
+            journal.append(record)
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut] + data.draw(st.sampled_from([b"", b"\0\0", b'{"ns": [1'])))
+    kept = before[: max(whole[:cut].count(b"\n") - 1, 0)]
+    with open_journal(path, header) as journal:
+        assert journal.records == kept
+        for record in after:
+            journal.append(record)
+    with open_journal(path, header) as journal:
+        assert journal.records == kept + after
+    with open_journal(path, {"what": "another"}) as journal:
+        assert journal.records == [] and journal.discarded
+
+
+def test_a_journal_of_another_pace_is_discarded_and_said_so(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError):
+        quick(board(dies_after=31), tmp_path)
+    said: list[str] = []
+    device = board()
+    quick(
+        device,
+        tmp_path,
+        effort=replace(QUICK, visit_ms=0.3),
+        progress=lambda what, done, total: said.append(what),
+    )
+    assert any("discarding" in what for what in said)
+    assert len(device.transport.timed) == QUICK.rounds * (12 + NETWORKS + 1 + 4)
+
+
+def test_two_processes_do_not_measure_into_one_table(tmp_path: Path) -> None:
+    raw = tmp_path / f".{table_path(tmp_path, 'board', SPACE.id, 'fp32').name}.journal.jsonl"
+    with (
+        open_journal(raw, {"held": "by another"}),
+        pytest.raises(UsageError, match="another process is measuring"),
+    ):
+        quick(board(), tmp_path)
+
+
+def test_progress_ends_at_its_total(tmp_path: Path) -> None:
+    said: list[tuple[str, int, int]] = []
+    quick(board(), tmp_path, progress=lambda *step: said.append(step))
+    last = {what: (done, total) for what, done, total in said}
+    assert last == {
+        "writing models": (29, 29),
+        "timing": (QUICK.rounds * 29, QUICK.rounds * 29),
+    }
+    assert all(done <= total for _, done, total in said)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({"networks": 11}, "too few"), ({"effort": replace(QUICK, visit_ms=1), "networks": 2}, "few")],
+)
+def test_too_few_networks_are_refused_before_anything_is_measured(
+    tmp_path: Path, more: dict[str, object], message: str
+) -> None:
+    device = board()
+    with pytest.raises(UsageError, match=message):
+        quick(device, tmp_path, **more)
+    assert device.transport.jobs == []
+
+
+def test_a_precision_the_device_is_not_set_up_for_is_refused(tmp_path: Path) -> None:
+    device = replace(board(), precisions=("fp32",))
+    with pytest.raises(CapabilityError, match="set up for fp32, not 'int8-static'"):
+        profile(device, SPACE, "int8-static", tmp_path)
+
+
+def test_a_floor_that_is_seldom_reached_is_not_trusted() -> None:
+    assert sentinel.assessed([1.0] + [1.3] * 19, None).grade == "noisy"
+    assert sentinel.assessed([1.0] * 3 + [1.3] * 17, None).grade == "stable"
+
+
+@pytest.mark.parametrize(
+    ("slower", "grade"), [(0.9, "stable"), (1.04, "stable"), (1.08, "noisy"), (1.12, "unstable")]
+)
+def test_a_run_is_graded_against_the_best_floor_known(slower: float, grade: str) -> None:
+    assert sentinel.assessed([slower] * 9, 1.0).grade == grade
+
+
+def test_the_estimate_grows_with_the_effort() -> None:
+    base = estimate_seconds(SPACE)
+    assert 0 < base < estimate_seconds(SPACE, effort=Effort(rounds=40))
+    assert base < estimate_seconds(SPACE, networks=60)
+
+
+HOST = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_profile import NETWORKS, SPACE
+from edgenas.device import load_device
+from edgenas.profile import profile
+from edgenas.rounds import Effort
+def say(what, done, total):
+    if what == "timing":
+        print(done, flush=True)
+profile(load_device("cpu-onnxruntime"), SPACE, "fp32", Path({folder!r}), networks=NETWORKS,
+        effort=Effort(rounds=4, visit_ms=1.0, extensions=0), allow_unstable=True, progress=say)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_half_way_and_started_again_it_measures_only_what_is_missing(
+    tmp_path: Path, how: signal.Signals
+) -> None:
+    folder = tmp_path / "tables"
+    code = HOST.format(tests=str(Path(__file__).parent), folder=str(folder))
+    host = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert host.stdout is not None
+    with host:
+        for line in host.stdout:
+            if int(line) >= 40:
+                break
+        runners = psutil.Process(host.pid).children()
+        assert len(runners) == 1
+        host.send_signal(how)
+    _, alive = psutil.wait_procs(runners, timeout=30)
+    assert not alive
+    assert host.returncode != 0
+    journal = journal_of(folder)
+    kept = visits_in(journal)
+    assert 40 <= len(kept) < 4 * 29
+
+    watched = Recorded(Local(), [])
+    device = replace(load_device("cpu-onnxruntime"), transport=watched)
+    effort = Effort(rounds=4, visit_ms=1.0, extensions=0)
+    table = quick(device, folder, effort=effort, allow_unstable=True)
+    measured = [tuple(v) for job in watched.jobs for v in job.get("visits", ())]
+    assert not set(kept) & set(measured)
+    assert len(set(kept) | set(measured)) == len(kept) + len(measured) == 4 * 29
+    assert set(table.rows) == SPACE.vocabulary()
+    assert [p.name for p in folder.iterdir()] == [
+        table_path(folder, "cpu-onnxruntime", SPACE.id, "fp32").name
+    ]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A transport that keeps the jobs it carries."""
+
+    inner: Local
+    jobs: list[dict]
+
+    @property
+    def python(self) -> str:
+        return self.inner.python
+
+    def push(self, local: Path) -> str:
+        return self.inner.push(local)
+
+    def pull(self, remote: str, local: Path) -> None:
+        self.inner.pull(remote, local)
+
+    def scratch(self) -> AbstractContextManager[str]:
+        return self.inner.scratch()
+
+    def lines(self, argv: Sequence[str]) -> Generator[str, None, None]:
+        self.jobs.append(json.loads(Path(argv[-1]).read_text()))
+        return self.inner.lines(argv)

@@ -1,0 +1,137 @@
+"""The knapsack against brute force; what is said where nothing fits."""
+
+import itertools
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgenas.errors import ImpossibleBudget
+from edgenas.project import fastest_ms, knapsack, project
+from edgenas.search import Budget
+from edgenas.spec import Architecture
+
+number = st.floats(0, 100, allow_subnormal=False).map(lambda v: round(v, 4))
+
+
+@st.composite
+def problems(draw):
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+    budgets = draw(st.integers(1, 3))
+    unit = draw(st.sampled_from([1e-6, 1.0, 1e4]))  # nothing may depend on it
+
+    def table(values):
+        return [[draw(values) for _ in range(n)] for n in sizes]
+
+    values = table(st.floats(-50, 50).map(lambda v: round(v, 3)))
+    costs = [[[c * unit for c in g] for g in table(number)] for _ in range(budgets)]
+    limits = [draw(st.floats(-10, 300).map(lambda v: round(v, 4))) * unit for _ in range(budgets)]
+    return values, costs, limits
+
+
+def total(table, picks):
+    return sum(group[k] for group, k in zip(table, picks, strict=True))
+
+
+@given(problems())
+@settings(max_examples=150, deadline=None)
+def test_knapsack_is_the_best_of_all_that_fit(problem):
+    values, costs, limits = problem
+    fitting = [
+        picks
+        for picks in itertools.product(*(range(len(g)) for g in values))
+        if all(total(c, picks) <= limit for c, limit in zip(costs, limits, strict=True))
+    ]
+    picks = knapsack(values, costs, limits)
+    if picks is None:
+        assert not fitting
+    else:
+        assert tuple(picks) in fitting
+        assert total(values, picks) == pytest.approx(
+            max(total(values, p) for p in fitting), abs=1e-5
+        )
+
+
+@given(problems())
+@settings(max_examples=60, deadline=None)
+def test_a_budget_that_is_met_exactly_fits(problem):
+    values, costs, _ = problem
+    picks = [len(g) - 1 for g in values]
+    exact = [total(c, picks) for c in costs]
+    assert knapsack(values, costs, exact) is not None
+    wanted = [[float(k == p) for k in range(len(g))] for g, p in zip(values, picks, strict=True)]
+    best = knapsack(wanted, costs, exact)
+    assert best is not None and total(wanted, best) == len(values)
+
+
+def test_a_hair_over_does_not_fit():
+    assert knapsack([[0.0, 1.0]], [[[0.0, 1.0 + 1e-9]]], [1.0]) == [0]
+    assert knapsack([[0.0, 1.0]], [[[0.5, 1.0 + 1e-9]]], [0.5 - 1e-9]) is None
+
+
+def scores_of(space, seed):
+    g = torch.Generator().manual_seed(seed)
+    return {c.name: torch.randn(len(c.options), generator=g) for c in space.choices}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_projection_is_the_best_architecture_that_fits(problem, space, seed):
+    scores, objective = scores_of(space, seed), problem.objective
+    every = [
+        Architecture.of(space.id, dict(zip([c.name for c in space.choices], picks, strict=True)))
+        for picks in itertools.product(*(range(len(c.options)) for c in space.choices))
+    ]
+
+    def worth(arch):
+        return sum(float(scores[c.name][arch.index(c.name)]) for c in space.choices)
+
+    best = max((a for a in every if objective.fits(space.ops(a))), key=worth)
+    assert project(space, scores, objective.budgets) == best
+    assert any(not objective.fits(space.ops(a)) for a in every)
+
+
+def limited(budget: Budget, ms: float, device: str = "paper") -> Budget:
+    return Budget(device, ms, budget.predictor)
+
+
+def test_impossible_says_what_is_possible_and_that_works(problem, space):
+    (budget,) = problem.objective.budgets
+    with pytest.raises(ImpossibleBudget) as e:
+        project(space, scores_of(space, 0), [limited(budget, 0.01)])
+    message = str(e.value)
+    assert "\n" not in message
+    m = re.fullmatch(
+        r"no network fits 0.01 ms on paper: the fastest network of this space takes (\S+) ms "
+        r"there \(5% margin included\); ask for at least that or take a smaller space",
+        message,
+    )
+    assert m is not None
+    asked = limited(budget, float(m[1]))
+    arch = project(space, scores_of(space, 0), [asked])
+    assert asked.load(space.ops(arch)) <= 1
+    assert fastest_ms(space, budget) == pytest.approx(float(m[1]), rel=2e-3)
+    with pytest.raises(ImpossibleBudget):
+        project(space, scores_of(space, 0), [limited(budget, fastest_ms(space, budget) * 0.999)])
+
+
+def test_budgets_that_only_clash_say_so(problem, space, table):
+    """On the second device skip is slow and blocks are fast; alone each can be met."""
+    import dataclasses
+
+    from edgenas.predict import Predictor
+
+    (budget,) = problem.objective.budgets
+    most = max(t.floor_ms for t in table.rows.values())
+    rows = {
+        op: dataclasses.replace(t, floor_ms=most * 1.01 - t.floor_ms if op.kind == "mbconv" else 0)
+        for op, t in table.rows.items()
+    }
+    other = Predictor(dataclasses.replace(table, rows=rows))
+    wide = [limited(budget, 99), Budget("other", 99, other)]
+    tight = [dataclasses.replace(b, limit_ms=fastest_ms(space, b) * 1.0001) for b in wide]
+    for b in tight:
+        project(space, scores_of(space, 0), [b])
+    with pytest.raises(ImpossibleBudget, match=r"not all at once; \S+ ms on paper, \S+ ms on oth"):
+        project(space, scores_of(space, 0), tight)

@@ -1,0 +1,311 @@
+"""Tasks: disjoint balanced parts, repeatable batches, preprocessing, augmentation, settings."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator
+
+from edgenas.augment import Augment
+from edgenas.errors import DataError, UnknownName, UsageError
+from edgenas.task import Part, Task, load_task
+
+PARTS: tuple[Part, ...] = ("train", "search", "calibration", "test")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _numbered(n: int, first: int = 0, channels: int = 1) -> np.ndarray:
+    """Images that tell which they are: pixel (0, 0) and (0, 1) hold the number."""
+    x = np.random.default_rng(first).integers(256, size=(n, 8, 8, channels), dtype=np.uint8)
+    number = np.arange(first, first + n)
+    x[:, 0, 0], x[:, 0, 1] = (number // 256)[:, None], (number % 256)[:, None]
+    return x
+
+
+def _numbers(task: Task, part: Part) -> list[int]:
+    x = task.parts[part].x[:, 0].long()
+    return (x[:, 0, 0] * 256 + x[:, 0, 1]).tolist()
+
+
+def _npz(folder: Path, labels: list[int], test: list[int] | None = None) -> dict[str, Any]:
+    arrays = {"x_train": _numbered(len(labels)), "y_train": np.array(labels)}
+    if test is not None:
+        arrays |= {"x_test": _numbered(len(test), len(labels)), "y_test": np.array(test)}
+    np.savez(folder / "data.npz", **arrays)
+    return {"dataset": "npz", "path": str(folder / "data.npz")}
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> dict[str, Any]:
+    return _npz(tmp_path, [k % 4 for k in range(400)], [k % 4 for k in range(40)])
+
+
+# --- parts
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(4, 60), min_size=2, max_size=6), st.integers(0, 2**31), st.booleans())
+def test_parts_are_disjoint_whole_and_balanced(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], seed: int, official: bool
+) -> None:
+    labels = [k for k, size in enumerate(sizes) for _ in range(size)]
+    test = list(range(len(sizes))) if official else None
+    task = load_task(_npz(tmp_path_factory.mktemp("d"), labels, test), seed)
+    numbers = [n for part in PARTS for n in _numbers(task, part)]
+    assert sorted(numbers) == list(range(len(labels) + len(test or [])))
+    shares: dict[Part, float] = {"search": 0.1 if official else 0.08, "test": 0.2}
+    for part, share in shares.items():
+        if part == "test" and official:
+            assert _numbers(task, part) == list(range(len(labels), len(labels) + len(sizes)))
+            continue
+        for have, size in zip(task.parts[part].y.bincount().tolist(), sizes, strict=True):
+            assert have >= 1
+            assert abs(have - share * size) <= len(sizes)
+
+
+def test_equal_classes_stay_equal(toy: dict[str, Any]) -> None:
+    task = load_task(toy | {"calibration_images": 20}, 0)
+    counts = {part: images.y.bincount().tolist() for part, images in task.parts.items()}
+    assert counts == {
+        "train": [85] * 4,
+        "search": [10] * 4,
+        "calibration": [5] * 4,
+        "test": [10] * 4,
+    }
+
+
+def test_the_seed_decides_the_parts_but_never_the_test(tmp_path: Path) -> None:
+    toy = _npz(tmp_path, [k % 4 for k in range(400)])
+    one, same, other = (load_task(toy, seed) for seed in (1, 1, 2))
+    for part in PARTS:
+        assert one.digest(part) == same.digest(part)
+    assert one.digest("test") == other.digest("test")
+    for part in PARTS[:3]:
+        assert one.digest(part) != other.digest(part)
+
+
+def test_a_share_of_the_images(toy: dict[str, Any]) -> None:
+    task = load_task(toy | {"train_images": 100, "test_images": 8}, 0)
+    assert {p: len(i) for p, i in task.parts.items()} == {
+        "train": 80,
+        "search": 10,
+        "calibration": 10,
+        "test": 8,
+    }
+    assert task.parts["test"].y.bincount().tolist() == [2] * 4
+
+
+def test_digest_sees_pixels_labels_and_order(toy: dict[str, Any]) -> None:
+    task = load_task(toy, 0)
+    images = task.parts["test"]
+    changed = images.x.clone()
+    changed[3, 0, 7, 7] ^= 1
+    others = [
+        replace(images, x=changed),
+        replace(images, y=images.y.flip(0)),
+        images[torch.arange(len(images)).flip(0)],
+        replace(images, x=images.x.view(len(images), 1, 4, 16)),
+    ]
+    digests = {replace(task, parts={"test": i}).digest("test") for i in [images, *others]}
+    assert len(digests) == 5
+
+
+def test_describe_is_json(toy: dict[str, Any]) -> None:
+    task = load_task(toy, 0)
+    facts = json.loads(json.dumps(task.describe(), allow_nan=False))
+    assert facts["input"] == [1, 8, 8]
+    assert facts["classes"] == ["0", "1", "2", "3"]
+    assert facts["augment"] == {"flip": True, "shift": 2, "cutout": 0}
+    assert facts["parts"]["test"] == {"images": 40, "sha256": task.digest("test")}
+
+
+# --- batches
+
+
+def test_preprocessing_is_what_it_says(tmp_path: Path) -> None:
+    x = _numbered(60, channels=3)
+    np.savez(
+        tmp_path / "a.npz", x_train=x, y_train=np.arange(60) % 2, x_test=x, y_test=x[:, 7, 7, 0] % 2
+    )
+    task = load_task({"dataset": "npz", "path": tmp_path / "a.npz"}, 0)
+    pixels = x / 255
+    assert task.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=6e-5)
+    assert task.std == pytest.approx(pixels.std((0, 1, 2)), abs=6e-5)
+    got, y = task.tensors("test")
+    want = ((pixels - task.mean) / task.std).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(got.numpy(), want, atol=1e-5)
+    assert got.dtype == torch.float32 and got.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(y, task.parts["test"].y)
+
+
+def test_an_epoch_holds_every_image_once(toy: dict[str, Any]) -> None:
+    task = load_task(toy, 0)
+    batches = list(task.batches("test", 16, 3, augmented=False))
+    assert [len(y) for _, y in batches] == [16, 16, 8]
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x, _ in batches)
+    seen = torch.cat([x for x, _ in batches]).flatten(1)
+    everything = task.tensors("test")[0].flatten(1)
+    assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, everything.tolist()))
+
+
+def test_batches_repeat_by_seed(toy: dict[str, Any]) -> None:
+    task = load_task(toy, 0)
+    one, same, other = (
+        torch.cat([x for x, _ in task.batches("train", 32, seed, augmented=True)])
+        for seed in (5, 5, 6)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_a_short_batch_is_dropped_when_augmented_unless_alone(toy: dict[str, Any]) -> None:
+    task = load_task(toy, 0)
+    assert [len(y) for _, y in task.batches("test", 16, 0, augmented=True)] == [16, 16]
+    assert [len(y) for _, y in task.batches("test", 64, 0, augmented=True)] == [40]
+
+
+def test_augmentation_leaves_the_data_as_it_is(toy: dict[str, Any]) -> None:
+    task = load_task(toy | {"augment": {"shift": 0, "cutout": 4}}, 0)
+    before = task.digest("train")
+    list(task.batches("train", 340, 0, augmented=True))
+    assert task.digest("train") == before
+
+
+def test_limit_spreads_over_the_part(tmp_path: Path) -> None:
+    task = load_task(_npz(tmp_path, [0, 1] * 40, [0] * 30 + [1] * 30), 0)
+    x, y = task.tensors("test", 10)
+    assert y.tolist() == [0] * 5 + [1] * 5
+    assert torch.equal(x[1], task.tensors("test")[0][6])
+    assert len(task.tensors("test", 1000)[1]) == 60
+
+
+def test_loss_and_correct(toy: dict[str, Any]) -> None:
+    task = load_task(toy, 0)
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
+    y = torch.tensor([0, 1, 1])
+    assert task.correct(logits, y) == 2
+    log_p = logits.log_softmax(1)
+    plain = -log_p[torch.arange(3), y].mean()
+    assert float(task.loss(logits, y)) == pytest.approx(float(plain))
+    smoothed = 0.9 * plain - 0.1 * log_p.mean()
+    assert float(task.loss(logits, y, 0.1)) == pytest.approx(float(smoothed))
+
+
+# --- augmentation
+
+
+def _pixels(n: int, c: int = 2, size: int = 9) -> torch.Tensor:
+    return torch.randint(1, 256, (n, c, size, size), generator=Generator().manual_seed(0)).byte()
+
+
+def _shifted(x: torch.Tensor, dy: int, dx: int) -> torch.Tensor:
+    padded = torch.nn.functional.pad(x, (3, 3, 3, 3))
+    h, w = x.shape[1:]
+    return padded[:, 3 + dy : 3 + dy + h, 3 + dx : 3 + dx + w]
+
+
+def test_shift_and_flip_give_every_view_and_no_other() -> None:
+    x = _pixels(1).expand(600, -1, -1, -1)
+    got = Augment(flip=True, shift=2)(x, Generator().manual_seed(1))
+    views = [_shifted(x[0], dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)]
+    allowed = {tuple(v.flatten().tolist()) for view in views for v in (view, view.flip(2))}
+    seen = {tuple(image.flatten().tolist()) for image in got}
+    assert len(allowed) == 50
+    assert seen == allowed
+
+
+def test_flip_alone_turns_about_half() -> None:
+    x = _pixels(400)
+    got = Augment(flip=True, shift=0)(x, Generator().manual_seed(2))
+    same = (got == x).flatten(1).all(1)
+    turned = (got == x.flip(3)).flatten(1).all(1)
+    assert bool((same ^ turned).all())
+    assert 150 < int(turned.sum()) < 250
+
+
+def test_cutout_is_one_square_in_all_channels() -> None:
+    x = torch.zeros(300, 2, 9, 9, dtype=torch.uint8)
+    got = Augment(flip=False, shift=0, cutout=3)(x, Generator().manual_seed(3)) == 128
+    assert torch.equal(got[:, 0], got[:, 1])
+    rows, columns = got[:, 0].any(2).sum(1), got[:, 0].any(1).sum(1)
+    assert torch.equal(got[:, 0].sum((1, 2)), rows * columns)
+    assert set(rows.tolist()) == set(columns.tolist()) == {2, 3}
+
+
+def test_nothing_asked_nothing_changed() -> None:
+    x = _pixels(5)
+    assert torch.equal(Augment(flip=False, shift=0)(x, Generator()), x)
+
+
+# --- settings and images that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "said"),
+    [
+        ({"dataset": "npzz"}, UnknownName, "Did you mean 'npz'?"),
+        ({"train_image": 5}, UsageError, "unknown key 'train_image'. Did you mean 'train_images'?"),
+        ({"search_share": 0}, UsageError, "search_share"),
+        ({"test_share": 0.6}, UsageError, "test_share"),
+        ({"train_images": -1}, UsageError, "train_images"),
+        ({"train_images": 401}, DataError, "train_images is 401, but there are 400"),
+        ({"test_images": 41}, DataError, "test_images is 41, but there are 40"),
+        ({"train_images": 3}, DataError, "3 training images do not give"),
+        ({"calibration_images": 400}, DataError, "lower calibration_images"),
+        ({"augment": {"flop": True}}, UsageError, "task: augment: unknown key 'flop'"),
+        ({"augment": {"shift": -1}}, UsageError, "task: augment: shift"),
+        ({"path": "absent.npz"}, DataError, "there is no absent.npz"),
+    ],
+)
+def test_settings_that_cannot_be_used(
+    toy: dict[str, Any], change: dict[str, Any], error: type[UsageError], said: str
+) -> None:
+    with pytest.raises(error) as raised:
+        load_task(toy | change, 0)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_dataset_named() -> None:
+    with pytest.raises(UsageError, match="dataset"):
+        load_task({}, 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "test", "said"),
+    [
+        ([0] * 40, None, "1 class; expected two or more"),
+        ([0] * 40 + [1] * 2, None, "class '1' has 2 images, none of them in the part"),
+        ([0] * 40 + [1] * 40, [0] * 5, "class '1' has 40 images, none of them in the part 'test'"),
+        ([0] * 40 + [2] * 40, None, "class '1' has 0 images"),
+        ([0, 1], None, "training images do not give"),
+    ],
+)
+def test_classes_with_too_few_images(
+    tmp_path: Path, labels: list[int], test: list[int] | None, said: str
+) -> None:
+    with pytest.raises(DataError) as error:
+        load_task(_npz(tmp_path, labels, test), 0)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_images_without_content(tmp_path: Path) -> None:
+    x = np.full((40, 8, 8), 7, np.uint8)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=np.arange(40) % 2)
+    with pytest.raises(DataError, match="one value in every image"):
+        load_task({"dataset": "npz", "path": tmp_path / "a.npz"}, 0)
