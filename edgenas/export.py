@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from edgenas.artifact import Artifact, Inspection
+from edgenas.errors import UsageError
 from edgenas.graph import Graph
 from edgenas.registry import Shelf
 
@@ -38,3 +39,17 @@ def exporter_for(format: str) -> Exporter:
     """The exporter of ``format``. Raises UnknownName."""
     exporter: Exporter = EXPORTERS[format]()
     return exporter
+
+
+def opened(path: Path) -> Artifact:
+    """A model file that somebody has, as a device takes it; what it holds decides its precision.
+
+    Its input shape is left open. Raises UsageError or CorruptFile.
+    """
+    if not path.exists():
+        raise UsageError(f"there is no {path}")
+    formats = list(EXPORTERS)
+    if (format := path.suffix.removeprefix(".")) not in formats:
+        raise UsageError(f"{path} ends in none of .{', .'.join(formats)}")
+    whole = exporter_for(format).inspect(path).precision == "int8-static"
+    return Artifact.of(path, format, "int8-static" if whole else "fp32", ())

@@ -37,11 +37,11 @@ class Journal:
 
 
 @contextmanager
-def open_journal(path: Path, header: Record) -> Iterator[Journal]:
+def open_journal(path: Path, header: Record, *, keep: bool = True) -> Iterator[Journal]:
     """The journal at ``path``, for a measurement described by ``header``.
 
-    What another header wrote is discarded (and ``discarded`` says so), as is a torn end. Raises
-    UsageError while another process has it open.
+    What another header wrote is discarded (and ``discarded`` says so), as is a torn end, and all
+    unless ``keep``. Raises UsageError while another process has it open.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
@@ -53,7 +53,7 @@ def open_journal(path: Path, header: Record) -> Iterator[Journal]:
             ) from None
         file.seek(0)
         lines, whole_bytes = _readable(file.read())
-        mine = bool(lines) and lines[0] == json.loads(_line(header))
+        mine = keep and bool(lines) and lines[0] == json.loads(_line(header))
         file.truncate(whole_bytes if mine else 0)
         file.seek(0, os.SEEK_END)
         if not mine:

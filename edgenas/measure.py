@@ -19,7 +19,7 @@ from edgenas.device import Device
 from edgenas.errors import DeviceError, UsageError
 from edgenas.export import exporter_for
 from edgenas.latency import Grade, Provenance
-from edgenas.session import Pace, Refusal, Visit, time_models
+from edgenas.session import Pace, Refusal, Visit, probe, time_models
 
 Progress = Callable[[str, int, int], None]
 Samples = Sequence[np.ndarray]  # ms of one model, an array a block
@@ -73,11 +73,13 @@ def measure(
         )
     if not artifacts:
         return []
+    precision = artifacts[0].precision
+    known_ms = sentinel.known_floor_ms(probe(device)[0], precision)
     samples: dict[str, list[np.ndarray]] = {}
     with tempfile.TemporaryDirectory(prefix="edgenas-") as work:
         path = Path(work) / f"canary.{device.runtime.format}"
         exporter = exporter_for(device.runtime.format)
-        canary = specimen.operator(exporter, sentinel.SENTINEL, artifacts[0].precision, path)
+        canary = specimen.operator(exporter, sentinel.SENTINEL, precision, path)
         models = {str(i): a for i, a in enumerate(artifacts)} | {CANARY: canary}
         for block in range(blocks):
             progress("measuring", block, blocks)
@@ -87,7 +89,7 @@ def measure(
         progress("measuring", blocks, blocks)
     canary_ms = samples.pop(CANARY)
     return [
-        summary(samples[str(i)], canary_ms, device.runtime.provenance, seed)
+        summary(samples[str(i)], canary_ms, known_ms, device.runtime.provenance, seed)
         for i in range(len(artifacts))
     ]
 
@@ -113,14 +115,23 @@ def _block(
 
 
 def summary(
-    ms: Samples, canary_ms: Samples, provenance: Provenance = "measured", seed: int = 0
+    ms: Samples,
+    canary_ms: Samples,
+    known_ms: float | None = None,
+    provenance: Provenance = "measured",
+    seed: int = 0,
 ) -> Measurement:
-    """The measurement that ``ms``, an array of calls for each block, amounts to."""
+    """The measurement that ``ms``, an array of calls for each block, amounts to.
+
+    ``known_ms``: the best floor of the canary in earlier runs.
+    """
     medians = np.array([np.median(block) for block in ms])
     together = np.concatenate(ms)
     p90, p99 = np.percentile(together, (90, 99))
     drawn = np.random.default_rng(seed).choice(medians, (RESAMPLES, len(medians)))
     low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
+    canary_floor_ms = min(float(block.min()) for block in canary_ms)
+    drift = canary_floor_ms / known_ms - 1 if known_ms else 0.0
     before, after = (float(np.median(canary_ms[i])) for i in (0, -1))
     return Measurement(
         p50_ms=float(np.median(medians)),
@@ -130,7 +141,7 @@ def summary(
         interval_ms=(float(low), float(high)),
         blocks=len(ms),
         n=len(together),
-        grade=sentinel.worst(_spread(ms, medians), _moved(before, after)),
+        grade=sentinel.worst(_spread(ms, medians), _moved(before, after), sentinel.graded(drift)),
         provenance=provenance,
         canary_ms=(before, after),
     )

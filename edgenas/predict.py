@@ -79,8 +79,8 @@ def fitted(
     p50s = np.array([t.p50_ms for _, t in networks])
     known, held = slice(None, calibration), slice(calibration, None)
     design = np.stack([np.ones_like(sums), sums], 1)[known] / floors[known, None]
-    (intercept, slope), _, rank, _ = np.linalg.lstsq(design, np.ones(len(design)), rcond=None)
-    if rank < 2 or slope <= 0 or intercept < 0:  # alike, or mostly noise: only a scale can be told
+    (intercept, slope), _, terms, _ = np.linalg.lstsq(design, np.ones(len(design)), rcond=None)
+    if terms < 2 or slope <= 0 or intercept < 0:  # alike, or mostly noise: only a scale can be told
         intercept, slope = 0.0, float(np.median(floors[known] / sums[known]))
     ratio = float(np.median(p50s[known] / floors[known]))
     predicted = ratio * (intercept + slope * sums[held])

@@ -26,7 +26,7 @@ EMPTY = OpSpec.of("conv", 1, 1, 1, k=1, s=1)
 EMPTY_ID = "empty"
 CALIBRATION, HELD_OUT_AT_LEAST = 8, 4  # networks
 FOLDER = Path("latency_tables")
-QUICK = Effort()
+STANDARD = Effort()
 
 
 def table_path(folder: Path, device: str, space: str, precision: str) -> Path:
@@ -34,7 +34,7 @@ def table_path(folder: Path, device: str, space: str, precision: str) -> Path:
     return folder / f"{device}.{space}.{precision}.jsonl"
 
 
-def estimate_seconds(space: Space, *, networks: int = 28, effort: Effort = QUICK) -> float:
+def estimate_seconds(space: Space, *, networks: int = 28, effort: Effort = STANDARD) -> float:
     """About how long ``profile`` takes where a few calls of a model fit into one visit."""
     visits = len(space.vocabulary()) + networks + 1 + effort.sentinel_visits
     return 1.0 + 1.6 * visits * effort.rounds * effort.visit_ms / 1000
@@ -51,7 +51,7 @@ def profile(
     seed: int = 0,
     fresh: bool = False,
     allow_unstable: bool = False,
-    effort: Effort = QUICK,
+    effort: Effort = STANDARD,
     progress: Progress = lambda what, done, total: None,
 ) -> LatencyTable:
     """The table of ``device`` for ``space`` at ``precision``; only what it lacks is measured.
@@ -73,7 +73,7 @@ def profile(
     path = table_path(folder, device.name, space.id, precision)
     fingerprint, facts = probe(device)
     stored = None if fresh else _stored(path, device, space, precision, fingerprint)
-    if stored is not None and stored.header.grade == "unstable" and not allow_unstable:
+    if stored is not None and not _usable(stored, allow_unstable):
         stored = None
     wanted = sorted({*space.vocabulary(), *extra}, key=str)
     if stored is not None:
@@ -126,17 +126,19 @@ def _stored(
     return table
 
 
+def _usable(table: LatencyTable, allow_unstable: bool) -> bool:
+    return table.header.fit is not None and (allow_unstable or table.header.grade != "unstable")
+
+
 def _measured(
     campaign: Campaign, path: Path, fresh: bool, allow_unstable: bool, progress: Progress
 ) -> tuple[Health, Mapping[str, Row]]:
     """All timings of ``campaign`` by id; its journal stays until the table is written."""
     raw = _journal_path(path)
-    if fresh:
-        raw.unlink(missing_ok=True)
     work = path.with_name(f".{path.name}.work")
     device, fingerprint, precision = campaign.device, campaign.fingerprint, campaign.precision
-    with open_journal(raw, campaign.describe()) as journal:
-        if journal.discarded:
+    with open_journal(raw, campaign.describe(), keep=not fresh) as journal:
+        if journal.discarded and not fresh:
             progress("discarding the journal of another measurement", 0, 0)
         try:
             health = campaign.measure(journal, work, progress)

@@ -41,10 +41,13 @@ class Health:
     @property
     def grade(self) -> Grade:
         """``unstable``: slow throughout. ``noisy``: nearly so, or much else was running."""
-        if self.drift > FAR:
-            return "unstable"
         calm = self.clean >= CLEAN and self.spread <= CALM
-        return "stable" if self.drift <= CLOSE and calm else "noisy"
+        return worst(graded(self.drift), "stable" if calm else "noisy")
+
+
+def graded(drift: float) -> Grade:
+    """Grade of a run whose sentinel's floor is ``drift`` (a fraction) above the best one known."""
+    return "stable" if drift <= CLOSE else "noisy" if drift <= FAR else "unstable"
 
 
 def assessed(

@@ -27,8 +27,23 @@ def test_help_waits_for_no_heavy_import() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    "doctor devices spaces methods datasets profile lut measure search train compress export "
-    "verify report run".split(),
+    [
+        "doctor",
+        "devices",
+        "spaces",
+        "methods",
+        "datasets",
+        "profile",
+        "lut",
+        "measure",
+        "search",
+        "train",
+        "compress",
+        "export",
+        "verify",
+        "report",
+        "run",
+    ],
 )
 def test_every_command_has_help_with_an_example(
     command: str, capsys: pytest.CaptureFixture[str]
@@ -75,7 +90,7 @@ def test_every_failure_is_one_line_and_a_code(
     assert cli.main(["report", "runs/x"]) == code
     captured = capsys.readouterr()
     assert says in captured.err
-    assert captured.err.count("\n") == 1
+    assert "\n" not in captured.err.strip()
     assert captured.out == ""
 
 

@@ -225,6 +225,19 @@ def test_closing_a_session_ends_its_process(tmp_path: Path) -> None:
     assert children() == []
 
 
+def test_closing_a_session_ends_what_its_process_started(tmp_path: Path) -> None:
+    device = script(tmp_path, f'{sys.executable} "$@"; exit $?')
+    events = time_models(
+        device, {"a": model(tmp_path / "a.onnx")}, [(i, "a") for i in range(100_000)], FEW
+    )
+    next(events)
+    below = children()
+    assert len(below) == 2
+    events.close()
+    _, alive = psutil.wait_procs(below, timeout=30)
+    assert not alive
+
+
 def test_a_killed_host_leaves_no_runner_behind(tmp_path: Path) -> None:
     model(tmp_path / "a.onnx")
     code = f"""
@@ -237,7 +250,11 @@ visits = [(i, "a") for i in range(1_000_000)]
 for e in time_models(load_device("cpu-onnxruntime"), {{"a": a}}, visits, Pace(1.0)):
     print(e.round, flush=True)
 """
-    host = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    host = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
     assert host.stdout is not None
     with host:
         assert host.stdout.readline() == b"0\n"

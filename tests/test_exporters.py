@@ -37,18 +37,19 @@ OPS = [
 ]
 
 
-def patterns(n: int, size: int = 28, seed: int = 0) -> Tensor:
-    """Gratings of random direction and width, noise: nets tell them apart. (n, 1, size, size)."""
+def gratings(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Waves in ten directions, with noise: (n, 1, 28, 28), labels."""
     g = torch.Generator().manual_seed(seed)
-    angle, width, phase = torch.rand(3, n, 1, 1, generator=g) * 3 + 0.3
-    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    waves = torch.sin((x * angle.cos() + y * angle.sin()) * width + 2 * phase)
-    return (waves + 0.1 * torch.randn(n, size, size, generator=g)).unsqueeze(1)
+    y = torch.randint(10, (n,), generator=g)
+    angle = (0.314 * y + 0.05 * torch.randn(n, generator=g))[:, None, None]
+    phase = 6.3 * torch.rand(n, 1, 1, generator=g)
+    v, h = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
+    x = torch.sin(0.9 * (h * angle.cos() + v * angle.sin()) + phase)
+    return (x + 0.3 * torch.randn(n, 28, 28, generator=g)).unsqueeze(1), y
 
 
 def disturb(module: nn.Module, x: Tensor) -> nn.Module:
     """Batch normalisation as after training on ``x``, no two channels alike."""
-    torch.manual_seed(1)
     for m in module.modules():
         if isinstance(m, nn.BatchNorm2d):
             nn.init.uniform_(m.weight, 0.5, 1.5)
@@ -61,20 +62,30 @@ def disturb(module: nn.Module, x: Tensor) -> nn.Module:
 
 @pytest.fixture(scope="module", params=ACTIVATIONS)
 def net(request: pytest.FixtureRequest) -> nn.Module:
+    """Trained for a moment: at random weights a network amplifies what rounding it meets."""
     torch.manual_seed(0)
     space = Mobile(28, 1, 10, **Mobile.presets["tiny"], activation=request.param)
-    module = disturb(space.build(space.sample(random.Random(0))), patterns(64, seed=1))
-    last = module.layers[-1][-1]
-    nn.init.normal_(last.weight)
+    module = space.build(space.sample(random.Random(0))).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    for step in range(24):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 24)
+        x, y = gratings(64, step)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(x), y).backward()
+        optimizer.step()
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.reset_running_stats()
+            m.momentum = None
     with torch.no_grad():
-        last.bias -= module(patterns(256, seed=1)).mean(0)
-    return module
+        module(gratings(256, 99)[0])
+    return module.eval()
 
 
 @pytest.fixture(scope="module")
 def graphs(net: nn.Module) -> dict[str, Graph]:
     graph = trace(net, (1, 28, 28))
-    return {"fp32": graph, "int8-static": calibrate(graph, patterns(256, seed=2).split(64))}
+    return {"fp32": graph, "int8-static": calibrate(graph, gratings(256, 100)[0].split(64))}
 
 
 def operator_graph(text: str) -> tuple[Graph, Tensor]:
@@ -144,27 +155,26 @@ def test_every_format_is_on_the_shelf():
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_fp32_files_compute_what_the_network_computes(fmt, net, graphs, tmp_path):
-    x = patterns(64)
+    x = gratings(64)[0]
     with torch.no_grad():
         want = net(x).numpy()
-    assert len(set(want.argmax(1))) > 3, "logits that do not depend on the image prove nothing"
+    assert len(set(want.argmax(1))) > 5, "logits that hardly depend on the image prove nothing"
     artifact = write(fmt, graphs["fp32"], tmp_path)
     np.testing.assert_allclose(RUN[fmt](artifact.path, x.numpy()), want, rtol=1e-4, atol=1e-4)
 
 
 def test_int8_files_of_both_formats_agree_to_the_last_bit_or_so(net, graphs, tmp_path):
-    x = patterns(256)
+    x = gratings(256)[0]
     graph = graphs["int8-static"]
     a, b = (RUN[f](write(f, graph, tmp_path).path, x.numpy()) for f in FORMATS)
     step = float(Quantized(graph).scales[graph.output.name].scale)
     steps = np.abs(a - b) / step
-    print(steps.max(), (steps<.5).mean(), np.corrcoef(a.ravel(), net(x).detach().numpy().ravel())[0, 1], (a.argmax(1) == net(x).detach().numpy().argmax(1)).mean(), np.bincount(a.argmax(1)))
     assert (steps < 1.5).mean() >= 0.99
     assert (steps < 0.5).mean() >= 0.9
     with torch.no_grad():
         want = net(x).numpy()
-    assert np.corrcoef(a.ravel(), want.ravel())[0, 1] > 0.98
-    assert (a.argmax(1) == want.argmax(1)).mean() > 0.85
+    assert np.corrcoef(a.ravel(), want.ravel())[0, 1] > 0.999
+    assert (a.argmax(1) == want.argmax(1)).mean() > 0.95
 
 
 def test_the_same_integers_reach_both_files(graphs, tmp_path):
@@ -207,6 +217,15 @@ def test_onnx_runtime_runs_every_operator_of_an_int8_file_on_integers(graphs, tm
     assert not set(kinds) & {"Conv", "FusedConv", "Gemm", "MatMul", "Clip", "HardSigmoid", "Mul"}
 
 
+def test_every_convolution_of_a_float_file_is_counted_as_float(graphs, tmp_path):
+    convolutions = sum(isinstance(n, Conv) for n in graphs["fp32"].nodes)
+    for fmt in FORMATS:
+        found = exporter_for(fmt).inspect(write(fmt, graphs["fp32"], tmp_path).path)
+        assert (found.precision, found.quantized) == ("fp32", 0)
+        assert len(found.float_operators) == found.operators
+        assert sum("conv" in kind.lower() for kind in found.float_operators) == convolutions
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8-static"])
 def test_litert_runs_a_file_as_one_xnnpack_partition(precision, graphs, tmp_path):
     artifact = write("tflite", graphs[precision], tmp_path)
@@ -221,7 +240,7 @@ def test_litert_runs_a_file_as_one_xnnpack_partition(precision, graphs, tmp_path
 def test_onnx_files_are_valid_and_take_any_batch(precision, graphs, tmp_path):
     artifact = write("onnx", graphs[precision], tmp_path)
     onnx.checker.check_model(str(artifact.path), full_check=True)
-    x = patterns(5).numpy()
+    x = gratings(5)[0].numpy()
     one_by_one = np.concatenate([run_onnx(artifact.path, x[i : i + 1]) for i in range(5)])
     np.testing.assert_allclose(run_onnx(artifact.path, x), one_by_one, rtol=1e-5, atol=1e-5)
 
@@ -257,19 +276,33 @@ def test_operators_compute_the_same_alone_and_have_no_float_at_their_ends(fmt, t
     assert found.transposes == (1 if (fmt, len(want.shape)) == ("onnx", 2) else 0)
     integer = "uint8" if fmt == "onnx" else "int8"
     assert (found.input_dtype, found.output_dtype) == (integer, integer)
-    scales = Quantized(graph).scales
-    if fmt == "onnx":
-        q = scales["input"].quantize(x[:1].numpy()).transpose(0, 2, 3, 1)
-        end = scales[graph.output.name]
-        got = (
-            run_onnx(int8.path, np.ascontiguousarray(q)).astype("f") - end.zero_point
-        ) * end.scale
-        got = got.transpose(0, 3, 1, 2) if got.ndim == 4 else got
-    else:
-        got = run_tflite(int8.path, x[:1].numpy())
+    got = run_operator(int8, graph, x[:1].numpy())
     assert got.shape == want.shape
     assert np.abs(got - want).max() < 0.1 * np.abs(want).max()
     assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > 0.995
+
+
+def run_operator(artifact: Artifact, graph: Graph, x: np.ndarray) -> np.ndarray:
+    """Of an int8 operator: floats quantized before it and after."""
+    if artifact.format == "tflite":
+        return run_tflite(artifact.path, x)
+    scales = Quantized(graph).scales
+    q = np.ascontiguousarray(scales["input"].quantize(x).transpose(0, 2, 3, 1))
+    y, end = run_onnx(artifact.path, q).astype(np.float32), scales[graph.output.name]
+    y = (y - end.zero_point) * end.scale
+    return y.transpose(0, 3, 1, 2) if y.ndim == 4 else y
+
+
+@pytest.mark.parametrize("text", OPS)
+def test_one_int8_operator_is_equal_in_both_formats(text, tmp_path):
+    graph, x = operator_graph(text)
+    a, b = (
+        run_operator(exporter_for(f).operator(graph, tmp_path / f"op.{f}"), graph, x[:1].numpy())
+        for f in FORMATS
+    )
+    steps = np.abs(a - b) / Quantized(graph).scales[graph.output.name].scale
+    assert steps.max() < 1.5
+    assert (steps > 0.5).mean() < 0.01
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -302,17 +335,17 @@ def test_every_kernel_stride_and_padding_is_that_of_pytorch(
 def test_a_prefix_is_a_file_of_its_own(fmt, precision, graphs, tmp_path):
     names = [n.name for n in graphs[precision].nodes if n.name.startswith("layers.4.")]
     part = graphs[precision].prefix(names[-1])
-    x = patterns(2)
+    x = gratings(2)[0]
     got, want = RUN[fmt](write(fmt, part, tmp_path).path, x.numpy()), part(x).numpy()
     assert got.shape == want.shape
     assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > (0.9999 if precision == "fp32" else 0.95)
 
 
 def test_a_dead_channel_does_not_overflow(tmp_path):
-    module = disturb(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), patterns(8))
+    module = disturb(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)), gratings(8)[0])
     module[1].weight.data[1] = 0
     module[1].bias.data[1] = 2.5
-    x = patterns(8)
+    x = gratings(8)[0]
     graph = calibrate(trace(module, (1, 28, 28)), [x])
     for fmt in FORMATS:
         got = RUN[fmt](write(fmt, graph, tmp_path).path, x.numpy())
@@ -453,7 +486,7 @@ def test_hard_swish_is_exact_in_fp32_and_within_steps_in_int8(tmp_path):
 
 
 def test_the_legacy_exporter_of_pytorch_agrees(net, graphs, tmp_path):
-    x = patterns(4)
+    x = gratings(4)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(net, (x,), str(tmp_path / "oracle.onnx"), dynamo=False, opset_version=17)
@@ -470,7 +503,7 @@ def test_the_legacy_exporter_of_pytorch_agrees(net, graphs, tmp_path):
 
 def test_litert_torch_agrees(net, graphs, tmp_path):
     litert_torch = pytest.importorskip("litert_torch")
-    x = patterns(2)
+    x = gratings(2)[0]
     wrapped = litert_torch.to_channel_last_io(net, args=[0]).eval()
     shape = (torch.zeros(1, 28, 28, 1),)
     litert_torch.convert(wrapped, shape).export(str(tmp_path / "oracle.tflite"))

@@ -111,7 +111,7 @@ def test_saved_and_loaded_from_disk(tmp_path) -> None:
 
 
 def test_an_absent_table_says_how_to_measure_it(tmp_path) -> None:
-    with pytest.raises(UsageError, match="edgenas profile pi4$"):
+    with pytest.raises(UsageError, match=r"edgenas profile pi4$"):
         LatencyTable.load(tmp_path / "pi4.mobile.fp32.jsonl")
 
 

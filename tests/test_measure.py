@@ -27,6 +27,11 @@ SPACE = Mobile(
 STEADY = [np.full(50, 1.0)] * 5
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("EDGENAS_CACHE", str(tmp_path / "cache"))
+
+
 def written(device: Device, precision: str, path: Path) -> Artifact:
     arch = SPACE.sample(random.Random(0))
     return specimen.network(exporter_for(device.runtime.format), SPACE, arch, precision, path)
@@ -141,6 +146,13 @@ def test_a_canary_that_moved_lowers_the_grade(move: float, grade: str) -> None:
     m = summary(noisy(4, 0.005, 0.0), [*STEADY[:4], STEADY[0] * move])
     assert m.grade == grade
     assert m.canary_ms == (1.0, move)
+
+
+@pytest.mark.parametrize(
+    ("known_ms", "grade"), [(None, "stable"), (1.2, "stable"), (0.93, "noisy"), (0.8, "unstable")]
+)
+def test_a_canary_slower_than_it_has_been_lowers_the_grade(known_ms, grade: str) -> None:
+    assert summary(noisy(4, 0.005, 0.0), STEADY, known_ms).grade == grade
 
 
 def test_the_interval_covers_the_truth_of_a_device_that_varies_from_block_to_block() -> None:

@@ -21,7 +21,7 @@ CONFIG = """
 task: {task}
 space:
   {{kind: mobile, stem: 8, stem_stride: 1, first: 8, widths: [8, 12], depths: [2, 2],
-    strides: [2, 2], head: 16, kernels: [3, 5], expansions: [2, 4]}}
+    strides: [2, 2], head: 16, kernels: [3, 5], expansions: [3, 6]}}
 targets:
   - {{device: cpu-onnxruntime, latency: "<= 100 ms"}}
   - {{device: cpu-litert, latency: "<= 100 ms"}}
@@ -110,7 +110,8 @@ def test_every_gate_has_a_measured_figure(finished: Path) -> None:
     for c in v["candidates"]:
         assert c["latency"]["provenance"] == "measured"
         assert c["latency"]["floor_ms"] <= c["latency"]["p50_ms"] <= c["latency"]["p90_ms"]
-        assert c["transposes"] == 0
+        borders = c["format"] == "onnx" and c["precision"] == "int8-static"
+        assert c["transposes"] == (2 if borders else 0)  # ONNX Runtime's own, at both ends
         assert c["quantized"] == (1.0 if c["precision"] == "int8-static" else 0.0)
     assert Counter(c["format"] for c in v["candidates"]) == {"onnx": 4, "tflite": 4}
     assert v["torch"]["found"] > 0.6  # a third is chance

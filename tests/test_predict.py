@@ -101,7 +101,7 @@ def test_corrected_by_a_measurement_is_exact_for_that_network_and_keeps_proporti
 
 
 def test_a_table_never_checked_predicts_nothing() -> None:
-    with pytest.raises(UsageError, match=r"never checked.*edgenas profile board"):
+    with pytest.raises(UsageError, match=r"not checked .*edgenas profile board"):
         Predictor(table()).p50_ms(OPS)
 
 

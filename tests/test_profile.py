@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import signal
 import subprocess
@@ -239,6 +240,21 @@ def test_another_machine_under_the_same_name_is_refused_until_measured_anew(
     assert quick(other, tmp_path, fresh=True).header.fingerprint["cpu"] == "faster"
 
 
+def test_a_table_never_checked_against_networks_is_measured_again(tmp_path: Path) -> None:
+    whole = quick(board(), tmp_path)
+    bare = replace(whole, header=replace(whole.header, fit=None, held_out=None))
+    bare.save(table_path(tmp_path, "board", SPACE.id, "fp32"))
+    assert quick(board(), tmp_path).dumps() == whole.dumps()
+
+
+def test_fresh_forgets_a_journal_too(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError):
+        quick(board(dies_after=31), tmp_path)
+    device = board()
+    quick(device, tmp_path, fresh=True)
+    assert len(device.transport.timed) == QUICK.rounds * (12 + NETWORKS + 1 + 4)
+
+
 def test_fresh_measures_everything_again(tmp_path: Path) -> None:
     quick(board(), tmp_path)
     again = board()
@@ -426,7 +442,11 @@ def test_killed_half_way_and_started_again_it_measures_only_what_is_missing(
     folder = tmp_path / "tables"
     code = HOST.format(tests=str(Path(__file__).parent), folder=str(folder))
     host = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert host.stdout is not None
     with host:

@@ -1,11 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from edgenas.graph import calibrate, trace
+from edgenas.graph import trace
 from edgenas.quantization import Quantized, Scale, Weights
 
 REAL = st.floats(-1e4, 1e4, width=32)
@@ -46,12 +47,14 @@ def test_weights_and_biases_survive_dead_channels(bias, largest, x_top, y_top):
     assert (hidden <= np.maximum(float(y.scale), np.abs(bias) * 1e-5)).all()
 
 
-def test_saturation_stands_for_the_activation():
-    module = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU6())
-    graph = trace(module, (1, 2, 2))
-    images = [torch.full((1, 1, 2, 2), 1e3), torch.full((1, 1, 2, 2), -1e3)]
-    scale = Quantized(calibrate(graph, images)).scales["0"]
-    assert (scale.zero_point, float(scale.scale)) == (0, pytest.approx(6 / 255))
+@pytest.mark.parametrize(
+    ("layer", "seen", "top"), [(nn.ReLU6(), (-1.0, 9.0), 6.0), (nn.ReLU(), (-1.0, 9.0), 9.0),
+                               (nn.ReLU6(), (0.0, 3.0), 3.0)],
+)  # fmt: skip
+def test_saturation_stands_for_the_activation_whatever_range_was_learned(layer, seen, top):
+    graph = trace(nn.Sequential(nn.Conv2d(1, 2, 1), layer), (1, 2, 2))
+    scale = Quantized(replace(graph, ranges={"input": (-1.0, 1.0), "0": seen})).scales["0"]
+    assert (scale.zero_point, float(scale.scale)) == (0, pytest.approx(top / 255))
 
 
 def test_a_float_graph_has_no_integers():

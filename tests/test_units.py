@@ -20,7 +20,7 @@ def test_a_share_lies_between_the_fastest_and_the_slowest() -> None:
 
 @pytest.mark.parametrize("text", [5, 5.0, "5", "ms", "", None, True, "<= five ms", "5 ms ms", [5]])
 def test_a_quantity_without_number_and_unit_is_refused(text: object) -> None:
-    with pytest.raises(UsageError, match="here.*<= 5 ms"):
+    with pytest.raises(UsageError, match=r"here.*<= 5 ms"):
         units.budget(text, "here")
 
 

@@ -60,4 +60,7 @@ def _epoch_seconds(ctx: Context) -> float:
 
 
 def _first(task: Task, images: int) -> Task:
-    return replace(task, parts={**task.parts, "train": task.parts["train"][torch.arange(images)]})
+    train = task.parts["train"]
+    return replace(
+        task, parts={**task.parts, "train": train[torch.arange(min(images, len(train)))]}
+    )

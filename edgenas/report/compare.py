@@ -145,9 +145,8 @@ def _domain(accuracies: list[float]) -> tuple[float, float]:
     low, high = min(accuracies), max(accuracies)
     pad = max(0.25 * (high - low), 0.002)
     marks = ticks(max(low - 2 * pad, 0.0), min(high + 2 * pad, 1.0), 8)
-    return max([m for m in marks if m <= low], default=0.0), min(
-        [m for m in marks if m >= high], default=1.0
-    )
+    least = max([m for m in marks if m < low], default=0.0)
+    return least, min([m for m in marks if m >= high and m > least], default=1.0)
 
 
 def _stage(

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from edgenas import ops
@@ -42,6 +43,9 @@ _INPUTS: Mapping[str, Mapping[str, int]] = {  # what a preset was made for, wher
     "small": _CIFAR,
     "proxyless": {"resolution": 224, "channels": 3, "classes": 1000},
 }
+
+
+QUIET = 0.1  # scale of a new branch beside its shortcut
 
 
 class Network(nn.Module):
@@ -249,7 +253,7 @@ class Mobile(ChoiceSpace):
     def supernet(self, mix: Mix) -> nn.Module:
         """All options of all choices; ``mix`` puts those of one choice together."""
         mixed = [
-            _Mixed(mix(c.name, [self._branch(o) for o in self.option_ops(c.name)]), p.shortcut)
+            _Mixed(mix(c.name, self._branches(c.name, p.shortcut)), p.shortcut)
             for c, p in zip(self.choices, self._positions, strict=True)
         ]
         before, after = (
@@ -270,6 +274,30 @@ class Mobile(ChoiceSpace):
         before, after = copy.deepcopy(supernet.before), copy.deepcopy(supernet.after)
         return Network([*before, *blocks, *after])  # type: ignore[misc]
 
-    @staticmethod
-    def _branch(option: tuple[OpSpec, ...]) -> nn.Module:
-        return ops.initialised(ops.mbconv_body(option[0])) if option else ops.Zero()
+    def _branches(self, choice: str, shortcut: bool) -> list[nn.Module]:
+        options = self.option_ops(choice)
+        bodies = [ops.mbconv_body(*o) for o in options if o]
+        _align(bodies, quiet=shortcut)
+        return [*bodies, *(ops.Zero() for o in options if not o)]
+
+
+def _align(bodies: Sequence[nn.Sequential], quiet: bool) -> None:
+    """Draw the weights of one choice: every option starts as a part of the largest.
+
+    What follows then sees much the same features whichever option is live; ``quiet`` beside a
+    shortcut. With independent weights, three epochs teach subnets half as much.
+    """
+    convolutions = [[m for m in b if isinstance(m, nn.Conv2d)] for b in bodies]
+    largest = max(convolutions, key=lambda c: (c[-1].in_channels, c[-2].kernel_size))
+    source = [ops.initialised(c).weight.detach().clone() for c in largest]  # type: ignore[operator]
+    with torch.no_grad():
+        for body, own in zip(bodies, convolutions, strict=True):
+            hidden, kernel = own[-1].in_channels, own[-2].kernel_size[0]
+            rim = (source[-2].shape[-1] - kernel) // 2
+            middle = slice(rim, rim + kernel)
+            own[-1].weight.copy_(source[-1][:, :hidden])
+            own[-2].weight.copy_(source[-2][:hidden, :, middle, middle])
+            if len(own) == len(source) == 3:
+                own[0].weight.copy_(source[0][:hidden])
+            if quiet:
+                nn.init.constant_(body[-1].weight, QUIET)  # type: ignore[arg-type]

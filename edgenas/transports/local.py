@@ -1,6 +1,6 @@
 """This machine: a child process."""
 
-import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -54,6 +54,7 @@ class Local:
                     stderr=errors,
                     text=True,
                     encoding="utf-8",
+                    errors="replace",
                     start_new_session=True,
                 )
             except OSError as e:
@@ -63,8 +64,8 @@ class Local:
                 yield from child.stdout
                 code = child.wait()
             finally:
-                with contextlib.suppress(ProcessLookupError):
-                    child.kill()
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
                 if child.stdout is not None:
                     child.stdout.close()

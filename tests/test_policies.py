@@ -1,0 +1,112 @@
+"""TwoPaths: what it draws, and that it follows gradients and price."""
+
+import dataclasses
+import random
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from edgenas.gates import Mixed
+from edgenas.policies import TwoPaths
+from edgenas.relax import Loads, Step
+
+
+def fresh(space, lr=0.05, seed=0) -> TwoPaths:
+    return TwoPaths(space, lr, random.Random(seed))
+
+
+def test_starts_undecided_and_repeatable(space):
+    a, b, other = fresh(space), fresh(space), fresh(space, seed=1)
+    for c, scores in a.scores().items():
+        assert scores.exp().sum() == pytest.approx(1)
+        assert scores.exp().max() - scores.exp().min() < 0.01
+        assert torch.equal(scores, b.scores()[c]) and not torch.equal(scores, other.scores()[c])
+        assert not scores.requires_grad
+
+
+def test_draws_follow_the_probabilities(space):
+    policy, rng = fresh(space), random.Random(0)
+    with torch.no_grad():
+        policy.alpha["s1b2"].copy_(torch.tensor([2.0, 0, 0, 0, 1]))
+    picked = Counter(policy.draw(rng).index("s1b2") for _ in range(4000))
+    for k, p in enumerate(policy.scores()["s1b2"].exp().tolist()):
+        assert picked[k] / 4000 == pytest.approx(p, abs=0.03)
+    space.check(policy.draw(rng))
+
+
+def test_two_paths_are_distinct_one_on_and_share_all_probability(space):
+    policy, rng = fresh(space), random.Random(0)
+    for _ in range(30):
+        gates, probs = policy.gates(rng)
+        for c in space.choices:
+            gate = gates[c.name]
+            assert len(set(gate.live)) == 2
+            assert sorted(gate.value.tolist()) == [0.0, 1.0]  # exactly
+            assert float(probs[c.name].detach().sum()) == pytest.approx(1)
+            rest = [k for k in range(len(c.options)) if k not in gate.live]
+            assert not probs[c.name][rest].any()
+
+
+class Told(nn.Module):
+    """A supernet whose loss is known: each option adds its worth to the logit of class 0."""
+
+    def __init__(self, worth):
+        super().__init__()
+        self.worth = worth
+
+    def forward(self, x, gates):
+        gain = torch.stack(
+            [(g.value * self.worth[c][list(g.live)]).sum() for c, g in gates.items()]
+        )
+        return torch.stack([gain.sum(), torch.zeros(())])[None].expand(len(x), 2)
+
+
+def learn(problem, policy, worth, price, steps=300):
+    x, y = torch.zeros(4, 1, 12, 12), torch.zeros(4, dtype=torch.long)
+    loads, rng = Loads.of(problem.space, problem.objective), random.Random(3)
+    step = Step(problem.task, Told(worth), x, y, loads, 0, price, rng)
+    for _ in range(steps):
+        loss = policy.arch_step(step)
+    return loss
+
+
+def test_finds_the_options_that_lower_the_loss(problem, space):
+    g = torch.Generator().manual_seed(0)
+    worth = {c.name: torch.rand(len(c.options), generator=g) for c in space.choices}
+    policy = fresh(space)
+    loss = learn(problem, policy, worth, price=0.0)
+    assert loss < 0.3
+    for c, scores in policy.scores().items():
+        assert int(scores.argmax()) == int(worth[c].argmax())
+
+
+@pytest.mark.parametrize("price", [0.5, -0.5])
+def test_price_moves_the_answer_both_ways(problem, space, price):
+    policy = fresh(space)
+    learn(problem, policy, {c.name: torch.zeros(len(c.options)) for c in space.choices}, price)
+    loads = Loads.of(space, problem.objective)
+    for c, scores in policy.scores().items():
+        cost = loads.options[c][0] * price
+        assert int(scores.argmax()) == int(cost.argmin())
+
+
+def test_the_tightest_budget_alone_is_charged(problem, space):
+    (budget,) = problem.objective.budgets
+    easy = dataclasses.replace(budget, device="easy", limit_ms=budget.limit_ms * 100)
+    both = dataclasses.replace(problem.objective, budgets=(easy, budget))
+    policy, net = fresh(space), space.supernet(Mixed)
+    x, y = next(problem.task.batches("search", 16, 0, augmented=False))
+    gates, probs = policy.gates(random.Random(0))
+    net.eval()
+
+    def charged(objective, index):
+        loads = Loads.of(space, objective)
+        total, ce = Step(problem.task, net, x, y, loads, index, 2.0, random.Random(0)).loss(
+            gates, probs
+        )
+        return float((total - ce).detach())
+
+    assert charged(both, 1) == pytest.approx(charged(problem.objective, 0), abs=1e-5)
+    assert charged(both, 0) != pytest.approx(charged(both, 1), abs=0.1)
