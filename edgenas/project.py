@@ -50,22 +50,49 @@ def knapsack(
 
 
 def project(
-    space: Relaxable, scores: Mapping[str, Tensor], budgets: Sequence[Budget]
+    space: Relaxable,
+    scores: Mapping[str, Tensor],
+    budgets: Sequence[Budget],
+    fill: float = 0.0,
 ) -> Architecture:
     """The architecture of the largest sum of ``scores`` (shape (options,) per choice) that fits.
 
+    It takes at least the share ``fill`` of one budget, where the space has such a one.
     Raises ImpossibleBudget that says what would be possible.
     """
     names = [c.name for c in space.choices]
+    values = [scores[n].tolist() for n in names]
     costs, limits = _loads(space, budgets)
-    picks = knapsack([scores[n].tolist() for n in names], costs, limits)
+    picks = knapsack(values, costs, limits)
     if picks is None:
         raise ImpossibleBudget(_impossible(space, budgets))
+    if fill > 0:
+        picks = _filling(values, costs, limits, fill) or picks
     one_hot = {
         n: scores[n].new_zeros(len(scores[n])).index_fill(0, scores[n].new_tensor([k]).long(), 1)
         for n, k in zip(names, picks, strict=True)
     }
     return space.decode(one_hot)
+
+
+def _filling(
+    values: Sequence[Sequence[float]],
+    costs: Sequence[Sequence[Sequence[float]]],
+    limits: Sequence[float],
+    fill: float,
+) -> list[int] | None:
+    """The best picks among those that fill one budget, each budget tried in turn."""
+    found = []
+    for row, limit in zip(costs, limits, strict=True):
+        below = [[-c for c in group] for group in row]
+        picks = knapsack(values, [*costs, below], [*limits, 1 - fill - limit])
+        if picks is not None:
+            found.append(picks)
+
+    def worth(picks: Sequence[int]) -> float:
+        return sum(group[k] for group, k in zip(values, picks, strict=True))
+
+    return max(found, key=worth, default=None)
 
 
 def fastest_ms(space: Relaxable, budget: Budget) -> float:

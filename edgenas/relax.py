@@ -123,8 +123,8 @@ class Schedule:
     smoothing: float = 0.1
     arch_every: int = 3
     price_rate: float = 0.05
-    price_stiffness: float = 1.0
-    price_bound: float = 1.0
+    price_stiffness: float = 15.0
+    price_bound: float = 20.0
 
     @property
     def training_epochs(self) -> float:

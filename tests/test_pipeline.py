@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from edgenas.artifact import sha256
+from edgenas.latency import LatencyTable
 
 CONFIG = """
 task: {task}
@@ -171,17 +173,19 @@ def test_killed_at_five_moments_and_resumed_it_ends_the_same(
     for name in ("mine.yaml", "latency_tables"):
         (tmp_path / name).symlink_to(finished / name)
     rng = random.Random(7)
+    codes: list[int] = []
     for kill in range(5):
         process = subprocess.Popen(
             command(tmp_path, *(["--resume"] if kill else [])), cwd=tmp_path,
             env=environment(tmp_path), stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stderr is not None
-        for _ in range(rng.randrange(9, 22)):
+        for _ in range(rng.randrange(8, 16)):
             process.stderr.readline()
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        codes.append(process.wait())
         process.stderr.close()
+    assert codes.count(-signal.SIGKILL) >= 4  # a run that ended first was not interrupted
     done = run(tmp_path, "--resume")
     assert done.returncode == 0, done.stderr
     root = tmp_path / "runs" / "mine"
@@ -196,20 +200,35 @@ def test_killed_at_five_moments_and_resumed_it_ends_the_same(
     assert not list(root.glob(".*.part"))
 
 
-def test_a_missed_budget_is_repaired_or_refused(finished: Path, tmp_path: Path) -> None:
-    """A budget a little under what the unpruned network takes: pruning has to bring it there."""
-    for name in ("mine.yaml", "latency_tables"):
-        (tmp_path / name).symlink_to(finished / name)
-    v = verdict(finished)
-    slow = {t["device"]: t for t in v["candidates"] if t["variant"] == "found"}
-    budget = slow["cpu-onnxruntime"]["latency"]["floor_ms"] * 0.5
+def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) -> None:
+    """Tables that promise too much: what is found measures over budget and has to be cut."""
+    (tmp_path / "mine.yaml").symlink_to(finished / "mine.yaml")
+    (tmp_path / "latency_tables").mkdir()
+    for path in (finished / "latency_tables").glob("cpu-onnxruntime.*.jsonl"):
+        table = LatencyTable.load(path)
+        fit = table.header.fit
+        assert fit is not None
+        flattering = replace(
+            fit, slope=fit.slope * 0.85, intercept_ms=fit.intercept_ms * 0.85, margin=0.0
+        )
+        header = replace(table.header, fit=flattering)
+        replace(table, header=header).save(tmp_path / "latency_tables" / path.name)
     done = run(
-        tmp_path, "--set", f"targets=[{{device: cpu-onnxruntime, latency: '{budget:.6f} ms'}}]",
-        "--set", "repairs=1", "--set", "prune.epochs=0",
+        tmp_path, "--set", "targets=[{device: cpu-onnxruntime, latency: '100 %'}]",
+        "--set", "precision=fp32", "--set", "prune.epochs=0", "--set", "train.epochs=1",
     )  # fmt: skip
-    assert done.returncode == 3, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "ask for at least that" in done.stderr or verdict(tmp_path)["repairs"]
+    assert done.returncode in (0, 3), done.stderr
+    v = verdict(tmp_path)
+    first = v["repairs"][0]
+    device = "cpu-onnxruntime"
+    assert first["measured_ms"][device] > first["limit_ms"][device]
+    p50 = {
+        c["variant"]: c["latency"]["p50_ms"] for c in v["candidates"] if c["precision"] == "fp32"
+    }
+    assert p50["repaired-1"] < p50["found"]
+    assert v["delivered"]["onnx"]["variant"].startswith("repaired")
+    assert v["met"] == (done.returncode == 0)
+    assert [e["variant"] for e in events(tmp_path) if e["phase"] == "repair"][0] == "repaired-1"
 
 
 def test_a_folder_of_images_and_a_named_precision(tmp_path: Path) -> None:

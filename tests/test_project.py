@@ -92,6 +92,24 @@ def test_projection_is_the_best_architecture_that_fits(problem, space, seed):
     assert any(not objective.fits(space.ops(a)) for a in every)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_projection_fills_the_budget_if_asked(problem, space, seed):
+    (budget,) = problem.objective.budgets
+    fast = {
+        c: -torch.tensor([sum(map(budget.cost, o)) for o in space.option_ops(c)])
+        for c in scores_of(space, 0)
+    }
+    scores = {c: s * 1e-3 + fast[c] for c, s in scores_of(space, seed).items()}
+    slow = limited(budget, 1e3, "slow")
+    unasked, asked = (
+        budget.load(space.ops(project(space, scores, [slow, budget], fill))) for fill in (0, 0.9)
+    )
+    assert unasked < 0.8 and 0.9 <= asked <= 1
+    assert project(space, scores, [slow], 0.9) == project(
+        space, scores, [slow]
+    )  # none takes so much
+
+
 def limited(budget: Budget, ms: float, device: str = "paper") -> Budget:
     return Budget(device, ms, budget.predictor)
 

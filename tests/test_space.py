@@ -214,3 +214,18 @@ def test_capabilities(space):
     assert "mobile" in set(SPACES)
     with pytest.raises(UnknownName):
         SPACES["resnet"]
+
+
+@torch.no_grad()
+def test_options_of_a_supernet_start_alike_and_quiet_beside_a_shortcut(form):
+    torch.manual_seed(0)
+    net = form.supernet(Mixed).train()
+    for c, layer in zip(form.choices, net.mixed, strict=True):
+        specs = [o[0] for o in form.option_ops(c.name) if o]
+        x = torch.randn(16, specs[0].cin, 9, 9)
+        out = {s: body(x).flatten() for s, body in zip(specs, layer.mixed.options, strict=False)}
+        widest = [s for s in specs if s.arg("e", 1) == max(form.expansions)]
+        assert len(widest) == len(form.kernels)
+        for other in widest[1:]:
+            assert torch.corrcoef(torch.stack([out[widest[0]], out[other]]))[0, 1] > 0.3
+        assert (float(out[specs[0]].std()) < 0.2) == layer.shortcut

@@ -190,9 +190,7 @@ class _Writer:
             return x, schema.Padding.VALID
         sizes = list(zip(shape[1:], n.shape[1:], strict=True))
         after = [(out - 1) * s + k - size - p for size, out in sizes]  # that is read at all
-        if all(
-            out == -(-size // s) and a == p for (size, out), a in zip(sizes, after, strict=True)
-        ):
+        if set(after) == {p} and all(out == -(-size // s) for size, out in sizes):
             return x, schema.Padding.SAME
         after = [max(a, 0) for a in after]
         pads = np.array([[0, 0], [p, after[0]], [p, after[1]], [0, 0]], np.int32)

@@ -17,10 +17,13 @@ __all__ = ["Proxyless"]
 class Proxyless(Schedule):
     """Train a supernet and its architecture, then project onto the budgets.
 
-    ``samples``: further architectures that are drawn at the end and scored for comparison.
+    ``fill``: share of the budget that the answer takes at least; the most probable option of each
+    choice alone would leave much of it unused while probabilities are still even. ``samples``:
+    further architectures that are drawn at the end and scored for comparison.
     """
 
     arch_lr: float = 0.02
+    fill: float = 0.95
     samples: int = 8
 
     def run(self, problem: Problem, ledger: Ledger, progress: Progress = silent) -> Found:
@@ -29,7 +32,7 @@ class Proxyless(Schedule):
         policy = TwoPaths(space, self.arch_lr, problem.rng("alpha"))
         project(space, policy.scores(), budgets)  # says so before training if nothing can fit
         net = train_supernet(problem, space, policy, self, ledger, progress)
-        best = project(space, policy.scores(), budgets)
+        best = project(space, policy.scores(), budgets, self.fill)
         rng = problem.rng("samples")
         drawn: list[Architecture] = []
         for _ in range(20 * self.samples):

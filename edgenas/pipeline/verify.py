@@ -52,8 +52,8 @@ def _work(ctx: Context, folder: Path) -> None:
         missed = [t for t in ctx.targets if _p50(choices, t) > t["limit_ms"]]
         if not missed or len(repairs) == ctx.config.repairs:
             break
-        variant = f"repaired-{len(repairs) + 1}"
-        repairs.append(_missed(ctx, choices, variant))
+        repairs.append(_missed(ctx, choices, len(repairs) + 1))
+        variant = repairs[-1]["variant"]
         try:
             _repair(ctx, folder, choices, variant)
         except ImpossibleBudget as e:
@@ -112,17 +112,18 @@ def _logits(net: nn.Module, x: Tensor) -> np.ndarray:
         return torch.cat([net(part) for part in torch.split(x, SCORING_BATCH)]).numpy()
 
 
-def _missed(ctx: Context, choices: Mapping[str, Choice], variant: str) -> dict[str, Any]:
+def _missed(ctx: Context, choices: Mapping[str, Choice], number: int) -> dict[str, Any]:
     """Say in the ledger what was measured and what is tried next."""
     best = {name: c.delivered for name, c in choices.items()}
     record = {
-        "variant": variant,
+        "round": number,
+        "variant": f"repaired-{number}",
         "measured_ms": {name: c.latency.p50_ms for name, c in best.items()},
         "predicted_ms": {name: c.predicted_p50_ms for name, c in best.items()},
         "limit_ms": {t["device"]: t["limit_ms"] for t in ctx.targets},
     }
     ctx.ledger().append("repair", "round", **record)
-    ctx.progress(f"over budget: making {variant}", 0, 1)
+    ctx.progress(f"over budget: making {record['variant']}", 0, 1)
     return record
 
 

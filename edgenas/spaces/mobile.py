@@ -289,7 +289,8 @@ def _align(bodies: Sequence[nn.Sequential], quiet: bool) -> None:
     """
     convolutions = [[m for m in b if isinstance(m, nn.Conv2d)] for b in bodies]
     largest = max(convolutions, key=lambda c: (c[-1].in_channels, c[-2].kernel_size))
-    source = [ops.initialised(c).weight.detach().clone() for c in largest]  # type: ignore[operator]
+    ops.initialised(nn.ModuleList(largest))
+    source = [c.weight.detach().clone() for c in largest]
     with torch.no_grad():
         for body, own in zip(bodies, convolutions, strict=True):
             hidden, kernel = own[-1].in_channels, own[-2].kernel_size[0]
