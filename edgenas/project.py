@@ -33,7 +33,8 @@ def knapsack(
     for row, limit in zip(flat, limits, strict=True):
         scale = _ROW / max(abs(limit), np.abs(row).max(), 1e-300)
         rules.append(LinearConstraint(row[None] * scale, -np.inf, limit * scale))
-    objective = -np.concatenate([np.asarray(v, float) for v in values])
+    flat_values = np.concatenate([np.asarray(v, float) for v in values])
+    objective = -flat_values * (_ROW / max(np.abs(flat_values).max(), 1e-300))
     while True:
         x = _solve(objective, rules)
         if x is None:

@@ -153,3 +153,10 @@ def test_budgets_that_only_clash_say_so(problem, space, table):
         project(space, scores_of(space, 0), [b])
     with pytest.raises(ImpossibleBudget, match=r"not all at once; \S+ ms on paper, \S+ ms on oth"):
         project(space, scores_of(space, 0), tight)
+
+
+def test_small_values_decide_as_large_ones_do() -> None:
+    """The solver's tolerances are absolute: values of 1e-9 were once all the same to it."""
+    values = [[1e-9, 3e-9, 2e-9], [5e-10, 0.0, 1e-10]]
+    costs = [[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]
+    assert knapsack(values, costs, [1.0]) == [1, 0]

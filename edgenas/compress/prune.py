@@ -78,6 +78,8 @@ def plan(layers: Sequence[OpSpec], scores: Mapping[int, Tensor], budgets: Sequen
 
     Raises ImpossibleBudget where even the narrowest do not fit.
     """
+    if all(b.predictor.p50_ms(layers) <= b.limit_ms for b in budgets):
+        return Plan(tuple(layers), {})
     options = [widths(op) for op in layers]
     values = [
         [-_lost(scores[i], ops.hidden(o)) if i in scores else 0.0 for o in row]

@@ -22,7 +22,7 @@ class Proxyless(Schedule):
     further architectures that are drawn at the end and scored for comparison.
     """
 
-    arch_lr: float = 0.02
+    arch_lr: float = 0.05
     fill: float = 0.95
     samples: int = 8
 

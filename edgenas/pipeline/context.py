@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from edgenas.config import Config
@@ -121,7 +121,7 @@ def save_weights(net: nn.Module, path: Path) -> None:
     """As safetensors, whole or not at all."""
     tensors = {k: v.contiguous() for k, v in net.state_dict().items()}
     with aside(path) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))
 
 
 def load_weights(net: nn.Module, path: Path) -> nn.Module:

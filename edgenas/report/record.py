@@ -80,10 +80,12 @@ class Record:
         )
 
     def table(self, device: str, precision: str) -> LatencyTable | None:
-        """The table itself, where the run directory still holds it."""
+        """The table itself, where the run directory still holds it; with pruned blocks if any."""
         facts = self.table_facts(device, precision)
-        path = self.folder / "profile" / Path(facts.file).name if facts else None
-        return LatencyTable.load(path) if path and path.is_file() else None
+        if facts is None:
+            return None
+        paths = [self.folder / s / Path(facts.file).name for s in ("compress", "profile")]
+        return next((LatencyTable.load(p) for p in paths if p.is_file()), None)
 
 
 _Event = tuple[str, Mapping[str, Any]]  # where it stands, what it says

@@ -1,0 +1,119 @@
+import random
+
+import pytest
+import torch
+
+from edgenas import ops
+from edgenas.compress.prune import cut, importance, plan, widths
+from edgenas.errors import ImpossibleBudget
+from edgenas.latency import LatencyTable, Timing
+from edgenas.predict import Predictor
+from edgenas.search import Budget
+from edgenas.spaces.mobile import Mobile
+from edgenas.spec import OpSpec
+from edgenas.task import Task
+from edgenas.train import TrainRecipe, seeded, train
+
+SPACE = Mobile(
+    resolution=12, channels=1, classes=3, stem=8, stem_stride=1, first=8,
+    widths=(8, 16), depths=(2, 2), strides=(2, 2), head=16, kernels=(3, 5), expansions=(3, 6),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def layers() -> tuple[OpSpec, ...]:
+    return SPACE.ops(SPACE.sample(random.Random(3)))
+
+
+@pytest.fixture(scope="module")
+def predictor(table: LatencyTable, layers: tuple[OpSpec, ...]) -> Predictor:
+    """Milliseconds in proportion to multiply-accumulates."""
+    every = {o for layer in layers for o in widths(layer)}
+    ms = {o: 0.01 + ops.macs(o) * 1e-6 for o in every}
+    rows = {o: Timing(t, t, t, 20, "estimated") for o, t in ms.items()}
+    return Predictor(LatencyTable(table.header, rows))
+
+
+@pytest.fixture(scope="module")
+def net(task: Task, layers: tuple[OpSpec, ...]) -> torch.nn.Module:
+    with seeded(0):
+        built = SPACE.assemble(layers)
+    train(built, task, TrainRecipe(epochs=2, batch=32), 0)
+    return built
+
+
+def test_only_blocks_with_hidden_channels_can_be_cut() -> None:
+    full = OpSpec.parse("mbconv 16-24 @14 e6 k5 s2")
+    assert widths(OpSpec.parse("conv 1-16 @28 k3 s2")) == (OpSpec.parse("conv 1-16 @28 k3 s2"),)
+    assert len(widths(OpSpec.parse("mbconv 16-16 @14 e1 k3 s1"))) == 1
+    hidden = [ops.hidden(o) for o in widths(full)]
+    assert hidden == [96, 80, 72, 64, 48]
+    assert all(h % 8 == 0 for h in hidden)
+    assert hidden == sorted(hidden, reverse=True)
+    assert {(o.cin, o.cout, o.size, o.arg("k", 0)) for o in widths(full)} == {(16, 24, 14, 5)}
+
+
+def test_importance_is_the_first_order_change_of_the_loss(
+    net: torch.nn.Module, task: Task, layers: tuple[OpSpec, ...]
+) -> None:
+    """A channel whose batch norm is zero changes nothing when it is cut, and scores nothing."""
+    i = next(i for i, o in enumerate(layers) if len(widths(o)) > 1)
+    norms = [m for m in net.layers[i].modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = norms[1].weight.detach().clone(), norms[1].bias.detach().clone()
+    with torch.no_grad():
+        norms[1].weight[2] = 0
+        norms[1].bias[2] = 0
+    try:
+        scores = importance(net, layers, task, batches=2, size=32, seed=0)
+    finally:
+        with torch.no_grad():
+            norms[1].weight.copy_(before[0])
+            norms[1].bias.copy_(before[1])
+    assert scores[i][2] == 0
+    assert (scores[i] > 0).sum() > len(scores[i]) / 2
+    assert scores.keys() == {k for k, o in enumerate(layers) if len(widths(o)) > 1}
+
+
+def test_the_plan_keeps_the_budget_and_the_most_important_channels(
+    net: torch.nn.Module, task: Task, layers: tuple[OpSpec, ...], predictor: Predictor
+) -> None:
+    scores = importance(net, layers, task, batches=2, size=32, seed=0)
+    full = predictor.p50_ms(layers)
+    made = plan(layers, scores, [Budget("paper", 0.93 * full, predictor)])
+    assert predictor.p50_ms(made.ops) <= 0.93 * full
+    assert made.keep
+    for i, stay in made.keep.items():
+        lost = [float(s) for k, s in enumerate(scores[i]) if k not in stay]
+        assert max(lost) <= min(float(scores[i][k]) for k in stay)
+    loose = plan(layers, scores, [Budget("paper", 2 * full, predictor)])
+    assert loose.ops == layers
+    assert not loose.keep
+
+
+def test_what_cannot_be_reached_is_refused(
+    net: torch.nn.Module, task: Task, layers: tuple[OpSpec, ...], predictor: Predictor
+) -> None:
+    scores = importance(net, layers, task, batches=1, size=32, seed=0)
+    with pytest.raises(ImpossibleBudget, match="every block is at its narrowest"):
+        plan(layers, scores, [Budget("paper", 0.1 * predictor.p50_ms(layers), predictor)])
+
+
+def test_cutting_dead_channels_changes_nothing(
+    net: torch.nn.Module, task: Task, layers: tuple[OpSpec, ...], predictor: Predictor
+) -> None:
+    """Channels that are to go are silenced first: the smaller network must compute the same."""
+    scores = importance(net, layers, task, batches=1, size=32, seed=0)
+    made = plan(layers, scores, [Budget("paper", 0.9 * predictor.p50_ms(layers), predictor)])
+    with torch.no_grad():
+        for i, stay in made.keep.items():
+            norms = [m for m in net.layers[i].modules() if isinstance(m, torch.nn.BatchNorm2d)]
+            gone = sorted(set(range(ops.hidden(layers[i]))) - set(stay))
+            norms[1].weight[gone] = 0
+            norms[1].bias[gone] = 0
+    smaller = cut(net, SPACE, made).eval()
+    x, _ = task.tensors("test")
+    with torch.inference_mode():
+        assert torch.allclose(smaller(x), net.eval()(x), atol=1e-5)
+    count = [sum(p.numel() for p in n.parameters()) for n in (net, smaller)]
+    assert count[1] < count[0]
+    assert [str(o) for o in made.ops] != [str(o) for o in layers]

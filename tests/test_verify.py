@@ -1,0 +1,104 @@
+"""What is delivered, and why: the decisions on figures that a device gave."""
+
+from pathlib import Path
+
+import pytest
+
+from edgenas.artifact import Artifact
+from edgenas.config import Config, parse_config
+from edgenas.measure import Measurement
+from edgenas.verify import Candidate, Numbers, choose, gates
+
+LIMIT_MS = 1.0
+
+
+def config(**changes: object) -> Config:
+    target = {"device": "board", "latency": "<= 1 ms"}
+    return parse_config({"task": {"dataset": "npz"}, "targets": [target], **changes}, "test")
+
+
+def candidate(
+    variant: str, precision: str, p50: float, accuracy: float, *,
+    agreement: float = 1.0, quantized: float | None = None, size: int = 1000,
+) -> Candidate:  # fmt: skip
+    share = (precision != "fp32") * 1.0 if quantized is None else quantized
+    timing = Measurement(
+        p50, p50 * 1.1, p50 * 1.2, p50 * 0.9, (p50, p50), 5, 100, "stable", "measured", (1.0, 1.0)
+    )
+    path = Path(f"{variant}.{precision}.onnx")
+    return Candidate(
+        variant, Artifact(path, "onnx", precision, (1, 8, 8), "0"), "board", p50,
+        Numbers(accuracy, agreement, 0.0, share, 0, size), timing,
+    )  # fmt: skip
+
+
+FOUND = candidate("found", "fp32", 0.9, 0.90)
+INT8 = candidate("found", "int8-static", 0.5, 0.895)
+
+
+def name(c: Candidate) -> str:
+    return c.artifact.path.name
+
+
+def test_the_fastest_that_keeps_the_accuracy_is_delivered() -> None:
+    choice = choose([FOUND, INT8], config(), LIMIT_MS)
+    assert choice.delivered is INT8
+    assert choice.why[name(FOUND)] == "slower: 0.9 ms against 0.5 ms"
+
+
+def test_int8_that_is_slower_is_undone() -> None:
+    slow = candidate("found", "int8-static", 0.95, 0.90)
+    choice = choose([FOUND, slow], config(), LIMIT_MS)
+    assert choice.delivered is FOUND
+    assert "slower" in choice.why[name(slow)]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "why"),
+    [
+        (candidate("found", "int8-static", 0.5, 0.88), "accuracy 88.00% is below 89.00%"),
+        (candidate("found", "int8-static", 0.5, 0.90, agreement=0.9), "parity"),
+        (candidate("found", "int8-static", 0.5, 0.90, quantized=0.9), "90% of its operators"),
+        (candidate("pruned", "fp32", 0.5, 0.89), "accuracy 89.00% is below 89.50%"),
+    ],
+)
+def test_a_step_that_costs_too_much_is_undone(spoilt: Candidate, why: str) -> None:
+    choice = choose([FOUND, spoilt], config(), LIMIT_MS)
+    assert choice.delivered is FOUND
+    assert why in choice.why[name(spoilt)]
+
+
+def test_a_named_precision_is_obeyed_even_where_it_is_slower() -> None:
+    choice = choose([FOUND, INT8], config(precision="fp32"), LIMIT_MS)
+    assert choice.delivered is FOUND
+    assert "was asked for" in choice.why[name(INT8)]
+
+
+def test_a_repair_is_delivered_only_where_nothing_else_is_within_budget() -> None:
+    repaired = candidate("repaired-1", "fp32", 0.4, 0.8)
+    assert choose([FOUND, repaired], config(), LIMIT_MS).delivered is FOUND
+    slow = candidate("found", "fp32", 1.5, 0.9)
+    assert choose([slow, repaired], config(), LIMIT_MS).delivered is repaired
+
+
+def test_gates_state_value_limit_and_whether_it_is_met() -> None:
+    slow = candidate("found", "int8-static", 1.5, 0.9, size=2000)
+    asked = config(precision="int8-static", gates={"accuracy": ">= 95 %", "size": "<= 1.5 kB"})
+    both = [FOUND, slow]
+    found = {g["name"]: g for g in gates(choose(both, asked, LIMIT_MS), both, asked, LIMIT_MS)}
+    assert {n for n, g in found.items() if not g["met"]} == {
+        *("latency:onnx", "accuracy:onnx", "size:onnx")
+    }
+    assert found["latency:onnx"]["value"] == 1.5
+    assert found["latency:onnx"]["limit"] == LIMIT_MS
+    assert found["accuracy:onnx"]["limit"] == pytest.approx(0.95)
+    assert found["int8:onnx"]["value"] == 1.0
+
+
+def test_nothing_that_may_be_delivered_still_gives_a_verdict() -> None:
+    wrong = candidate("found", "fp32", 0.5, 0.9, agreement=0.5)
+    asked = config()
+    choice = choose([wrong], asked, LIMIT_MS)
+    assert choice.delivered is wrong
+    missed = [g["name"] for g in gates(choice, [wrong], asked, LIMIT_MS) if not g["met"]]
+    assert missed == ["parity:onnx"]
