@@ -1,13 +1,16 @@
 """The network that the demo's search finds against random ones under the same budget and recipe.
 
-python benchmarks/demo_vs_random.py [--config docs/demo.yaml] [--random 5] [--seeds 2]
+python benchmarks/demo_vs_random.py [--run runs/demo] [--random 5] [--seeds 3] [--jobs 2]
 
-Every network is trained by the same recipe from fresh weights; the found one with ``--seeds``
-training seeds, so that its spread is known too. Accuracy is of the test split, in PyTorch.
-Tables, and so the budget in milliseconds, are the same for all.
+Every network is trained from fresh weights by the recipe of ``--run``, a finished run, each in a
+process of its own with one thread; the found one with ``--seeds`` training seeds, so that its
+spread is known too. Accuracy is of the test split, in PyTorch. Tables, and so the budgets in
+milliseconds, are those of the run for all.
 """
 
 import argparse
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -16,63 +19,55 @@ from typing import Any
 from results_file import write_results
 
 from edgenas.config import Config, load_config
-from edgenas.console import Bars
 from edgenas.files import read_json
 from edgenas.pipeline import run
 
 
 def trained(config: Config, runs: Path) -> dict[str, Any]:
-    """Search and train; what was found and how good it is."""
-    with Bars() as bars:
-        run(config, runs, until="train", progress=bars)
+    """Search and train; what it is and how good it is."""
+    run(config, runs, until="train")
     root = runs / config.name
     search = read_json(root / "search" / "search.json")
     return {
-        "name": config.name,
+        "method": "random" if config.search["method"] == "random" else "found",
+        "seed": config.seed,
+        "accuracy": read_json(root / "train" / "train.json")["accuracy"],
         "architecture": search["labels"],
         "predicted_p50_ms": {d: p["p50_ms"] for d, p in search["predicted"].items()},
-        "accuracy": read_json(root / "train" / "train.json")["accuracy"],
-        "seed": config.seed,
+        "limit_ms": {
+            t["device"]: t["limit_ms"]
+            for t in read_json(root / "profile" / "profile.json")["targets"]
+        },
     }
 
 
 def main() -> None:
     """Print a table and write benchmarks/results/demo_vs_random.json."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=Path("docs/demo.yaml"))
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--random", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    config = load_config(args.config, args.overrides)
-    found = [trained(config, args.runs)]
-    fixed = {"method": "fixed", "architecture": str(args.runs / config.name)}
-    for seed in range(1, args.seeds):
-        other = replace(config, name=f"{config.name}-found-{seed}", seed=seed, search=fixed)
-        found.append(trained(other, args.runs))
-    random = [
-        trained(
-            replace(
-                config, name=f"{config.name}-random-{seed}", seed=seed, search={"method": "random"}
-            ),
-            args.runs,
-        )
-        for seed in range(args.random)
+    base = replace(load_config(args.run / "config.yaml"), threads=1)
+    again = {"method": "fixed", "architecture": str(args.run)}
+    asked = [(again, "found", seed) for seed in range(args.seeds)]
+    asked += [({"method": "random"}, "random", seed) for seed in range(args.random)]
+    configs = [
+        replace(base, search=search, seed=seed, name=f"{base.name}-{kind}-{seed}")
+        for search, kind, seed in asked
     ]
-    rows = [
-        {"method": m, **r} for m, group in (("found", found), ("random", random)) for r in group
-    ]
-    for row in rows:
-        print(f"{row['method']:<8}{row['accuracy']:.2%}  {row['predicted_p50_ms']}")
+    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
+        rows = list(pool.map(trained, configs, [args.run.parent] * len(configs)))
     summary = {}
-    for name, group in (("found", found), ("random", random)):
-        values = [r["accuracy"] for r in group]
-        summary[name] = {"mean": fmean(values), "spread": pstdev(values), "networks": len(values)}
-        print(f"{name}: {fmean(values):.2%} +- {pstdev(values):.2%} of {len(values)}")
-    targets = read_json(args.runs / config.name / "profile" / "profile.json")["targets"]
-    print(write_results("demo_vs_random", config=str(args.config), overrides=args.overrides,
-                        targets=targets, summary=summary, rows=rows))  # fmt: skip
+    for method in ("found", "random"):
+        group = [r["accuracy"] for r in rows if r["method"] == method]
+        summary[method] = {"mean": fmean(group), "spread": pstdev(group), "networks": len(group)}
+        print(
+            f"{method:<8}{fmean(group):.2%} +- {pstdev(group):.2%}  {[f'{a:.2%}' for a in group]}"
+        )
+    print(write_results("demo_vs_random", recipe=base.dumps, summary=summary, rows=rows))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -198,6 +199,44 @@ def test_killed_at_five_moments_and_resumed_it_ends_the_same(
                 ended.add(e["stage"])
     assert ended == set(STAGES)
     assert not list(root.glob(".*.part"))
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    finished: Path, tmp_path: Path
+) -> None:
+    """No file may grow beyond 20 kB: the supernet does not fit, everything before it does."""
+    for name in ("mine.yaml", "latency_tables"):
+        (tmp_path / name).symlink_to(finished / name)
+    limited = f"ulimit -f 20; exec {shlex.join(command(tmp_path))}"
+    done = subprocess.run(
+        ["bash", "-c", limited], cwd=tmp_path, env=environment(tmp_path),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "supernet.safetensors" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    root = tmp_path / "runs" / "mine"
+    assert (root / "profile" / "stage.json").exists()
+    assert not [p.name for p in root.iterdir() if p.name in ("search", ".search.part")]
+
+
+def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(finished: Path, tmp_path: Path) -> None:
+    for name in ("mine.yaml", "latency_tables"):
+        (tmp_path / name).symlink_to(finished / name)
+    process = subprocess.Popen(
+        command(tmp_path), cwd=tmp_path, env=environment(tmp_path),
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    while "search" not in process.stderr.readline().split(" ")[:1]:
+        pass
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 130
+    assert rest.splitlines()[-1].startswith("edgenas: interrupted")
+    assert "Traceback" not in rest
+    assert not list((tmp_path / "runs" / "mine").glob(".*.part"))
 
 
 def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) -> None:
