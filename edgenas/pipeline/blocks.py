@@ -16,7 +16,10 @@ BLOCKS, BLOCK_SECONDS = 2, 0.1
 
 
 def blocks(ctx: Context, best: Candidate, folder: Path) -> list[dict[str, Any]]:
-    """One row an operator of ``best``: predicted and measured milliseconds, both at p50."""
+    """One row an operator of ``best``: predicted and measured milliseconds, both at p50.
+
+    The last row is what a call costs beside its operators.
+    """
     layers, net = ctx.network(best.variant, folder)
     graph = trace(net, ctx.space.input)
     if best.precision != "fp32":
@@ -35,10 +38,10 @@ def blocks(ctx: Context, best: Candidate, folder: Path) -> list[dict[str, Any]]:
         )  # fmt: skip
     scale = best.latency.p50_ms / best.latency.floor_ms
     predictor = ctx.predictor(device.name, best.precision, folder)
-    rows, before = [], 0.0
+    rows: list[dict[str, Any]] = []
+    before = predictor.table.header.empty_ms if predictor else 0.0
     for i, (op, timing) in enumerate(zip(layers, timings, strict=True)):
-        fixed = predictor.fixed_ms if predictor and i == 0 else 0.0
-        predicted = predictor.cost_ms(op) + fixed if predictor else None
+        predicted = predictor.cost_ms(op) if predictor else None
         rows.append(
             {
                 "label": label(op, i),
@@ -48,7 +51,13 @@ def blocks(ctx: Context, best: Candidate, folder: Path) -> list[dict[str, Any]]:
             }
         )
         before = timing.floor_ms
-    return rows
+    beside = {
+        "label": "beside the blocks",
+        "op": None,
+        "predicted_ms": predictor.fixed_ms if predictor else None,
+        "measured_ms": best.latency.p50_ms - sum(row["measured_ms"] for row in rows),
+    }
+    return [*rows, beside]
 
 
 def label(op: OpSpec, position: int) -> str:

@@ -10,6 +10,7 @@ from edgenas.errors import ImpossibleBudget
 from edgenas.files import write_json
 from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.stage import Stage
+from edgenas.pipeline.train import epoch_event
 from edgenas.profile import profile
 from edgenas.search import Budget
 from edgenas.spec import OpSpec
@@ -86,10 +87,7 @@ def prune(
     ledger = ctx.ledger()
 
     def on_epoch(e: Epoch) -> None:
-        ledger.append(
-            "finetune", "epoch", variant=name,
-            epoch=e.number, epochs=e.epochs, loss=e.loss, accuracy=e.accuracy,
-        )  # fmt: skip
+        ledger.append("finetune", "epoch", variant=name, **epoch_event(e, smaller, ctx))
         ctx.progress(f"fine-tune {name}", e.number, e.epochs)
 
     train(smaller, ctx.task, recipe, seed, on_epoch, teacher=net)

@@ -16,6 +16,8 @@ from edgenas.pipeline.stage import Stage
 from edgenas.space import Relaxable
 from edgenas.train import Epoch, TrainRecipe, accuracy, train
 
+SCORED = 2000  # images after each epoch
+
 
 def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
@@ -38,9 +40,7 @@ def _work(ctx: Context, folder: Path) -> None:
     )
 
     def on_epoch(e: Epoch) -> None:
-        ledger.append(
-            "train", "epoch", epoch=e.number, epochs=e.epochs, loss=e.loss, accuracy=e.accuracy
-        )
+        ledger.append("train", "epoch", **epoch_event(e, net, ctx))
         ctx.progress("train", e.number, e.epochs)
 
     train(net, ctx.task, recipe, ctx.config.seed, on_epoch)
@@ -55,6 +55,12 @@ def _work(ctx: Context, folder: Path) -> None:
             "images": len(ctx.task.parts["train"].y),
         },
     )
+
+
+def epoch_event(e: Epoch, net: nn.Module, ctx: Context) -> dict[str, Any]:
+    """An epoch as the ledger keeps it; accuracy is of search-validation, not of training."""
+    score = accuracy(net, ctx.task, "search", SCORED)
+    return {"epoch": e.number, "epochs": e.epochs, "loss": e.loss, "accuracy": score}
 
 
 def _untrained(ctx: Context) -> nn.Module:

@@ -124,7 +124,7 @@ def convergence(record: Record) -> list[Chart]:
     charts += [
         _epoch_chart("Loss of the supernet", "loss", epochs, warm, [
             ("train", lambda e: e.loss), ("search-validation", lambda e: e.val_loss)]),
-        _epoch_chart("Entropy of the choices", "mean entropy, nats", epochs, warm, [
+        _epoch_chart("Entropy of the choices", "entropy, 1 = undecided", epochs, warm, [
             ("entropy", lambda e: e.entropy)]),
         _epoch_chart("Load: the tightest of all budgets", "expected p50 with margin ÷ budget",
                      epochs, warm, [("load", lambda e: e.load)], (Rule("budget", 1.0),)),
