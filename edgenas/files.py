@@ -25,6 +25,9 @@ def aside(path: Path) -> Iterator[Path]:
             os.fsync(f.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
+    except OSError as e:
+        e.filename = e.filename or str(path)  # a failed write does not say where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
