@@ -502,11 +502,13 @@ def test_the_legacy_exporter_of_pytorch_agrees(net, graphs, tmp_path):
 
 
 def test_litert_torch_agrees(net, graphs, tmp_path):
-    litert_torch = pytest.importorskip("litert_torch")
+    with warnings.catch_warnings():  # of its own making
+        warnings.simplefilter("ignore")
+        litert_torch = pytest.importorskip("litert_torch")
+        wrapped = litert_torch.to_channel_last_io(net, args=[0]).eval()
+        shape = (torch.zeros(1, 28, 28, 1),)
+        litert_torch.convert(wrapped, shape).export(str(tmp_path / "oracle.tflite"))
     x = gratings(2)[0]
-    wrapped = litert_torch.to_channel_last_io(net, args=[0]).eval()
-    shape = (torch.zeros(1, 28, 28, 1),)
-    litert_torch.convert(wrapped, shape).export(str(tmp_path / "oracle.tflite"))
     got = run_tflite(write("tflite", graphs["fp32"], tmp_path).path, x.numpy())
     want = run_tflite(tmp_path / "oracle.tflite", x.numpy())
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
