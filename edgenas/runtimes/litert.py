@@ -1,40 +1,16 @@
 """LiteRT (TensorFlow Lite), CPU with XNNPACK."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from edgenas.errors import UsageError
-from edgenas.latency import Provenance
+from edgenas.python_runtime import PythonRuntime
 
 __all__ = ["LiteRt"]
 
 
 @dataclass(frozen=True)
-class LiteRt:
-    """``threads``: how many one inference may use."""
-
-    threads: int = 1
+class LiteRt(PythonRuntime):
+    """Runs ``.tflite`` files."""
 
     name: ClassVar[str] = "litert"
     format: ClassVar[str] = "tflite"
-    provenance: ClassVar[Provenance] = "measured"
-
-    def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise UsageError(f"runtime litert: threads must be 1 or more, not {self.threads}")
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """``{"threads": n}``."""
-        return {"threads": self.threads}
-
-    @property
-    def payload(self) -> Path:
-        """edgenas/runner.py."""
-        return Path(__file__).parent.parent / "runner.py"
-
-    def command(self, python: str, payload: str, job: str) -> Sequence[str]:
-        """``python runner.py JOB.json``."""
-        return [python, payload, job]

@@ -1,40 +1,16 @@
 """ONNX Runtime, CPU."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from edgenas.errors import UsageError
-from edgenas.latency import Provenance
+from edgenas.python_runtime import PythonRuntime
 
 __all__ = ["OnnxRuntime"]
 
 
 @dataclass(frozen=True)
-class OnnxRuntime:
-    """``threads``: how many one inference may use."""
-
-    threads: int = 1
+class OnnxRuntime(PythonRuntime):
+    """Runs ``.onnx`` files."""
 
     name: ClassVar[str] = "onnxruntime"
     format: ClassVar[str] = "onnx"
-    provenance: ClassVar[Provenance] = "measured"
-
-    def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise UsageError(f"runtime onnxruntime: threads must be 1 or more, not {self.threads}")
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """``{"threads": n}``."""
-        return {"threads": self.threads}
-
-    @property
-    def payload(self) -> Path:
-        """edgenas/runner.py."""
-        return Path(__file__).parent.parent / "runner.py"
-
-    def command(self, python: str, payload: str, job: str) -> Sequence[str]:
-        """``python runner.py JOB.json``."""
-        return [python, payload, job]
