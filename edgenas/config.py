@@ -196,17 +196,9 @@ def _check(config: Config, where: str) -> None:
                 getattr(part, name)
             except UsageError as e:
                 raise UsageError(f"{where}: {e}") from None
-    positive = {
-        "train: epochs": config.train.epochs, "train: batch": config.train.batch,
-        "train: lr": config.train.lr, "measure: blocks": config.measure.blocks - 1,
-        "measure: block_seconds": config.measure.block_seconds,
-        "measure: networks": config.measure.networks - 9,
-        "prune: epochs": config.prune.epochs + 1, "repairs": config.repairs + 1,
-        "threads": config.threads + 1,
-    }  # fmt: skip
-    for key, value in positive.items():
-        if value <= 0:
-            raise UsageError(f"{where}: {key} is too small")
+    for key, (value, low, high) in _ranges(config).items():
+        if not low <= value <= high:  # false for NaN too
+            raise UsageError(f"{where}: {key} is {value}; it lies between {low:g} and {high:g}")
     for key, shelf in (("space", "kind"), ("task", "dataset"), ("search", "method")):
         part = getattr(config, key)
         if shelf not in part:
@@ -214,6 +206,26 @@ def _check(config: Config, where: str) -> None:
             raise UsageError(f"{where}: {key}: {shelf} is missing. Known: {known}")
     if not config.name or "/" in config.name or config.name.startswith("."):
         raise UsageError(f"{where}: name {config.name!r} does not make a folder")
+
+
+def _ranges(config: Config) -> Mapping[str, tuple[float, float, float]]:
+    """Key -> value, least, greatest: what makes sense, and what does not hang the machine."""
+    train, prune, measure = config.train, config.prune, config.measure
+    return {
+        "train: epochs": (train.epochs, 1, 100_000),
+        "train: batch": (train.batch, 2, 65_536),  # a batch norm needs two images
+        "train: lr": (train.lr, 1e-9, 1e3),
+        "train: weight_decay": (train.weight_decay, 0, 1),
+        "train: smoothing": (train.smoothing, 0, 0.9),
+        "prune: epochs": (prune.epochs, 0, 100_000),
+        "prune: lr": (prune.lr, 1e-9, 1e3),
+        "measure: blocks": (measure.blocks, 2, 1000),
+        "measure: block_seconds": (measure.block_seconds, 0.001, 3600),
+        "measure: networks": (measure.networks, 10, 10_000),
+        "repairs": (config.repairs, 0, 100),
+        "seed": (config.seed, 0, 2**31 - 1),
+        "threads": (config.threads, 0, 1024),
+    }
 
 
 _SHELVES = {"space": "edgenas.spaces", "task": "edgenas.datasets", "search": "edgenas.methods"}

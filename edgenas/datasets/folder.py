@@ -32,7 +32,7 @@ class Folder:
     """
 
     path: Path
-    resolution: Annotated[int, Field(gt=0)] | None = None
+    resolution: Annotated[int, Field(gt=0, le=4096)] | None = None
     channels: Literal[1, 3] | None = None
 
     def load(self) -> Raw:

@@ -146,6 +146,8 @@ class Mobile(ChoiceSpace):
         )
         if min(numbers) < 1 or any(k < 1 or k % 2 == 0 for k in self.kernels):
             raise UsageError("space mobile: sizes must be positive, kernels odd")
+        if max(numbers) > 100_000 or self.resolution > 4096 or self.classes > 1_000_000:
+            raise UsageError("space mobile: at most 4096 px, 100000 channels, 1000000 classes")
         if self.classes < 2:
             raise UsageError(f"space mobile: {self.classes} class; a classifier needs two")
         if len(set(itertools.product(self.kernels, self.expansions))) < 2:
