@@ -235,7 +235,7 @@ def lut() -> None:
 def lut_show(table: Path, as_json: bool) -> None:
     """Print the rows of a TABLE, slowest first.
 
-    Example: edgenas lut show latency_tables/cpu-onnxruntime.mobile-28x1-4919fa.fp32.jsonl
+    Example: edgenas lut show latency_tables/<device>.<space>.<precision>.jsonl
     """
     from dataclasses import asdict
 
@@ -273,10 +273,13 @@ def measure(
     from edgenas.errors import UnstableMeasurement
     from edgenas.export import opened
     from edgenas.measure import measure as timed
+    from edgenas.session import check
 
+    board, artifact = load_device(device), opened(file)
+    check(board, artifact)
     with Bars() as bars:
         (m,) = timed(
-            load_device(device), [opened(file)], blocks=blocks, block_seconds=block_seconds,
+            board, [artifact], blocks=blocks, block_seconds=block_seconds,
             seed=seed, progress=bars,
         )  # fmt: skip
     if as_json:
@@ -375,7 +378,9 @@ _stage_command(
 )
 _stage_command("train", "Train the network that 'search' found.")
 _stage_command("compress", "Prune the trained network to a further latency step, and fine-tune it.")
-_stage_command("export", "Write every variant as ONNX and TFLite, fp32 and int8-static.")
+_stage_command(
+    "export", "Write every variant, fp32 and int8-static, in the format of every target."
+)
 _stage_command("verify", "Run and time every exported file on its device; exit 3 if a gate fails.")
 
 

@@ -1,5 +1,6 @@
 """``edgenas run config.yaml``: strict YAML -> frozen settings, every default written out."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -224,7 +225,7 @@ def _ranges(config: Config) -> Mapping[str, tuple[float, float, float]]:
         "measure: networks": (measure.networks, 10, 10_000),
         "repairs": (config.repairs, 0, 100),
         "seed": (config.seed, 0, 2**31 - 1),
-        "threads": (config.threads, 0, 1024),
+        "threads": (config.threads, 0, os.cpu_count() or 1),
     }
 
 

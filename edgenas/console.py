@@ -31,7 +31,8 @@ class Bars:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self.console.is_terminal:
+            self._progress.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` of ``what`` is behind us."""

@@ -185,7 +185,7 @@ class LatencyTable:
                 raise ValueError("rows do not match their hash: the file was cut short or edited")
             header = construct(Header, data, "header")
         except (ValueError, UsageError) as e:
-            raise CorruptFile(f"{where}, line 1: {e}") from e
+            raise CorruptFile(f"{where}, line 1: not a whole latency table: {e}") from e
         rows: dict[OpSpec, Row] = {}
         for number, line in enumerate(body.splitlines(), 2):
             try:

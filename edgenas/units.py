@@ -66,7 +66,7 @@ def budget(text: object, where: str) -> Budget:
 
 def fraction(text: object, where: str, sense: Literal["<=", ">="]) -> float:
     """``"88 %"`` or ``"1 point"`` as 0.88 or 0.01; ``sense`` is the comparison that is meant."""
-    sign, value, unit = _split(text, where, f"{sense} 1 %")
+    sign, value, unit = _split(text, where, "<= 1 point" if sense == "<=" else ">= 90 %")
     if sign not in ("", sense):
         raise UsageError(f"{where}: {text!r} should be '{sense} {value:g} {unit}'")
     result = value * _scale(unit, _FRACTION, where)

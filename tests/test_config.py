@@ -52,7 +52,7 @@ def test_overrides_reach_into_sections(tmp_path: Path) -> None:
         ({"train": {"epochs": 0}}, "train: epochs is 0; it lies between 1 and"),
         ({"train": {"lr": float("nan")}}, "train: lr is nan"),
         ({"measure": {"block_seconds": float("inf")}}, "measure: block_seconds is inf"),
-        ({"threads": 100_000_000}, "threads is 100000000; it lies between 0 and 1024"),
+        ({"threads": 100_000_000}, "threads is 100000000; it lies between 0 and"),
         ({"seed": 10**30}, "it lies between 0"),
         ({"train": 3}, "train: expected keys and values"),
         ({"gates": {"drop": 1}}, "gates: drop: 1 has no unit"),

@@ -48,6 +48,7 @@ def run(
     Raises EdgenasError; what was whole stays.
     """
     wanted = up_to(until)
+    search.method(config.search)  # a wrong key is refused before anything is loaded
     ctx = Context(runs / config.name, config, tables, progress)
     rundir = RunDir(ctx.root)
     torch.set_num_threads(config.threads or torch.get_num_threads())
@@ -71,6 +72,7 @@ def survey(
     progress: Progress = silent,
 ) -> list[Cost]:
     """What ``run`` would do and about how long it takes, from a short measured training."""
+    search.method(config.search)
     ctx = Context(runs / config.name, config, tables, progress)
     rundir = RunDir(ctx.root)
     torch.set_num_threads(config.threads or torch.get_num_threads())
