@@ -9,16 +9,18 @@ _PUBLIC = {
     "LatencyTable": "edgenas.latency",
     "OpSpec": "edgenas.spec",
     "Architecture": "edgenas.spec",
+    "load_config": "edgenas.config",
     "load_device": "edgenas.device",
-    "measure": "edgenas.measure",
-    "profile": "edgenas.profile",
     "run": "edgenas.pipeline",
 }
-__all__ = ["Architecture", "LatencyTable", "OpSpec", "load_device", "measure", "profile", "run"]
+__all__ = ["Architecture", "LatencyTable", "OpSpec", "load_config", "load_device", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported when first used: ``import edgenas`` costs nothing."""
+    """Public names are imported when first used: ``import edgenas`` costs nothing.
+
+    None is called as a module is: ``edgenas.profile`` and ``edgenas.measure`` are modules.
+    """
     if name not in _PUBLIC:
         raise AttributeError(f"module 'edgenas' has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -115,3 +115,14 @@ def _imports(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.partition(".")[0])
     return found
+
+
+def test_public_names_stay_what_they_are() -> None:
+    """A public name that is a submodule too would change its meaning once that is imported."""
+    code = (
+        "import edgenas, pkgutil;"
+        "modules = {m.name for m in pkgutil.iter_modules(edgenas.__path__)};"
+        "assert not modules & set(edgenas.__all__), modules & set(edgenas.__all__);"
+        "assert all(getattr(edgenas, n) is getattr(edgenas, n) for n in edgenas.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
