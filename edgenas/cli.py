@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as e:
         advice = " Free some space and run it again." if e.errno == errno.ENOSPC else ""
         return _complain(f"{e.filename or 'a file'}: {e.strerror or e}.{advice}", 1)
-    except Exception as e:
+    except Exception as e:  # a bug of ours: one line for the user, the rest on request
         if os.environ.get("EDGENAS_DEBUG"):
             traceback.print_exc()
         at = traceback.extract_tb(e.__traceback__)[-1]

@@ -211,7 +211,7 @@ def time_models(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
             call = backend.load(model["path"])
             timed(call, warm_ns, 1, sys.maxsize)
             calls[model["id"]] = call
-        except Exception as e:
+        except Exception as e:  # runtimes share no class of errors; it is the model's row
             status = "unsupported" if any(text in str(e) for text in NO_SUCH_OP) else "failed"
             emit({"id": model["id"], "status": status, "reason": _reason(e)})
     emit({"event": "loaded"})
@@ -222,7 +222,7 @@ def time_models(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
             continue
         try:
             ns = timed(calls[name], visit_ns, job["min_calls"], job["max_calls"])
-        except Exception as e:
+        except Exception as e:  # as above: one model failing must not end the others
             del calls[name]
             emit({"id": name, "status": "failed", "reason": _reason(e)})
             continue

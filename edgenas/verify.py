@@ -31,6 +31,7 @@ class Numbers:
     quantized: float  # share of compute operators that are integer
     transposes: int
     size_bytes: int
+    torch_accuracy: float  # of the PyTorch network on the same images
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def numbers(
         quantized=inspection.quantized / inspection.operators,
         transposes=inspection.transposes,
         size_bytes=artifact.size_bytes,
+        torch_accuracy=float((want == y).mean()),
     )
 
 
@@ -136,12 +138,14 @@ def _min_agreement(c: Candidate, config: Config) -> float:
 
 
 def _least_accuracy(c: Candidate, candidates: Sequence[Candidate], config: Config) -> float:
-    """What is left after the drops that config allows: int8 below fp32, pruned below found.
+    """What is left after the drops that config allows: a file below the network it was made of,
+    int8 below fp32, pruned below found.
 
     A repair pays what the budget costs; only ``gates: accuracy`` bounds it.
     """
     by = {(k.variant, k.precision): k.numbers.accuracy for k in candidates}
-    least = config.gates.min_accuracy or 0.0
+    least = c.numbers.torch_accuracy - config.gates.max_drop
+    least = max(least, config.gates.min_accuracy or 0.0)
     if c.precision != "fp32":
         least = max(least, by[c.variant, "fp32"] - config.gates.max_drop)
     if c.variant != "found" and not c.repaired:

@@ -20,6 +20,7 @@ def config(**changes: object) -> Config:
 def candidate(
     variant: str, precision: str, p50: float, accuracy: float, *,
     agreement: float = 1.0, quantized: float | None = None, size: int = 1000,
+    torch: float | None = None,
 ) -> Candidate:  # fmt: skip
     share = (precision != "fp32") * 1.0 if quantized is None else quantized
     timing = Measurement(
@@ -28,7 +29,7 @@ def candidate(
     path = Path(f"{variant}.{precision}.onnx")
     return Candidate(
         variant, Artifact(path, "onnx", precision, (1, 8, 8), "0"), "board", p50,
-        Numbers(accuracy, agreement, 0.0, share, 0, size), timing,
+        Numbers(accuracy, agreement, 0.0, share, 0, size, torch or accuracy), timing,
     )  # fmt: skip
 
 
@@ -102,3 +103,10 @@ def test_nothing_that_may_be_delivered_still_gives_a_verdict() -> None:
     assert choice.delivered is wrong
     missed = [g["name"] for g in gates(choice, [wrong], asked, LIMIT_MS) if not g["met"]]
     assert missed == ["parity:onnx"]
+
+
+def test_a_file_that_lost_accuracy_in_export_fails_without_any_gate_asked_for() -> None:
+    wrong = candidate("found", "fp32", 0.5, 0.5, torch=0.9)
+    asked = config()
+    checks = gates(choose([wrong], asked, LIMIT_MS), [wrong], asked, LIMIT_MS)
+    assert [g["name"] for g in checks if not g["met"]] == ["accuracy:onnx"]

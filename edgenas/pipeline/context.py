@@ -132,5 +132,6 @@ def load_weights(net: nn.Module, path: Path) -> nn.Module:
         net.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as e:
         raise CorruptFile(f"{path} does not hold this network: {str(e).splitlines()[0]}") from e
+    # torch's stubs know memory_format only together with a tensor
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()
