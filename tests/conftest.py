@@ -1,5 +1,7 @@
 """A task, a space and a table small enough for every test."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from edgenas.spaces.mobile import Mobile
 from edgenas.task import Task
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
 
 
 def stripes(n: int, seed: int) -> Images:

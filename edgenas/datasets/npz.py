@@ -24,10 +24,10 @@ class Npz:
         path = self.path.expanduser()
         try:
             with path.open("rb") as file:  # np.load itself leaves a torn file open
-                arrays = np.load(file, allow_pickle=False)
-                if not isinstance(arrays, np.lib.npyio.NpzFile):
-                    raise DataError(f"{path} is a single array; expected x_train, y_train in .npz")
-                contents = dict(arrays)
+                if not zipfile.is_zipfile(file):
+                    raise DataError(f"{path} is no .npz; write one with numpy.savez")
+                file.seek(0)
+                contents = dict(np.load(file, allow_pickle=False))
         except FileNotFoundError:
             raise DataError(f"there is no {path}") from None
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
