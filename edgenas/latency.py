@@ -18,30 +18,38 @@ from edgenas.files import write_text
 from edgenas.spec import OpSpec
 from edgenas.validate import construct
 
-SCHEMA = 1
+SCHEMA = 2
 Provenance = Literal["measured", "simulated", "estimated"]
 Grade = Literal["stable", "noisy", "unstable"]
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds of one operator or network over ``n`` timed calls.
+    """Milliseconds of one operator or network over ``n`` timed calls; None is not known.
 
     ``floor_ms`` is the fastest call: on a shared machine it repeats where the median does not.
+    ``interval_ms`` holds the floor with 95 % confidence, as another run would find it.
     """
 
     floor_ms: float
     p50_ms: float
-    p90_ms: float
+    p90_ms: float | None
     n: int
     provenance: Provenance = "measured"
+    p99_ms: float | None = None
+    interval_ms: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        values = (self.floor_ms, self.p50_ms, self.p90_ms)
+        known = (self.p90_ms, self.p99_ms, *(self.interval_ms or ()))
+        values = (self.floor_ms, self.p50_ms, *(v for v in known if v is not None))
         if not all(math.isfinite(v) and v >= 0 for v in values):
             raise ValueError(f"milliseconds must be finite and not negative: {values}")
-        if not isinstance(self.n, int) or self.n < 1 or self.provenance not in get_args(Provenance):
+        if type(self.n) is not int or self.n < 1 or self.provenance not in get_args(Provenance):
             raise ValueError(f"n is {self.n}, provenance {self.provenance!r}")
+        if self.interval_ms is not None:
+            low, high = self.interval_ms
+            if not low <= self.floor_ms <= high:
+                raise ValueError(f"the interval {self.interval_ms} is not around {self.floor_ms}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,8 @@ class Missing:
     def __post_init__(self) -> None:
         if self.status not in ("unsupported", "failed"):
             raise ValueError(f"status {self.status!r} is neither 'unsupported' nor 'failed'")
+        if not isinstance(self.reason, str):
+            raise ValueError(f"the reason is {self.reason!r}, not a text")
 
 
 Row = Timing | Missing
@@ -87,7 +97,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Header:
-    """What a table was measured on and how. ``fingerprint`` decides whether it fits a device."""
+    """What a table was measured on and how. ``fingerprint`` decides whether it fits a device.
+
+    ``baselines``: how simpler predictions (plain sum, FLOPs) do on the same held-out networks.
+    """
 
     device: str
     runtime: str
@@ -102,6 +115,7 @@ class Header:
     empty_ms: float = 0.0
     fit: Fit | None = None
     held_out: HeldOut | None = None
+    baselines: Mapping[str, HeldOut] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -184,7 +198,7 @@ class LatencyTable:
             if data.pop("rows_sha256", None) != _sha(body):
                 raise ValueError("rows do not match their hash: the file was cut short or edited")
             header = construct(Header, data, "header")
-        except (ValueError, UsageError) as e:
+        except (ValueError, UsageError, RecursionError) as e:
             raise CorruptFile(f"{where}, line 1: not a whole latency table: {e}") from e
         rows: dict[OpSpec, Row] = {}
         for number, line in enumerate(body.splitlines(), 2):
@@ -193,9 +207,9 @@ class LatencyTable:
                 op = OpSpec.parse(row.pop("op"))
                 if op in rows:
                     raise ValueError(f"'{op}' twice")
-                rows[op] = Missing(**row) if "status" in row else Timing(**row)
-            except (ValueError, TypeError, KeyError) as e:
-                raise CorruptFile(f"{where}, line {number}: {e}") from e
+                rows[op] = Missing(**row) if "status" in row else _timing(row)
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
+                raise CorruptFile(f"{where}, line {number}: {e!s:.200}") from e
         return cls(header, rows)
 
 
@@ -212,9 +226,21 @@ def _finite(text: str) -> float:
     return value
 
 
+def _timing(row: dict[str, Any]) -> Timing:
+    if "interval_ms" in row:
+        low, high = row.pop("interval_ms")
+        row["interval_ms"] = (low, high)
+    return Timing(**{"p90_ms": None, **row})
+
+
 def _row_json(row: Row) -> dict[str, Any]:
-    data = asdict(row)
-    return {k: round(v, 7) if isinstance(v, float) else v for k, v in data.items()}
+    return {k: _rounded(v) for k, v in asdict(row).items() if v is not None}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_rounded(v) for v in value]
+    return round(value, 7) if isinstance(value, float) else value
 
 
 def _line(data: Mapping[str, Any]) -> str:

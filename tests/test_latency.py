@@ -1,9 +1,10 @@
+import hashlib
 import json
 import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgenas.errors import CorruptFile, ForeignTable, MissingLatency, UsageError
@@ -30,10 +31,21 @@ ops = st.builds(
     st.dictionaries(st.from_regex(r"[a-z]{1,2}", fullmatch=True), st.integers(0, 99), max_size=3),
 )
 stored_ms = st.integers(0, 10**12).map(lambda n: round(n * 1e-7, 7))
-rows = st.builds(Timing, stored_ms, stored_ms, stored_ms, st.integers(1, 10**6)) | st.builds(
+
+
+@st.composite
+def timings(draw: st.DrawFn) -> Timing:
+    low, floor, high = sorted(draw(st.lists(stored_ms, min_size=3, max_size=3)))
+    p50, p90, p99 = (draw(s) for s in (stored_ms, st.none() | stored_ms, st.none() | stored_ms))
+    interval = draw(st.sampled_from([None, (low, high)]))
+    return Timing(floor, p50, p90, draw(st.integers(1, 10**6)), "measured", p99, interval)
+
+
+rows = timings() | st.builds(
     Missing, st.sampled_from(["unsupported", "failed"]), st.text(max_size=40)
 )
 finite = st.floats(allow_nan=False, allow_infinity=False)
+held_out = st.builds(HeldOut, st.integers(0, 99), *[finite] * 5)
 headers = st.builds(
     replace,
     st.just(HEADER),
@@ -42,7 +54,8 @@ headers = st.builds(
     grade=st.sampled_from(["stable", "noisy", "unstable"]),
     empty_ms=finite,
     fit=st.none() | st.builds(Fit, *[finite] * 4, st.integers(0, 99)),
-    held_out=st.none() | st.builds(HeldOut, st.integers(0, 99), *[finite] * 5),
+    held_out=st.none() | held_out,
+    baselines=st.dictionaries(st.text(), held_out, max_size=2),
 )
 tables = st.builds(LatencyTable, headers, st.dictionaries(ops, rows, max_size=5))
 
@@ -72,6 +85,45 @@ def test_an_edited_row_is_refused(data: st.DataObject) -> None:
     other = data.draw(st.characters(exclude_characters=text[at], exclude_categories=["Cs"]))
     with pytest.raises(CorruptFile):
         LatencyTable.loads(text[:at] + other + text[at + 1 :], "t")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_a_mutated_table_gives_its_rows_or_one_line(data: st.DataObject) -> None:
+    """The hash is made to fit, so that what stands behind it is reached."""
+    head, *body = [json.loads(line) for line in TABLE.dumps().splitlines()]
+    target = data.draw(st.sampled_from([head, *body]))
+    target[data.draw(st.sampled_from(sorted(target)))] = data.draw(values)
+    lines = [json.dumps(row) for row in body]
+    if data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(lines[0]) - 1))
+        lines[0] = lines[0][:at] + data.draw(st.characters(codec="utf-8")) + lines[0][at + 1 :]
+    text = "".join(line + "\n" for line in lines)
+    if target is not head:
+        head["rows_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    try:
+        table = LatencyTable.loads(json.dumps(head) + "\n" + text, "t")
+    except CorruptFile as e:
+        assert str(e).startswith("t, line ")
+        assert "\n" not in str(e)
+    else:
+        assert LatencyTable.loads(table.dumps(), "t").dumps() == table.dumps()
+
+
+def test_numbers_and_nesting_beyond_reason_are_refused() -> None:
+    head = json.loads(TABLE.dumps().partition("\n")[0])
+    for value in ("9" * 500, "[" * 100_000):
+        body = f'{{"op": "{A}", "floor_ms": {value}, "p50_ms": 1, "n": 1}}\n'
+        head["rows_sha256"] = hashlib.sha256(body.encode()).hexdigest()
+        with pytest.raises(CorruptFile, match=r"^t, line 2"):
+            LatencyTable.loads(json.dumps(head) + "\n" + body, "t")
 
 
 @pytest.mark.parametrize(
