@@ -148,14 +148,22 @@ _shelf_command("datasets", "edgenas.datasets", "sources of images")
 @click.option("--channels", type=int, default=None, help="Image channels.")
 @click.option("--classes", type=int, default=None, help="Classes.")
 @click.option("--precision", multiple=True, help="fp32 or int8-static; default: all of the device.")
-@click.option("--networks", default=28, show_default=True, help="Whole networks to measure.")
+@click.option("--networks", default=48, show_default=True, help="Whole networks to measure.")
+@click.option(
+    "--budget-minutes",
+    type=click.FloatRange(0, 10_000, min_open=True),
+    default=None,
+    help="Spend about so long on each precision, most of it on the least certain rows.",
+)
+@click.option("--precise", is_flag=True, help="Spend four times as long as by default.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--fresh", is_flag=True, help="Measure again what is there.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost and stop.")
 @_tables
 @_json
 def profile(
-    device: str, config: Path | None, precision: tuple[str, ...], networks: int, seed: int,
+    device: str, config: Path | None, precision: tuple[str, ...], networks: int,
+    budget_minutes: float | None, precise: bool, seed: int,
     fresh: bool, dry_run: bool, tables: Path, as_json: bool, **space: Any,
 ) -> None:  # fmt: skip
     """Measure a latency table of DEVICE: every operator of a space, alone and in whole networks.
@@ -166,9 +174,12 @@ def profile(
     """
     from edgenas.console import Bars
     from edgenas.device import load_device
-    from edgenas.profile import estimate_seconds, profile, table_path
+    from edgenas.profile import PRECISE, STANDARD, estimate_seconds, profile, table_path, within
     from edgenas.space import load_space
 
+    if precise and budget_minutes is not None:
+        raise UsageError("--precise and --budget-minutes both say how long: give one of them")
+    effort = PRECISE if precise else STANDARD if budget_minutes is None else within(budget_minutes)
     board = load_device(device)
     if config is None:
         settings = {"kind": space.pop("space"), **{k: v for k, v in space.items() if v is not None}}
@@ -182,13 +193,16 @@ def profile(
     out = []
     with Bars() as bars:
         for p in precision or board.precisions:
-            seconds = estimate_seconds(searched, networks=networks)
+            seconds = estimate_seconds(searched, networks=networks, effort=effort)
             click.echo(f"{device} {p}: about {seconds / 60:.1f} min at most", err=True)
             if dry_run:
                 continue
             table = profile(
-                board, searched, p, tables, networks=networks, seed=seed, fresh=fresh, progress=bars
-            )
+                board, searched, p, tables, networks=networks, seed=seed, fresh=fresh,
+                effort=effort, progress=bars,
+            )  # fmt: skip
+            for warning in table.header.facts.get("warnings", ()):
+                click.echo(f"{device} {p}: warning: {warning}", err=True)
             out.append((table_path(tables, board.name, searched.id, p), table))
     if as_json:
         _emit([_table_facts(path, table) for path, table in out])

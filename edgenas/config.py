@@ -103,7 +103,7 @@ class Measure:
 
     blocks: int = 5
     block_seconds: float = 0.4
-    networks: int = 28
+    networks: int = 48
 
 
 @dataclass(frozen=True)

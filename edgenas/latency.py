@@ -95,10 +95,23 @@ class Fit:
     networks: int
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A whole network that was timed: ``rows_ms`` its rows summed as they stand, ``cost_ms`` what
+    they add less the cost of empty calls."""
+
+    arch: str
+    rows_ms: float
+    cost_ms: float
+    floor_ms: float
+    p50_ms: float
+
+
 @dataclass(frozen=True)
 class Header:
     """What a table was measured on and how. ``fingerprint`` decides whether it fits a device.
 
+    ``networks``: those that checked it, the first ``fit.networks`` of them by calibrating.
     ``baselines``: how simpler predictions (plain sum, FLOPs) do on the same held-out networks.
     """
 
@@ -115,6 +128,7 @@ class Header:
     empty_ms: float = 0.0
     fit: Fit | None = None
     held_out: HeldOut | None = None
+    networks: tuple[Checked, ...] = ()
     baselines: Mapping[str, HeldOut] = field(default_factory=dict)
 
 

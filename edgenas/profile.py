@@ -4,6 +4,8 @@ Protocol: all models loaded in one process, shuffled rounds of short visits, the
 each as its floor, an empty call subtracted, a sentinel against its remembered floor.
 """
 
+import gzip
+import math
 import random
 import shutil
 from collections.abc import Iterable, Mapping
@@ -11,12 +13,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from edgenas import sentinel
+from edgenas.conditions import warnings
 from edgenas.device import Device
 from edgenas.errors import CapabilityError, DeviceError, UnstableMeasurement, UsageError
+from edgenas.files import aside
 from edgenas.journal import open_journal
 from edgenas.latency import Header, LatencyTable, Missing, Row, Timing
+from edgenas.ops import macs
 from edgenas.predict import fitted
-from edgenas.rounds import Campaign, Effort, Progress, Subject, collected
+from edgenas.rounds import Campaign, Effort, Progress, Subject
 from edgenas.sentinel import Health
 from edgenas.session import Fingerprint, probe
 from edgenas.space import Space
@@ -26,7 +31,14 @@ EMPTY = OpSpec.of("conv", 1, 1, 1, k=1, s=1)
 EMPTY_ID = "empty"
 CALIBRATION, HELD_OUT_AT_LEAST = 8, 4  # networks
 FOLDER = Path("latency_tables")
+NETWORKS = 48  # by default: 8 to calibrate, 40 held out
 STANDARD = Effort()
+PRECISE = Effort(passes=8, rounds=10)
+
+
+def within(minutes: float) -> Effort:
+    """An effort that takes about so long: the least that gives a table, then the widest rows."""
+    return Effort(passes=2, rounds=5, limit_s=60 * minutes)
 
 
 def table_path(folder: Path, device: str, space: str, precision: str) -> Path:
@@ -34,10 +46,15 @@ def table_path(folder: Path, device: str, space: str, precision: str) -> Path:
     return folder / f"{device}.{space}.{precision}.jsonl"
 
 
-def estimate_seconds(space: Space, *, networks: int = 28, effort: Effort = STANDARD) -> float:
+def samples_path(table: Path) -> Path:
+    """Where the raw samples of ``table`` are kept: the journal it was made from, gzipped."""
+    return table.with_suffix(".samples.jsonl.gz")
+
+
+def estimate_seconds(space: Space, *, networks: int = NETWORKS, effort: Effort = STANDARD) -> float:
     """About how long ``profile`` takes where a few calls of a model fit into one visit."""
-    visits = len(space.vocabulary()) + networks + 1 + effort.sentinel_visits
-    return 1.0 + 1.6 * visits * effort.rounds * effort.visit_ms / 1000
+    least = effort.seconds(len(space.vocabulary()) + networks + 1)
+    return least if effort.limit_s is None else max(least, effort.limit_s)
 
 
 def profile(
@@ -47,7 +64,7 @@ def profile(
     folder: Path = FOLDER,
     *,
     extra: Iterable[OpSpec] = (),
-    networks: int = 28,
+    networks: int = NETWORKS,
     seed: int = 0,
     fresh: bool = False,
     allow_unstable: bool = False,
@@ -58,8 +75,9 @@ def profile(
 
     ``extra``: operators outside the vocabulary, e.g. pruned blocks. ``networks``: random whole
     ones, 8 to calibrate, the others held out. ``fresh`` measures all anew. Killed at any time and
-    called again, it goes on where it was. Raises ForeignTable where the stored table is another
-    device's, UnstableMeasurement, DeviceError.
+    called again, it goes on where it was. What spoils timings there is in the header's facts, as
+    ``warnings``. Raises ForeignTable where the stored table is another device's,
+    UnstableMeasurement, DeviceError, UsageError where ``effort.limit_s`` is too little.
     """
     if precision not in device.precisions:
         raise CapabilityError(
@@ -80,12 +98,14 @@ def profile(
         wanted = stored.missing(wanted)
         if not wanted:
             return stored
+    _refuse_short(effort, len(wanted) + networks + 1)
     archs = _sampled(space, networks, seed) if stored is None else []
     subjects: dict[str, Subject] = {EMPTY_ID: EMPTY, **{str(op): op for op in wanted}}
     subjects |= {_network_id(i): arch for i, arch in enumerate(archs)}
     campaign = Campaign(device, space, precision, fingerprint, subjects, effort, seed)
     health, results = _measured(campaign, path, fresh, allow_unstable, progress)
     rows = {op: results[str(op)] for op in wanted}
+    spoilt = warnings(int(fingerprint.get("cores", 1)), facts, probe(device)[1])
     if stored is None:
         header = Header(
             device=device.name,
@@ -93,7 +113,7 @@ def profile(
             precision=precision,
             space=space.id,
             fingerprint=fingerprint,
-            facts={**facts, "sentinel": asdict(health)},
+            facts={**facts, "sentinel": asdict(health), "warnings": spoilt},
             protocol={"statistic": "floor", "seed": seed, **asdict(effort)},
             provenance=device.runtime.provenance,
             grade=health.grade,
@@ -104,9 +124,27 @@ def profile(
         grade = sentinel.worst(stored.header.grade, health.grade)
         header = replace(stored.header, grade=grade)
         table = replace(stored.with_rows(rows), header=header)
+    _keep_samples(path, after=stored is not None)
     table.save(path)
     _journal_path(path).unlink(missing_ok=True)
     return table
+
+
+def _refuse_short(effort: Effort, models: int) -> None:
+    least_s = effort.seconds(models)
+    if effort.limit_s is not None and effort.limit_s < least_s:
+        raise UsageError(
+            f"{effort.limit_s / 60:g} minutes are too few for {models} models: ask for at least "
+            f"{math.ceil(least_s / 6) / 10:g}"
+        )
+
+
+def _keep_samples(path: Path, after: bool) -> None:
+    """Gzip members may follow each other: what a table grew by is added to what it had."""
+    kept = samples_path(path)
+    before = kept.read_bytes() if after and kept.exists() else b""
+    with aside(kept) as temporary:
+        temporary.write_bytes(before + gzip.compress(_journal_path(path).read_bytes(), mtime=0))
 
 
 def _stored(
@@ -144,7 +182,7 @@ def _measured(
             health = campaign.measure(journal, work, progress)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        results = collected(journal.records, device.runtime.provenance)
+        results = campaign.results(journal.records)
     if health.grade == "unstable" and not allow_unstable:
         raw.unlink()  # its samples would spoil the next run's
         raise UnstableMeasurement(
@@ -189,7 +227,7 @@ def _checked(
         row, ops = results[_network_id(number)], space.ops(arch)
         lame = [r for op in ops if isinstance(r := table.rows[op], Missing)]
         if isinstance(row, Timing) and not lame:
-            networks.append((ops, row))
+            networks.append((arch.id, ops, row))
         else:
             refused = (row if isinstance(row, Missing) else lame[0]).reason
     if len(networks) < CALIBRATION + HELD_OUT_AT_LEAST:
@@ -198,4 +236,4 @@ def _checked(
             f"{table.header.device}, too few to check the table"
             + (f": {refused}" if refused else "")
         )
-    return fitted(table, networks, CALIBRATION)
+    return fitted(table, networks, CALIBRATION, macs)

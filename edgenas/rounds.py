@@ -1,8 +1,11 @@
 """Shuffled rounds of short visits to many small models; resumable, watched by a sentinel."""
 
 import contextlib
+import itertools
+import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,30 +26,45 @@ from edgenas.spec import Architecture, OpSpec
 Progress = Callable[[str, int, int], None]
 Subject = OpSpec | Architecture
 
-SCHEMA = 1  # of the journal
+SCHEMA = 2  # of the journal
+FEW = 4  # models are not worth a pass of their own
+Z95 = 1.96
+PRIOR = 2  # passes that the common variance counts for
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: ``rounds`` over all models, ``visit_ms`` of timed calls in each.
+    """How long to measure: in each pass, a process of its own, ``rounds`` over all models with
+    ``visit_ms`` of timed calls a visit.
 
-    While the sentinel finds the run not stable, ``more_rounds`` are added, ``extensions`` times.
+    While the sentinel finds the run not stable, passes are added, ``extensions`` times. Where
+    ``limit_s`` is given, passes over those models whose interval is widest are added until about
+    so many seconds are over.
     """
 
-    rounds: int = 20
+    passes: int = 3
+    rounds: int = 7
     visit_ms: float = 4.0
-    more_rounds: int = 10
     extensions: int = 2
     sentinel_visits: int = 4
+    limit_s: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.more_rounds, self.sentinel_visits) < 1 or self.extensions < 0:
-            raise UsageError(f"numbers of rounds and visits must be positive: {self}")
+        if min(self.rounds, self.sentinel_visits) < 1 or self.extensions < 0 or self.passes < 2:
+            raise UsageError(f"numbers of rounds and visits must be positive, passes 2: {self}")
 
     @property
     def pace(self) -> Pace:
         """One visit."""
         return Pace(self.visit_ms)
+
+    def seconds(self, models: int) -> float:
+        """About how long it takes where a few calls of a model fit into one visit."""
+        return self.passes + 1.6 * self.visits(models, self.passes) * self.visit_ms / 1000
+
+    def visits(self, models: int, passes: int) -> int:
+        """How many visits so many passes over so many models are."""
+        return (models + self.sentinel_visits) * self.rounds * max(passes, 0)
 
 
 @dataclass(frozen=True)
@@ -75,6 +93,7 @@ class Campaign:
             "fingerprint": dict(self.fingerprint),
             "precision": self.precision,
             "space": self.space.id,
+            "rounds": self.effort.rounds,
             "visit_ms": self.effort.visit_ms,
             "sentinel_visits": self.effort.sentinel_visits,
             "seed": self.seed,
@@ -85,31 +104,74 @@ class Campaign:
         }
 
     def measure(self, journal: Journal, work: Path, progress: Progress) -> Health:
-        """Make every visit that ``journal`` lacks; more rounds while the run is not stable.
+        """Make every visit that ``journal`` lacks; more while the run is not stable or has time.
 
         ``work``: a folder for the models. Raises DeviceError; what was measured is kept.
         """
-        known = sentinel.known_floor_ms(self.fingerprint, self.precision)
-        rounds = max(self.effort.rounds, 1 + max(_rounds(journal.records), default=0))
+        known_ms = sentinel.known_floor_ms(self.fingerprint, self.precision)
         artifacts: dict[str, Artifact] = {}
-        for _ in range(self.effort.extensions + 1):
-            if todo := self._todo(journal.records, rounds):
-                self._write(todo, artifacts, journal, work, progress)
-                self._visit(todo, artifacts, journal, progress)
-            health = self._health(journal.records, known)
-            if health.grade == "stable":
+        start_s = time.monotonic()
+        for number in itertools.count():
+            ids = self._planned(number, journal, known_ms, start_s)
+            if not ids:
                 break
-            rounds += self.effort.more_rounds
-        return health
+            if todo := self._todo(journal.records, number, ids):
+                self._write(todo, artifacts, journal, work, progress)
+                later = self.effort.visits(len(self.subjects), self.effort.passes - number - 1)
+                self._visit(todo, artifacts, journal, progress, later)
+        return self._health(journal.records, known_ms)
 
-    def _todo(self, records: Sequence[Record], rounds: int) -> list[tuple[int, str]]:
+    def results(self, records: Sequence[Record]) -> dict[str, Row]:
+        """Id -> timing over all its visits, or why it has none."""
+        return collected(records, self.effort.rounds, self.device.runtime.provenance)
+
+    def _planned(
+        self, number: int, journal: Journal, known_ms: float | None, start_s: float
+    ) -> Sequence[str]:
+        """Whom pass ``number`` visits: all, those known least, or nobody: it was enough."""
+        effort, everyone = self.effort, list(self.subjects)
+        if number < effort.passes:
+            return everyone
+        for record in journal.records:
+            if record.get("pass") == number:
+                planned: list[str] = record["ids"]
+                return planned
+        if effort.limit_s is not None:
+            visit_s = 1.6 * effort.rounds * effort.visit_ms / 1000
+            left_s = effort.limit_s - (time.monotonic() - start_s) - 1.0
+            ids = self._widest(journal.records)[: max(int(left_s / visit_s), 0)]
+            if len(ids) < min(FEW, len(everyone)):
+                return []
+        elif (
+            number < effort.passes + effort.extensions
+            and self._health(journal.records, known_ms).grade != "stable"
+        ):
+            ids = everyone
+        else:
+            return []
+        journal.append({"pass": number, "ids": ids})
+        return ids
+
+    def _widest(self, records: Sequence[Record]) -> list[str]:
+        """Ids whose interval is wider than the median one's, the widest first."""
+        width = {
+            id: (row.interval_ms[1] - row.interval_ms[0]) / row.floor_ms
+            for id, row in self.results(records).items()
+            if isinstance(row, Timing) and row.interval_ms and id in self.subjects
+        }
+        middle = float(np.median(list(width.values()))) if width else 0.0
+        return sorted((i for i in width if width[i] > middle), key=lambda i: -width[i])
+
+    def _todo(
+        self, records: Sequence[Record], number: int, subjects: Sequence[str]
+    ) -> list[tuple[int, str]]:
         done = {(r["round"], r["id"]) for r in records if "ns" in r}
         refused = {r["id"] for r in records if "status" in r}
-        ids = [id for id in {**self._sentinels, **self.subjects} if id not in refused]
+        ids = [id for id in [*self._sentinels, *subjects] if id not in refused]
         todo = []
-        for number in range(rounds):
-            random.Random(f"{self.seed} {number}").shuffle(ids)
-            todo += [(number, id) for id in ids if (number, id) not in done]
+        for turn in range(number * self.effort.rounds, (number + 1) * self.effort.rounds):
+            random.Random(f"{self.seed} {turn}").shuffle(ids)
+            todo += [(turn, id) for id in ids if (turn, id) not in done]
         return todo
 
     def _write(
@@ -123,6 +185,8 @@ class Campaign:
         """Add to ``artifacts`` a model for each id of ``todo``; one that cannot be is a refusal."""
         subjects = {**self._sentinels, **self.subjects}
         ids = sorted({id for _, id in todo} - artifacts.keys())
+        if not ids:
+            return
         work.mkdir(parents=True, exist_ok=True)
         exporter = exporter_for(self.device.runtime.format)
         for done, id in enumerate(ids):
@@ -145,14 +209,17 @@ class Campaign:
         artifacts: Mapping[str, Artifact],
         journal: Journal,
         progress: Progress,
+        later: int,
     ) -> None:
         visits = [v for v in todo if v[1] in artifacts]
+        before = sum("ns" in r for r in journal.records)
+        total = before + len(visits) + later
         models = {id: artifacts[id] for id in sorted({id for _, id in visits})}
         number = visits[0][0] if visits else 0
         events = time_models(self.device, models, visits, self.effort.pace)
         with contextlib.closing(events):
             for done, event in enumerate(events):
-                progress("timing", min(done, len(visits)), len(visits))
+                progress("timing", min(before + done, total), total)
                 if isinstance(event, Refusal):
                     _refuse(journal, event)
                     continue
@@ -160,10 +227,10 @@ class Campaign:
                     journal.sync()
                 number = event.round
                 journal.append({"round": event.round, "id": event.id, "ns": event.ns})
-        progress("timing", len(visits), len(visits))
+        progress("timing", before + len(visits), total)
 
     def _health(self, records: Sequence[Record], known_ms: float | None) -> Health:
-        results = collected(records)
+        results = self.results(records)
         for id in self._sentinels:
             if isinstance(row := results.get(id), Missing):
                 raise DeviceError(f"{self.device.name} cannot run the sentinel: {row.reason}")
@@ -172,24 +239,55 @@ class Campaign:
         return sentinel.assessed(floors, known_ms, float(np.median(over)) - 1)
 
 
-def collected(records: Sequence[Record], provenance: Provenance = "measured") -> dict[str, Row]:
-    """Id -> timing over all its visits, or why it has none."""
-    samples: dict[str, list[int]] = {}
+def collected(
+    records: Sequence[Record], rounds: int, provenance: Provenance = "measured"
+) -> dict[str, Row]:
+    """Id -> timing over all its visits, or why it has none; ``rounds`` of them make a pass.
+
+    The interval comes from how a model's floor varies from pass to pass, each a process of its
+    own: partly its own variance, partly that of the median model, since passes are few.
+    """
+    passes: dict[str, dict[int, list[int]]] = {}
     rows: dict[str, Row] = {}
     for record in records:
         if "ns" in record:
-            samples.setdefault(record["id"], []).extend(record["ns"])
+            of_pass = passes.setdefault(record["id"], {})
+            of_pass.setdefault(record["round"] // rounds, []).extend(record["ns"])
         elif "status" in record:
             rows[record["id"]] = Missing(record["status"], record["reason"])
-    for id in samples.keys() - rows.keys():
-        ms = np.array(samples[id]) / 1e6
-        p50, p90 = np.percentile(ms, (50, 90))
-        rows[id] = Timing(float(ms.min()), float(p50), float(p90), len(ms), provenance)
+    spread = _Spread.of({id: [min(ns) for ns in p.values()] for id, p in passes.items()})
+    for id, of_pass in passes.items():
+        if id in rows:
+            continue
+        ms = np.concatenate([np.array(ns) for ns in of_pass.values()]) / 1e6
+        floor = float(ms.min())
+        p50, p90, p99 = (float(v) for v in np.percentile(ms, (50, 90, 99)))
+        wide = math.exp(Z95 * spread.deviation(id))
+        interval = floor / wide, floor * wide
+        rows[id] = Timing(floor, p50, p90, len(ms), provenance, p99, interval)
     return rows
 
 
-def _rounds(records: Sequence[Record]) -> Iterator[int]:
-    return (r["round"] for r in records if "ns" in r)
+@dataclass(frozen=True)
+class _Spread:
+    """Variance of the logarithm of a model's floor from pass to pass."""
+
+    own: Mapping[str, tuple[int, float]]  # degrees of freedom, variance
+    common: float
+
+    @classmethod
+    def of(cls, floors: Mapping[str, Sequence[float]]) -> "_Spread":
+        own = {
+            id: (len(f) - 1, float(np.var(np.log(f), ddof=1)))
+            for id, f in floors.items()
+            if len(f) > 1
+        }
+        return cls(own, float(np.median([v for _, v in own.values()])) if own else 0.0)
+
+    def deviation(self, id: str) -> float:
+        """Standard deviation; the common variance counts as many passes as the model's own."""
+        freedom, variance = self.own.get(id, (0, 0.0))
+        return math.sqrt((freedom * variance + PRIOR * self.common) / (freedom + PRIOR))
 
 
 def _refuse(journal: Journal, refusal: Refusal) -> None:

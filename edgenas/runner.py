@@ -256,6 +256,11 @@ def _fields(path: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+def _numbers(folder: str, pattern: str) -> list[int]:
+    texts = (_read(str(path)) for path in Path(folder).glob(pattern))
+    return [int(text) for text in texts if text.lstrip("-").isdigit()]
+
+
 def cpu_model() -> str:
     """What the processor calls itself, or the board where it does not."""
     info = _fields("/proc/cpuinfo")
@@ -281,9 +286,15 @@ def probe(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else "",
     }
-    milli_c = _read("/sys/class/thermal/thermal_zone0/temp")
-    if milli_c.lstrip("-").isdigit():
-        facts["temperature_c"] = int(milli_c) / 1000
+    if hasattr(os, "sched_getaffinity"):
+        facts["affinity"] = sorted(os.sched_getaffinity(0))
+    hottest = max(_numbers("/sys/class/thermal", "thermal_zone*/temp"), default=None)
+    if hottest is not None:
+        facts["temperature_c"] = hottest / 1000
+    cpus, clock = "/sys/devices/system/cpu", "cpu[0-9]*/cpufreq/"
+    now, most = (_numbers(cpus, clock + name) for name in ("scaling_cur_freq", "cpuinfo_max_freq"))
+    if now and most:
+        facts["frequency_share"] = round(max(now) / max(most), 3)
     known = {k: v for k, v in facts.items() if v != ""}
     emit({"event": "end", "fingerprint": fingerprint, "facts": known})
 

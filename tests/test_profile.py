@@ -1,9 +1,13 @@
+import gzip
+import itertools
 import json
+import math
 import os
 import random
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -16,7 +20,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgenas import sentinel
+from edgenas import rounds, sentinel
+from edgenas.conditions import warnings
 from edgenas.device import Device, load_device
 from edgenas.errors import (
     CapabilityError,
@@ -28,7 +33,7 @@ from edgenas.errors import (
 from edgenas.journal import open_journal
 from edgenas.latency import LatencyTable, Missing, Timing
 from edgenas.predict import Predictor
-from edgenas.profile import estimate_seconds, profile, table_path
+from edgenas.profile import estimate_seconds, profile, samples_path, table_path, within
 from edgenas.rounds import Effort
 from edgenas.runtimes.onnxruntime import OnnxRuntime
 from edgenas.spaces.mobile import Mobile
@@ -41,8 +46,9 @@ SPACE = Mobile(
     resolution=8, channels=1, classes=3, stem=4, stem_stride=1, first=4, widths=(8,),
     depths=(2,), strides=(2,), head=8, kernels=(3, 5), expansions=(1, 2),
 )  # fmt: skip
-QUICK = Effort(rounds=2, visit_ms=0.2, more_rounds=1, extensions=1)
+QUICK = Effort(passes=2, rounds=2, visit_ms=0.2, extensions=1)
 NETWORKS = 12
+VISITS = QUICK.passes * QUICK.rounds * (12 + NETWORKS + 1 + 4)
 EXTRA = OpSpec.of("mbconv", 4, 8, 8, h=5, k=3, s=2)
 BROKEN = "mbconv 8-8 @4 e1 k5 s1"
 
@@ -67,7 +73,8 @@ def conv_ns(path: str) -> int:
 class Planted:
     """A board made up: every latency is known, and so is what is wrong with it.
 
-    ``slower`` scales all; a visit of which ``busy`` says so takes 1.3 times as long.
+    ``slower`` scales all; a visit of which ``busy`` says so takes 1.3 times as long; a process
+    runs each model faster or slower by about ``wobble``, and those that are ``shaky`` by more.
     """
 
     cpu: str = "planted"
@@ -75,6 +82,9 @@ class Planted:
     busy: float = 0.0
     broken: tuple[str, ...] = ()
     dies_after: int = 10**9
+    shaky: tuple[str, ...] = ()
+    wobble: float = 0.0
+    seed: int = 0
     jobs: list[dict] = field(default_factory=list)
     python: str = "python"
 
@@ -100,7 +110,10 @@ class Planted:
         for model in job["models"]:
             if model["id"] in self.broken:
                 yield {"id": model["id"], "status": "unsupported", "reason": "no such kernel"}
+        rng = random.Random(f"{self.seed} {len(self.jobs)}")
         cost = {m["id"]: conv_ns(m["path"]) for m in job["models"] if m["id"] not in self.broken}
+        for id in cost:
+            cost[id] *= math.exp(rng.gauss(0, 0.05 if id in self.shaky else self.wobble))
         for made, (number, id) in enumerate(v for v in job["visits"] if v[1] in cost):
             if made == self.dies_after:
                 raise DeviceError("the cable came out")
@@ -150,7 +163,7 @@ def test_a_real_device_is_profiled_whole_and_leaves_only_the_table(
         device, SPACE, precision, folder, networks=NETWORKS, effort=QUICK, allow_unstable=True
     )
     path = table_path(folder, name, SPACE.id, precision)
-    assert [p.name for p in folder.iterdir()] == [path.name]
+    assert sorted(p.name for p in folder.iterdir()) == [path.name, samples_path(path).name]
     assert LatencyTable.load(path).dumps() == table.dumps()
     assert set(table.rows) == SPACE.vocabulary()
     assert all(isinstance(row, Timing) and row.n >= 10 for row in table.rows.values())
@@ -178,7 +191,7 @@ def test_the_planted_truth_is_found_and_networks_are_predicted(tmp_path: Path) -
 
 
 def test_the_floor_does_not_care_for_a_busy_machine(tmp_path: Path) -> None:
-    effort = replace(QUICK, rounds=12)
+    effort = replace(QUICK, rounds=6)
     quiet = quick(board(), tmp_path / "quiet", effort=effort)
     busy = quick(board(busy=0.6), tmp_path / "busy", effort=effort)
     assert {op: row.floor_ms for op, row in quiet.rows.items()} == {
@@ -252,14 +265,14 @@ def test_fresh_forgets_a_journal_too(tmp_path: Path) -> None:
         quick(board(dies_after=31), tmp_path)
     device = board()
     quick(device, tmp_path, fresh=True)
-    assert len(device.transport.timed) == QUICK.rounds * (12 + NETWORKS + 1 + 4)
+    assert len(device.transport.timed) == VISITS
 
 
 def test_fresh_measures_everything_again(tmp_path: Path) -> None:
     quick(board(), tmp_path)
     again = board()
     quick(again, tmp_path, fresh=True)
-    assert len(again.transport.timed) == QUICK.rounds * (12 + NETWORKS + 1 + 4)
+    assert len(again.transport.timed) == VISITS
 
 
 def test_a_run_slower_than_the_machine_can_is_refused_and_leaves_no_samples(
@@ -270,7 +283,7 @@ def test_a_run_slower_than_the_machine_can_is_refused_and_leaves_no_samples(
     with pytest.raises(UnstableMeasurement, match=r"20% slower.*delete .*sentinel") as e:
         quick(hot, tmp_path / "hot")
     assert str(cache) in str(e.value)
-    assert {number for number, _ in hot.transport.timed} == {0, 1, 2}  # one extension
+    assert {number for number, _ in hot.transport.timed} == set(range(6))  # one more pass
     assert list((tmp_path / "hot").iterdir()) == []
     assert quick(board(), tmp_path / "hot").dumps() == good.dumps()
 
@@ -308,7 +321,7 @@ def test_a_lost_connection_keeps_what_was_measured(tmp_path: Path) -> None:
     assert quick(device, tmp_path).dumps() == whole.dumps()
     assert not set(kept) & set(device.transport.timed)
     assert sorted(kept + device.transport.timed) == sorted({*kept, *device.transport.timed})
-    assert len(kept + device.transport.timed) == QUICK.rounds * (12 + NETWORKS + 1 + 4)
+    assert len(kept + device.transport.timed) == VISITS
 
 
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.5, 0.97])
@@ -359,7 +372,7 @@ def test_a_journal_of_another_pace_is_discarded_and_said_so(tmp_path: Path) -> N
         progress=lambda what, done, total: said.append(what),
     )
     assert any("discarding" in what for what in said)
-    assert len(device.transport.timed) == QUICK.rounds * (12 + NETWORKS + 1 + 4)
+    assert len(device.transport.timed) == VISITS
 
 
 def test_two_processes_do_not_measure_into_one_table(tmp_path: Path) -> None:
@@ -371,13 +384,71 @@ def test_two_processes_do_not_measure_into_one_table(tmp_path: Path) -> None:
         quick(board(), tmp_path)
 
 
+def test_time_beyond_the_least_goes_to_the_rows_known_least(tmp_path: Path, monkeypatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(rounds.time, "monotonic", lambda: float(next(clock)))
+    effort = Effort(passes=2, rounds=2, visit_ms=0.2, limit_s=10.0)
+    shaky = [str(op) for op in sorted(SPACE.vocabulary(), key=str)[:5]]
+    device = board(shaky=tuple(shaky))
+    table = quick(device, tmp_path, effort=effort)
+    visits = Counter(id for _, id in device.transport.timed)
+    steady = [str(op) for op in SPACE.vocabulary() if str(op) not in shaky]
+    assert min(visits[id] for id in shaky) > 4
+    assert max(visits[id] for id in steady) == 4
+    assert all(table[OpSpec.parse(id)].interval_ms[0] < table[OpSpec.parse(id)].floor_ms
+               for id in shaky)  # fmt: skip
+
+
+def test_too_little_time_is_refused_with_how_much_it_takes(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"0\.001 minutes are too few for 25 models: .* least 0\.1"
+    ):
+        quick(board(), tmp_path, effort=within(0.001))
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_a_planted_floor_lies_in_its_interval_as_often_as_it_claims(tmp_path: Path) -> None:
+    """Each process of the board runs a model a little faster or slower, for as long as it lives."""
+    effort = Effort(passes=3, rounds=2, visit_ms=0.2, extensions=0)
+    held = []
+    for seed in range(6):
+        table = quick(
+            board(wobble=0.01, seed=seed), tmp_path / str(seed), effort=effort, allow_unstable=True
+        )
+        again = quick(
+            board(wobble=0.01, seed=100 + seed), tmp_path / f"again {seed}", effort=effort,
+            allow_unstable=True,
+        )  # fmt: skip
+        for op, row in table.rows.items():
+            (low, high), (low2, high2) = row.interval_ms, again[op].interval_ms
+            held.append(low <= high2 and low2 <= high)
+            assert low < row.floor_ms < high < 1.1 * low
+    assert len(held) == 72
+    assert sum(held) / len(held) >= 0.95
+
+
+def test_what_spoils_a_timing_is_said() -> None:
+    calm = {"load_average": 0.1, "governor": "performance", "temperature_c": 40.0}
+    assert warnings(2, calm, {"temperature_c": 45.0, "frequency_share": 1.0}) == []
+    assert warnings(2, {}) == []
+    for before, after, word in (
+        ({"load_average": 1.5}, {}, "load average 1.5 on 2 cores"),
+        ({"governor": "ondemand"}, {}, "'ondemand'"),
+        ({"temperature_c": 40.0}, {"temperature_c": 60.0}, "warmed by 20"),
+        ({"temperature_c": 75.0}, {"temperature_c": 85.0}, "throttled"),
+        ({}, {"frequency_share": 0.5}, "50%"),
+    ):
+        (line,) = warnings(2, before, after)
+        assert word in line
+
+
 def test_progress_ends_at_its_total(tmp_path: Path) -> None:
     said: list[tuple[str, int, int]] = []
     quick(board(), tmp_path, progress=lambda *step: said.append(step))
     last = {what: (done, total) for what, done, total in said}
     assert last == {
         "writing models": (29, 29),
-        "timing": (QUICK.rounds * 29, QUICK.rounds * 29),
+        "timing": (VISITS, VISITS),
     }
     assert all(done <= total for _, done, total in said)
 
@@ -415,7 +486,7 @@ def test_a_run_is_graded_against_the_best_floor_known(slower: float, grade: str)
 
 def test_the_estimate_grows_with_the_effort() -> None:
     base = estimate_seconds(SPACE)
-    assert 0 < base < estimate_seconds(SPACE, effort=Effort(rounds=40))
+    assert 0 < base < estimate_seconds(SPACE, effort=Effort(rounds=14))
     assert base < estimate_seconds(SPACE, networks=60)
 
 
@@ -431,7 +502,8 @@ def say(what, done, total):
     if what == "timing":
         print(done, flush=True)
 profile(load_device("cpu-onnxruntime"), SPACE, "fp32", Path({folder!r}), networks=NETWORKS,
-        effort=Effort(rounds=4, visit_ms=1.0, extensions=0), allow_unstable=True, progress=say)
+        effort=Effort(passes=2, rounds=2, visit_ms=1.0, extensions=0),
+        allow_unstable=True, progress=say)
 """
 
 
@@ -465,15 +537,17 @@ def test_killed_half_way_and_started_again_it_measures_only_what_is_missing(
 
     watched = Recorded(Local(), [])
     device = replace(load_device("cpu-onnxruntime"), transport=watched)
-    effort = Effort(rounds=4, visit_ms=1.0, extensions=0)
+    effort = Effort(passes=2, rounds=2, visit_ms=1.0, extensions=0)
     table = quick(device, folder, effort=effort, allow_unstable=True)
     measured = [tuple(v) for job in watched.jobs for v in job.get("visits", ())]
     assert not set(kept) & set(measured)
     assert len(set(kept) | set(measured)) == len(kept) + len(measured) == 4 * 29
     assert set(table.rows) == SPACE.vocabulary()
-    assert [p.name for p in folder.iterdir()] == [
-        table_path(folder, "cpu-onnxruntime", SPACE.id, "fp32").name
-    ]
+    path = table_path(folder, "cpu-onnxruntime", SPACE.id, "fp32")
+    assert sorted(folder.iterdir()) == [path, samples_path(path)]
+    with gzip.open(samples_path(path), "rt") as samples:
+        raw = [json.loads(line) for line in samples]
+    assert sum("ns" in r for r in raw) == 4 * 29
 
 
 @dataclass(frozen=True)

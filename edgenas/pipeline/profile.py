@@ -14,7 +14,7 @@ from edgenas.files import write_json
 from edgenas.latency import LatencyTable
 from edgenas.pipeline.context import Context
 from edgenas.pipeline.stage import Stage
-from edgenas.predict import Predictor
+from edgenas.predict import Predictor, require_trusted
 from edgenas.profile import profile
 from edgenas.project import project
 from edgenas.search import Budget
@@ -72,6 +72,7 @@ def _target(
     predictors = {p: Predictor(t) for (name, p), t in tables.items() if name == target.device}
     precision = min(predictors, key=lambda p: fmean(map(predictors[p].p50_ms, sample)))
     predictor = predictors[precision]
+    require_trusted(predictor.table)
     fastest, slowest = extremes_ms(ctx.space, predictor)
     limit = target.budget.resolve(fastest * (1 + predictor.margin), slowest)
     return {
