@@ -163,7 +163,8 @@ _shelf_command("datasets", "edgenas.datasets", "sources of images")
 @_json
 def profile(
     device: str, config: Path | None, precision: tuple[str, ...], networks: int,
-    budget_minutes: float | None, precise: bool, seed: int,
+    from_networks: int | None, prior: Path | None, budget_minutes: float | None, precise: bool,
+    seed: int,
     fresh: bool, dry_run: bool, tables: Path, as_json: bool, **space: Any,
 ) -> None:  # fmt: skip
     """Measure a latency table of DEVICE: every operator of a space, alone and in whole networks.
@@ -174,12 +175,18 @@ def profile(
     """
     from edgenas.console import Bars
     from edgenas.device import load_device
-    from edgenas.profile import PRECISE, STANDARD, estimate_seconds, profile, table_path, within
+    from edgenas.latency import LatencyTable
+    from edgenas.profile import PRECISE, STANDARD, estimate_seconds, profile, within
+    from edgenas.profile_networks import HELD_OUT, profile_from_networks
     from edgenas.space import load_space
+    from edgenas.store import table_path
 
     if precise and budget_minutes is not None:
         raise UsageError("--precise and --budget-minutes both say how long: give one of them")
     effort = PRECISE if precise else STANDARD if budget_minutes is None else within(budget_minutes)
+    if prior is not None and from_networks is None:
+        raise UsageError("--prior helps to estimate rows: it goes with --from-networks N")
+    told = None if prior is None else LatencyTable.load(prior)
     board = load_device(device)
     if config is None:
         settings = {"kind": space.pop("space"), **{k: v for k, v in space.items() if v is not None}}
@@ -193,14 +200,23 @@ def profile(
     out = []
     with Bars() as bars:
         for p in precision or board.precisions:
-            seconds = estimate_seconds(searched, networks=networks, effort=effort)
+            if from_networks is None:
+                seconds = estimate_seconds(searched, networks=networks, effort=effort)
+            else:
+                seconds = effort.seconds(from_networks + HELD_OUT)
             click.echo(f"{device} {p}: about {seconds / 60:.1f} min at most", err=True)
             if dry_run:
                 continue
-            table = profile(
-                board, searched, p, tables, networks=networks, seed=seed, fresh=fresh,
-                effort=effort, progress=bars,
-            )  # fmt: skip
+            how: dict[str, Any] = {
+                "seed": seed, "fresh": fresh, "effort": effort, "progress": bars,
+            }  # fmt: skip
+            table = (
+                profile(board, searched, p, tables, networks=networks, **how)
+                if from_networks is None
+                else profile_from_networks(
+                    board, searched, p, tables, networks=from_networks, prior=told, **how
+                )
+            )
             for warning in table.header.facts.get("warnings", ()):
                 click.echo(f"{device} {p}: warning: {warning}", err=True)
             out.append((table_path(tables, board.name, searched.id, p), table))
@@ -220,6 +236,7 @@ def _table_facts(path: Path, table: Any) -> dict[str, Any]:
         "device": h.device,
         "precision": h.precision,
         "rows": len(table.rows),
+        "provenance": h.provenance,
         "grade": h.grade,
         "held_out": h.held_out and asdict(h.held_out),
         "margin": h.fit and h.fit.margin,
@@ -228,7 +245,7 @@ def _table_facts(path: Path, table: Any) -> dict[str, Any]:
 
 def _table_line(path: Path, table: Any) -> str:
     h = table.header
-    text = f"{path}: {len(table.rows)} rows, {h.grade}"
+    text = f"{path}: {len(table.rows)} rows, {h.provenance}, {h.grade}"
     if h.held_out and h.fit:
         text += (
             f"; on {h.held_out.networks} held-out networks: error {h.held_out.mape:.1%}, "

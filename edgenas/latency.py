@@ -208,7 +208,7 @@ class LatencyTable:
         try:
             data = _parsed(head)
             if (schema := data.pop("schema", None)) != SCHEMA:
-                raise ValueError(f"schema {schema!r}; this edgenas reads {SCHEMA}")
+                raise ValueError(f"schema {schema!r}; this edgenas reads {SCHEMA}: profile --fresh")
             if data.pop("rows_sha256", None) != _sha(body):
                 raise ValueError("rows do not match their hash: the file was cut short or edited")
             header = construct(Header, data, "header")

@@ -33,11 +33,12 @@ from edgenas.errors import (
 from edgenas.journal import open_journal
 from edgenas.latency import LatencyTable, Missing, Timing
 from edgenas.predict import Predictor
-from edgenas.profile import estimate_seconds, profile, samples_path, table_path, within
+from edgenas.profile import estimate_seconds, profile, within
 from edgenas.rounds import Effort
 from edgenas.runtimes.onnxruntime import OnnxRuntime
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
+from edgenas.store import samples_path, table_path
 from edgenas.transports.local import Local
 
 torch.set_num_threads(1)
