@@ -26,8 +26,8 @@ class Transport(Protocol):
         """The Python interpreter there."""
         ...
 
-    def push(self, local: Path) -> str:
-        """Bring a file there; its path there. Content that is there already is not sent again."""
+    def push(self, files: Sequence[Path]) -> list[str]:
+        """Bring files there; their paths there. What is there already is not sent again."""
         ...
 
     def pull(self, remote: str, local: Path) -> None:

@@ -75,12 +75,10 @@ def time_models(
     """
     for artifact in models.values():
         check(device, artifact)
+    paths = device.transport.push([artifact.path for artifact in models.values()])
     job = {
         "verb": "time",
-        "models": [
-            {"id": id, "path": device.transport.push(artifact.path)}
-            for id, artifact in models.items()
-        ],
+        "models": [{"id": id, "path": path} for id, path in zip(models, paths, strict=True)],
         "visits": visits,
         **asdict(pace),
     }
@@ -110,10 +108,11 @@ def predict(device: Device, artifact: Artifact, inputs: np.ndarray, batch: int =
         given, made = Path(here) / "inputs.npy", Path(here) / "output.npy"
         output = f"{there}/output.npy"
         np.save(given, np.ascontiguousarray(inputs, np.float32))
+        model, pushed = transport.push([artifact.path, given])
         job = {
             "verb": "predict",
-            "model": transport.push(artifact.path),
-            "inputs": transport.push(given),
+            "model": model,
+            "inputs": pushed,
             "output": output,
             "batch": batch,
         }
@@ -139,9 +138,7 @@ def _events(device: Device, job: Mapping[str, Any]) -> Generator[Event, None, No
     with tempfile.TemporaryDirectory(prefix="edgenas-") as here:
         path = Path(here) / "job.json"
         path.write_text(json.dumps(whole))
-        command = runtime.command(
-            transport.python, transport.push(runtime.payload), transport.push(path)
-        )
+        command = runtime.command(transport.python, *transport.push([runtime.payload, path]))
         with contextlib.closing(transport.lines(command)) as lines:
             event: Event = {}
             during = ""

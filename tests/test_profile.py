@@ -89,8 +89,8 @@ class Planted:
     jobs: list[dict] = field(default_factory=list)
     python: str = "python"
 
-    def push(self, local: Path) -> str:
-        return str(local)
+    def push(self, files: Sequence[Path]) -> list[str]:
+        return [str(path) for path in files]
 
     def pull(self, remote: str, local: Path) -> None:
         raise AssertionError("nothing to pull")
@@ -562,8 +562,8 @@ class Recorded:
     def python(self) -> str:
         return self.inner.python
 
-    def push(self, local: Path) -> str:
-        return self.inner.push(local)
+    def push(self, files: Sequence[Path]) -> list[str]:
+        return self.inner.push(files)
 
     def pull(self, remote: str, local: Path) -> None:
         self.inner.pull(remote, local)

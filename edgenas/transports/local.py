@@ -24,9 +24,9 @@ class Local:
 
     python: str = sys.executable
 
-    def push(self, local: Path) -> str:
-        """Nothing to move: the absolute path."""
-        return str(local.resolve())
+    def push(self, files: Sequence[Path]) -> list[str]:
+        """Nothing to move: the absolute paths."""
+        return [str(path.resolve()) for path in files]
 
     def pull(self, remote: str, local: Path) -> None:
         """A copy. Raises DeviceError where there is no such file."""

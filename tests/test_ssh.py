@@ -1,0 +1,307 @@
+"""A real OpenSSH client against a real sshd on loopback, with keys of their own."""
+
+import contextlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgenas import remote
+from edgenas.device import Device, load_device
+from edgenas.errors import DeviceError, UsageError
+from edgenas.profile import profile
+from edgenas.remote import Disconnected
+from edgenas.rounds import Effort
+from edgenas.runtimes.onnxruntime import OnnxRuntime
+from edgenas.spaces.mobile import Mobile
+from edgenas.transports.ssh import Ssh
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+pytestmark = pytest.mark.skipif(
+    SSHD is None or shutil.which("ssh") is None,
+    reason="no sshd on this machine: install openssh-server",
+)
+SPACE = Mobile(
+    resolution=8, channels=1, classes=3, stem=4, stem_stride=1, first=4, widths=(8,),
+    depths=(2,), strides=(2,), head=8, kernels=(3, 5), expansions=(1, 2),
+)  # fmt: skip
+
+
+class Server:
+    """sshd as the present user; its log says on which port it listens."""
+
+    def __init__(self, home: Path, host_key: Path) -> None:
+        self.home = home
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.config = home / "sshd_config"
+        self.start(host_key)
+
+    def start(self, host_key: Path) -> None:
+        self.config.write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nUsePAM no\n"
+            f"StrictModes no\nPidFile none\nPasswordAuthentication no\nMaxStartups 100\n"
+            f"AuthorizedKeysFile {self.home}/id.pub\n"
+        )
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(exist_ok=True)  # sshd's own requirement
+        assert SSHD is not None
+        log = (self.home / "log").open("wb")
+        self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", self.config], stderr=log)
+        log.close()
+        while b"Server listening" not in (self.home / "log").read_bytes():
+            assert self.process.poll() is None, (self.home / "log").read_text()
+
+    def sessions(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=False)
+
+    def cut(self) -> None:
+        """Every connection, not what runs behind it."""
+        for session in self.sessions():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [*session.children(), session]:
+                    if process.name().startswith("sshd"):
+                        process.kill()
+
+    def stop(self) -> None:
+        self.cut()
+        self.process.terminate()
+        self.process.wait()
+
+
+def key(path: Path) -> Path:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    home = tmp_path / "sshd"
+    home.mkdir()
+    key(home / "id")
+    server = Server(home, key(home / "host"))
+    public = (home / "host.pub").read_text()
+    (home / "known").write_text(f"[127.0.0.1]:{server.port} {public}")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def board(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ssh:
+    monkeypatch.setenv("EDGENAS_CACHE", str(tmp_path / "cache"))
+    return Ssh(
+        "127.0.0.1",
+        port=server.port,
+        python=sys.executable,
+        options=(
+            f"IdentityFile={server.home}/id", "IdentitiesOnly=yes",
+            f"UserKnownHostsFile={server.home}/known", "StrictHostKeyChecking=yes",
+        ),
+        folder=str(tmp_path / "there"),
+        patience_s=20,
+    )  # fmt: skip
+
+
+def left(board: Ssh) -> set[str]:
+    """What a board keeps when nothing runs: pushed files."""
+    return {p.name for p in Path(board.folder).rglob("*") if p.parent.name != "files"} - {"files"}
+
+
+COUNT = "for i in $(seq 2000); do echo line $i; done; sleep 0.2; printf end"
+
+
+def test_a_command_there_says_what_it_says_here(board: Ssh) -> None:
+    said = list(board.lines(["sh", "-c", COUNT]))
+    assert said == [f"line {i}\n" for i in range(1, 2001)] + ["end"]
+    assert left(board) == {"jobs"}
+
+
+def test_a_failing_command_is_an_error_with_the_end_of_what_it_complained(board: Ssh) -> None:
+    with pytest.raises(DeviceError, match=r"sh failed with code 7 there: no good$"):
+        list(board.lines(["sh", "-c", "echo no good >&2; exit 7"]))
+    with pytest.raises(DeviceError, match=r"nowhere failed with code 127 there"):
+        list(board.lines(["nowhere"]))
+    assert left(board) == {"jobs"}
+
+
+@pytest.mark.parametrize("name", ["a'; touch HACKED #", "$(touch HACKED)", "-rf", "two\nlines"])
+def test_no_name_reaches_a_shell(board: Ssh, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"content")
+    (there,) = board.push([path])
+    assert Path(there).read_bytes() == b"content"
+    assert list(board.lines(["printf", "%s", name])) == name.splitlines(keepends=True)
+    board.pull(there, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"content"
+    with board.scratch() as folder:
+        assert Path(folder).is_dir()
+    assert not list(tmp_path.rglob("HACKED")) and not Path("HACKED").exists()
+    assert not (Path.home() / "HACKED").exists()
+
+
+@pytest.mark.parametrize("field", ["host", "python", "folder"])
+@pytest.mark.parametrize("bad", ["-oProxyCommand=touch HACKED", "", "a\nb"])
+def test_what_would_be_an_option_or_two_lines_is_refused(field: str, bad: str) -> None:
+    with pytest.raises(UsageError, match=f"transport ssh: {field} cannot be"):
+        replace(Ssh("board"), **{field: bad})
+
+
+def test_a_device_file_says_all_that_is_needed(tmp_path: Path) -> None:
+    path = tmp_path / "pi.yaml"
+    path.write_text(
+        "transport: {kind: ssh, host: pi@192.0.2.7, options: [ProxyJump=gate]}\n"
+        "runtime: {kind: onnxruntime, threads: 2}\n"
+    )
+    assert load_device(str(path)).transport == Ssh("pi@192.0.2.7", options=("ProxyJump=gate",))
+
+
+def test_what_is_there_is_not_sent_again_and_a_cut_push_is_completed(
+    board: Ssh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "CHUNK_BYTES", 2500)
+    files = [tmp_path / f"{i}.onnx" for i in range(6)]
+    for i, path in enumerate(files):
+        path.write_bytes(bytes([i]) * 1000)
+    sent: list[int] = []
+    run = Ssh.run
+
+    def failing(self: Ssh, script: str, stdin: bytes = b"") -> remote.Answer:
+        if len(sent) == 2:
+            raise Disconnected("the cable came out")
+        if stdin:
+            sent.append(len(stdin))
+        return run(self, script, stdin)
+
+    monkeypatch.setattr(Ssh, "run", failing)
+    with pytest.raises(Disconnected):
+        replace(board, patience_s=0).push(files)
+    monkeypatch.setattr(Ssh, "run", run)
+    before = {p: p.stat().st_mtime_ns for p in (Path(board.folder) / "files").iterdir()}
+    assert len(before) == 4
+    there = board.push(files)
+    assert [Path(p).read_bytes() for p in there] == [p.read_bytes() for p in files]
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    os.utime(there[0], (0, 0))  # unused for more than a week
+    board.push(files[1:])
+    assert not Path(there[0]).exists()
+    assert left(board) == set()
+
+
+def test_a_connection_cut_five_times_loses_and_doubles_nothing(board: Ssh, server: Server) -> None:
+    slow = "for i in $(seq 400); do echo line $i; sleep 0.01; done"
+    rng = random.Random(0)
+    at = sorted(rng.sample(range(10, 380), 5))
+    said, cuts = [], 0
+    for line in board.lines(["sh", "-c", slow]):
+        said.append(line)
+        if cuts < 5 and len(said) >= at[cuts]:
+            server.cut()
+            cuts += 1
+    assert cuts == 5
+    assert said == [f"line {i}\n" for i in range(1, 401)]
+
+
+def test_a_full_profile_with_the_connection_cut_at_random_has_every_row_once(
+    board: Ssh, server: Server, tmp_path: Path
+) -> None:
+    device = Device("board", board, OnnxRuntime())
+    rng, cuts, stop = random.Random(1), [], threading.Event()
+
+    def saw() -> None:
+        while len(cuts) < 5 and not stop.wait(rng.uniform(0.3, 1.5)):
+            server.cut()
+            cuts.append(1)
+
+    thread = threading.Thread(target=saw)
+    thread.start()
+    try:
+        table = profile(
+            device, SPACE, "fp32", tmp_path / "tables", networks=12, allow_unstable=True,
+            effort=Effort(passes=2, rounds=6, visit_ms=2.0, extensions=0),
+        )  # fmt: skip
+    finally:
+        stop.set()
+        thread.join()
+    assert len(cuts) == 5
+    assert set(table.rows) == SPACE.vocabulary()
+    assert all(row.n >= 12 * 5 for row in (table[op] for op in table.rows))
+    assert left(board) <= {"jobs"}
+
+
+def test_an_unknown_and_a_changed_host_key_are_refused_with_advice(
+    board: Ssh, server: Server, tmp_path: Path
+) -> None:
+    (server.home / "known").write_text("")
+    with pytest.raises(DeviceError, match=r"not known here.*by hand: ssh 127\.0\.0\.1") as e:
+        list(board.lines(["true"]))
+    assert not isinstance(e.value, Disconnected)
+    other = key(tmp_path / "other").with_suffix(".pub").read_text()
+    (server.home / "known").write_text(f"[127.0.0.1]:{server.port} {other}")
+    with pytest.raises(DeviceError, match=r"not the one known here.*ssh-keygen -R"):
+        list(board.lines(["true"]))
+
+
+def test_no_host_no_server_no_key_are_a_line_each(board: Ssh, server: Server) -> None:
+    quick = replace(board, patience_s=0)
+    with pytest.raises(DeviceError, match="no such host"):
+        list(replace(quick, host="no-such-board.invalid").lines(["true"]))
+    keyless = tuple(o for o in board.options if not o.startswith("IdentityFile"))
+    with pytest.raises(DeviceError, match="does not let us in without a password: ssh-copy-id"):
+        list(replace(quick, options=(*keyless, "IdentityFile=/dev/null")).lines(["true"]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        with pytest.raises(Disconnected, match=r"cannot be reached over ssh: .*refused"):
+            list(replace(quick, port=free.getsockname()[1]).lines(["true"]))
+
+
+def test_one_job_at_a_time_and_whose_it_is(board: Ssh, server: Server) -> None:
+    running = board.lines(["sh", "-c", "echo up; sleep 60"])
+    assert next(running) == "up\n"
+    with pytest.raises(DeviceError, match=r"busy with a job of .*@.*; wait for it, or end it"):
+        next(board.lines(["true"]))
+    running.close()
+    assert list(board.lines(["echo", "free"])) == ["free\n"]
+
+
+def test_a_job_whose_host_was_killed_gives_way(board: Ssh) -> None:
+    code = (
+        "import os, signal\n"
+        "from edgenas.transports.ssh import Ssh\n"
+        f"lines = {board!r}.lines(['sh', '-c', 'echo $$; exec sleep 600'])\n"
+        "print(next(lines), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert psutil.pid_exists(int(killed.stdout)), killed.stderr
+    assert list(board.lines(["echo", "mine"])) == ["mine\n"]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(killed.stdout)).wait(10)
+    assert not psutil.pid_exists(int(killed.stdout))
+
+
+def test_closing_ends_the_command_there_and_removes_its_folder(board: Ssh) -> None:
+    running = board.lines(["sh", "-c", "echo $$; sleep 600"])
+    pid = int(next(running))
+    children = psutil.Process(pid).children()
+    running.close()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive and not psutil.pid_exists(pid)
+    assert left(board) == {"jobs"}
+
+
+def test_a_board_without_that_python_says_so(board: Ssh, tmp_path: Path) -> None:
+    bare = Device("board", replace(board, python="python9"), OnnxRuntime())
+    with pytest.raises(
+        DeviceError, match=r"board: python9 failed with code 127 there: .*not found"
+    ):
+        profile(bare, SPACE, "fp32", tmp_path)
