@@ -4,7 +4,6 @@ Imports stand inside the commands: ``edgenas --help`` must not wait for torch.
 """
 
 import errno
-import json
 import os
 import signal
 import sys
@@ -15,11 +14,12 @@ from typing import Any
 
 import click
 
+from edgenas.cli_lut import lut
 from edgenas.errors import EdgenasError, GateNotMet, UsageError
+from edgenas.printing import emit, json_option, table_facts, table_line
 
 INTERRUPTED = 130
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _tables = click.option(
     "--tables", type=click.Path(path_type=Path), default=Path("latency_tables"),
     show_default=True, help="Folder of latency tables.",
@@ -79,15 +79,11 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def _emit(data: Any) -> None:
-    click.echo(json.dumps(data, indent=1))
-
-
 # --- what there is ------------------------------------------------------------------------------
 
 
 @cli.command()
-@_json
+@json_option
 def doctor(as_json: bool) -> None:
     """Say what this machine can do, and what is missing.
 
@@ -97,14 +93,14 @@ def doctor(as_json: bool) -> None:
 
     findings = examine()
     if as_json:
-        _emit([f.to_json() for f in findings])
+        emit([f.to_json() for f in findings])
         return
     for f in findings:
         click.echo(f"{'ok  ' if f.ok else 'miss'} {f.name:<22} {f.detail}")
 
 
 @cli.command()
-@_json
+@json_option
 def devices(as_json: bool) -> None:
     """List the devices that edgenas knows.
 
@@ -115,7 +111,7 @@ def devices(as_json: bool) -> None:
 
     known = {name: read_yaml(path) for name, path in device_files().items()}
     if as_json:
-        _emit(known)
+        emit(known)
         return
     for name, facts in known.items():
         click.echo(f"{name:<22} {facts['transport']['kind']} + {facts['runtime']['kind']}")
@@ -123,12 +119,12 @@ def devices(as_json: bool) -> None:
 
 def _shelf_command(name: str, package: str, what: str) -> None:
     @cli.command(name, help=f"List the {what}.\n\nExample: edgenas {name}")
-    @_json
+    @json_option
     def command(as_json: bool) -> None:
         from edgenas.registry import Shelf
 
         names = list(Shelf(package))
-        _emit(names) if as_json else click.echo("\n".join(names))
+        emit(names) if as_json else click.echo("\n".join(names))
 
 
 _shelf_command("spaces", "edgenas.spaces", "search spaces")
@@ -150,6 +146,19 @@ _shelf_command("datasets", "edgenas.datasets", "sources of images")
 @click.option("--precision", multiple=True, help="fp32 or int8-static; default: all of the device.")
 @click.option("--networks", default=48, show_default=True, help="Whole networks to measure.")
 @click.option(
+    "--from-networks",
+    type=click.IntRange(1, 10_000),
+    default=None,
+    metavar="N",
+    help="Time N whole networks (and 20 to check), no operators: rows are estimated.",
+)
+@click.option(
+    "--prior",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="With --from-networks: another device's table of the same space.",
+)
+@click.option(
     "--budget-minutes",
     type=click.FloatRange(0, 10_000, min_open=True),
     default=None,
@@ -160,7 +169,7 @@ _shelf_command("datasets", "edgenas.datasets", "sources of images")
 @click.option("--fresh", is_flag=True, help="Measure again what is there.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost and stop.")
 @_tables
-@_json
+@json_option
 def profile(
     device: str, config: Path | None, precision: tuple[str, ...], networks: int,
     from_networks: int | None, prior: Path | None, budget_minutes: float | None, precise: bool,
@@ -221,68 +230,13 @@ def profile(
                 click.echo(f"{device} {p}: warning: {warning}", err=True)
             out.append((table_path(tables, board.name, searched.id, p), table))
     if as_json:
-        _emit([_table_facts(path, table) for path, table in out])
+        emit([table_facts(path, table) for path, table in out])
         return
     for path, table in out:
-        click.echo(_table_line(path, table))
+        click.echo(table_line(path, table))
 
 
-def _table_facts(path: Path, table: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    h = table.header
-    return {
-        "file": str(path),
-        "device": h.device,
-        "precision": h.precision,
-        "rows": len(table.rows),
-        "provenance": h.provenance,
-        "grade": h.grade,
-        "held_out": h.held_out and asdict(h.held_out),
-        "margin": h.fit and h.fit.margin,
-    }
-
-
-def _table_line(path: Path, table: Any) -> str:
-    h = table.header
-    text = f"{path}: {len(table.rows)} rows, {h.provenance}, {h.grade}"
-    if h.held_out and h.fit:
-        text += (
-            f"; on {h.held_out.networks} held-out networks: error {h.held_out.mape:.1%}, "
-            f"within 10 %: {h.held_out.within_10:.0%}, Spearman {h.held_out.spearman:.3f}, "
-            f"margin {h.fit.margin:.1%}"
-        )
-    return text
-
-
-@cli.group()
-def lut() -> None:
-    """Look at latency tables."""
-
-
-@lut.command("show")
-@click.argument("table", type=click.Path(path_type=Path))
-@_json
-def lut_show(table: Path, as_json: bool) -> None:
-    """Print the rows of a TABLE, slowest first.
-
-    Example: edgenas lut show latency_tables/<device>.<space>.<precision>.jsonl
-    """
-    from dataclasses import asdict
-
-    from edgenas.latency import LatencyTable, Timing
-
-    loaded = LatencyTable.load(table)
-    rows = {str(op): row for op, row in loaded.rows.items()}
-    if as_json:
-        _emit({"header": asdict(loaded.header), "rows": {k: asdict(r) for k, r in rows.items()}})
-        return
-    click.echo(_table_line(table, loaded), err=True)
-    timed = {k: r for k, r in rows.items() if isinstance(r, Timing)}
-    for op, row in sorted(timed.items(), key=lambda kv: -kv[1].floor_ms):
-        click.echo(f"{op:<44} floor {row.floor_ms:9.4f} ms   p50 {row.p50_ms:9.4f} ms")
-    for op, gap in ((k, r) for k, r in rows.items() if not isinstance(r, Timing)):
-        click.echo(f"{op:<44} {gap.status}: {gap.reason}")
+cli.add_command(lut)
 
 
 @cli.command()
@@ -291,7 +245,7 @@ def lut_show(table: Path, as_json: bool) -> None:
 @click.option("--blocks", default=5, show_default=True, help="Processes.")
 @click.option("--block-seconds", default=0.5, show_default=True, help="Time of each.")
 @click.option("--seed", default=0, show_default=True)
-@_json
+@json_option
 def measure(
     file: Path, device: str, blocks: int, block_seconds: float, seed: int, as_json: bool
 ) -> None:
@@ -314,7 +268,7 @@ def measure(
             seed=seed, progress=bars,
         )  # fmt: skip
     if as_json:
-        _emit({"file": str(file), "device": device, **m.to_json()})
+        emit({"file": str(file), "device": device, **m.to_json()})
     else:
         low, high = m.interval_ms
         click.echo(
@@ -342,7 +296,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="Override a key of the config, e.g. train.epochs=3."),
         click.option("--dry-run", is_flag=True, help="Say what it would do and cost, and stop."),
         _tables,
-        _json,
+        json_option,
     ):  # fmt: skip
         command = option(command)
     return command
@@ -371,11 +325,11 @@ def _run(
             bars.console.print(line, highlight=False, soft_wrap=True)
         if dry_run:
             if as_json:
-                _emit([asdict(cost) for cost in plan])
+                emit([asdict(cost) for cost in plan])
             return
         verdict = run(settings, runs, until=until, tables=tables, progress=bars)
     if as_json:
-        _emit(verdict or {"run": str(root), "until": until})
+        emit(verdict or {"run": str(root), "until": until})
     elif verdict:
         click.echo(summary(verdict, root))
     if verdict and not verdict["met"]:

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenas import rounds, sentinel
+from edgenas.cli import main
 from edgenas.conditions import warnings
 from edgenas.device import Device, load_device
 from edgenas.errors import (
@@ -574,3 +575,23 @@ class Recorded:
     def lines(self, argv: Sequence[str]) -> Generator[str, None, None]:
         self.jobs.append(json.loads(Path(argv[-1]).read_text()))
         return self.inner.lines(argv)
+
+
+def test_the_command_spends_the_time_it_is_given_and_says_what_it_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    here = ["cpu-onnxruntime", "--preset", "tiny", "--resolution", "12", "--channels", "1"]
+    told = [*here, "--precision", "fp32", "--tables", str(tmp_path)]
+    assert main(["profile", *told, "--budget-minutes", "0.001"]) == 2
+    assert "0.001 minutes are too few" in capsys.readouterr().err
+    minutes = []
+    for more in (["--from-networks", "10"], [], ["--precise"], ["--budget-minutes", "7"]):
+        assert main(["profile", *told, "--dry-run", *more]) == 0
+        minutes.append(float(capsys.readouterr().err.split("about ")[1].split()[0]))
+    assert minutes == sorted(set(minutes)) and minutes[-1] == 7.0
+    code = main(["profile", *told, "--from-networks", "6", "--json"])
+    out = capsys.readouterr()
+    assert code in (0, 5)  # 5 where the machine is too busy to be trusted
+    if code == 0:
+        (made,) = json.loads(out.out)
+        assert made["provenance"] == "estimated"

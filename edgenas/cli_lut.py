@@ -1,0 +1,147 @@
+"""``edgenas lut``: parse, call one public function, print."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgenas.errors import UnstableMeasurement, UsageError
+from edgenas.printing import emit, json_option, table_line
+
+_table = click.argument("table", type=click.Path(path_type=Path))
+
+
+@click.group()
+def lut() -> None:
+    """Look at latency tables, check and compare them."""
+
+
+@lut.command()
+@_table
+@click.option(
+    "--sort",
+    type=click.Choice(["floor", "p50", "op"]),
+    default="floor",
+    show_default=True,
+    help="Slowest first, or by name.",
+)
+@click.option("--kind", default=None, help="Only operators of this kind, e.g. mbconv.")
+@json_option
+def show(table: Path, sort: str, kind: str | None, as_json: bool) -> None:  # fmt: skip
+    """Print the rows of a TABLE, slowest first.
+
+    Example: edgenas lut show latency_tables/<device>.<space>.<precision>.jsonl
+    """
+    from edgenas.latency import LatencyTable, Timing
+
+    loaded = LatencyTable.load(table)
+    rows = {op: row for op, row in loaded.rows.items() if kind in (None, op.kind)}
+    if not rows:
+        kinds = sorted({op.kind for op in loaded.rows})
+        raise UsageError(f"{table} has no {kind or 'rows'}; its operators are {', '.join(kinds)}")
+    timed = {op: row for op, row in rows.items() if isinstance(row, Timing)}
+    order = sorted(timed, key=str)
+    if sort != "op":
+        order.sort(key=lambda op: -getattr(timed[op], f"{sort}_ms"))
+    rest = [op for op in rows if op not in timed]
+    if as_json:
+        listed = {str(op): asdict(rows[op]) for op in [*order, *rest]}
+        emit({"header": asdict(loaded.header), "rows": listed})
+        return
+    click.echo(table_line(table, loaded), err=True)
+    for name, error in loaded.header.baselines.items():
+        click.echo(
+            f"  {name} alone: error {error.mape:.1%}, Spearman {error.spearman:.3f}", err=True
+        )
+    for warning in loaded.header.facts.get("warnings", ()):
+        click.echo(f"  warning: {warning}", err=True)
+    width = max(len(str(op)) for op in rows)
+    for op in order:
+        row = timed[op]
+        low, high = row.interval_ms or (row.floor_ms, row.floor_ms)
+        mark = "" if row.provenance == "measured" else f"   {row.provenance}"
+        click.echo(
+            f"{op!s:<{width}}  floor {row.floor_ms:9.4f} ms [{low:.4f}, {high:.4f}]"
+            f"   p50 {row.p50_ms:9.4f} ms{mark}"
+        )
+    for op in rest:
+        gap: Any = rows[op]
+        click.echo(f"{op!s:<{width}}  {gap.status}: {gap.reason}")
+
+
+@lut.command()
+@_table
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Must it cover the space of this config?"
+)
+@json_option
+def check(table: Path, config: Path | None, as_json: bool) -> None:  # fmt: skip
+    """Say what is wrong with a TABLE: what it lacks, why it cannot be trusted, what looks odd.
+
+    Exit 2 where rows are missing, 5 where it cannot be trusted, 0 otherwise.
+
+    Example: edgenas lut check latency_tables/<device>.<space>.<precision>.jsonl
+    """
+    from edgenas import lut as tables
+    from edgenas.latency import LatencyTable
+    from edgenas.ops import macs
+
+    loaded = LatencyTable.load(table)
+    vocabulary = () if config is None else _vocabulary(config)
+    found = tables.check(loaded, vocabulary, macs)
+    if as_json:
+        emit([asdict(f) for f in found])
+    else:
+        for f in found:
+            click.echo(f"{f.kind:<11} {f.text}")
+    kinds = {f.kind for f in found}
+    if "missing" in kinds:
+        raise UsageError(f"{table} is not whole: edgenas profile {loaded.header.device}")
+    if "untrusted" in kinds:
+        raise UnstableMeasurement(
+            f"{table} keeps no budget: edgenas profile {loaded.header.device} --precise --fresh"
+        )
+
+
+def _vocabulary(config: Path) -> set[Any]:
+    from edgenas.config import load_config
+    from edgenas.console import Bars
+    from edgenas.pipeline.context import Context
+    from edgenas.store import FOLDER
+
+    with Bars() as bars:
+        return set(Context(Path("."), load_config(config), FOLDER, bars).space.vocabulary())
+
+
+@lut.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@json_option
+def diff(first: Path, second: Path, as_json: bool) -> None:
+    """Compare two tables: which rows moved beyond their intervals.
+
+    Example: edgenas lut diff before.jsonl after.jsonl
+    """
+    from edgenas import lut as tables
+    from edgenas.latency import LatencyTable
+
+    found = tables.diff(LatencyTable.load(first), LatencyTable.load(second))
+    if as_json:
+        data = asdict(found)
+        data["moved"] = [{**asdict(m), "op": str(m.op)} for m in found.moved]
+        for key in ("only_first", "only_second"):
+            data[key] = [str(op) for op in data[key]]
+        emit(data)
+        return
+    for key, (a, b) in found.header.items():
+        click.echo(f"{key}: {a} -> {b}")
+    click.echo(
+        f"{found.rows} rows in both: {found.agree:.1%} agree within their intervals; the second is "
+        f"{found.ratio - 1:+.1%} in the median row, the others {found.spread:.1%} from that"
+    )
+    for m in found.moved:
+        click.echo(f"{m.op!s:<44} {m.before_ms:9.4f} -> {m.after_ms:9.4f} ms  {m.ratio - 1:+.1%}")
+    for name, ops in (("first", found.only_first), ("second", found.only_second)):
+        if ops:
+            click.echo(f"only in the {name}: {len(ops)} rows, e.g. '{ops[0]}'")

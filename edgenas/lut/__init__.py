@@ -1,0 +1,6 @@
+"""What is asked of latency tables beside measuring and using them; one file a question."""
+
+from edgenas.lut.check import Finding, check
+from edgenas.lut.diff import Difference, Moved, diff
+
+__all__ = ["Difference", "Finding", "Moved", "check", "diff"]
