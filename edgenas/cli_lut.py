@@ -145,3 +145,46 @@ def diff(first: Path, second: Path, as_json: bool) -> None:
     for name, ops in (("first", found.only_first), ("second", found.only_second)):
         if ops:
             click.echo(f"only in the {name}: {len(ops)} rows, e.g. '{ops[0]}'")
+
+
+@lut.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--device", required=True, help="Name of the device it was measured on.")
+@click.option("--precision", default="fp32", show_default=True)
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1000),
+    default=None,
+    metavar="PERCENT",
+    help="Let it be searched under, predictions raised by so much; it was never checked here.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("latency_tables"),
+    show_default=True,
+    help="Folder.",
+)
+@json_option
+def import_(
+    file: Path, device: str, precision: str, margin: float | None, out: Path, as_json: bool
+) -> None:
+    """Make a table of a FILE that others published: ProxylessNAS or once-for-all YAML, or CSV.
+
+    CSV has a column op, e.g. 'mbconv 16-24 @56 e3 k5 s2', and one of time whose name ends in its
+    unit, e.g. latency_ms.
+
+    Example: edgenas lut import mobile_trim.yaml --device pixel1
+    """
+    from edgenas import lut as tables
+    from edgenas.printing import table_facts
+    from edgenas.store import table_path
+
+    share = None if margin is None else margin / 100
+    table = tables.import_table(file, device, precision, share)
+    path = table_path(out, device, table.header.space, precision)
+    table.save(path)
+    if as_json:
+        emit(table_facts(path, table))
+    else:
+        click.echo(table_line(path, table))

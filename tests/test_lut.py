@@ -1,14 +1,22 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgenas import ops
 from edgenas.cli import main
 from edgenas.errors import UsageError
 from edgenas.latency import Fit, Header, HeldOut, LatencyTable, Missing, Timing
-from edgenas.lut import check, diff
+from edgenas.lut import check, diff, import_table
+from edgenas.predict import Predictor
+from edgenas.relax import Loads
+from edgenas.search import Budget, Objective
+from edgenas.space import load_space
 from edgenas.spec import OpSpec
 
 OPS = [
@@ -116,6 +124,108 @@ def test_tables_with_nothing_in_common_are_refused() -> None:
         diff(table(), other)
 
 
+# --- import
+
+PUBLISHED = """
+Conv-input:224x224x3-output:112x112x32: {count: 100, mean: 4.0, var: 0.25}
+Logits-input:7x7x1280-output:1000: {count: 100, mean: 0.3, var: 0.01}
+expanded_conv-input:112x112x16-output:56x56x24-expand:3-kernel:5-stride:2-idskip:0:
+  {count: 4, mean: 7.5, var: 0.04}
+"""
+
+
+def test_a_published_yaml_becomes_rows_with_intervals(tmp_path: Path) -> None:
+    path = tmp_path / "phone.yaml"
+    path.write_text(PUBLISHED)
+    rows = import_table(path, "phone", "fp32", None).rows
+    assert set(map(str, rows)) == {
+        "conv 3-32 @224 k3 s2", "classifier 1280-1000 @7", "mbconv 16-24 @112 e3 k5 s2",
+    }  # fmt: skip
+    block = rows[OpSpec.parse("mbconv 16-24 @112 e3 k5 s2")]
+    assert isinstance(block, Timing) and (block.floor_ms, block.n) == (7.5, 4)
+    assert block.interval_ms == pytest.approx((7.5 - 0.196, 7.5 + 0.196))
+
+
+@given(st.dictionaries(st.sampled_from(OPS), st.floats(1e-3, 1e6), min_size=1))
+def test_a_csv_reads_back_in_every_unit(tmp_path_factory, rows: dict[OpSpec, float]) -> None:
+    path = tmp_path_factory.mktemp("csv") / "t.csv"
+    for unit, per_ms in (("ms", 1), ("us", 1e3), ("s", 1e-3)):
+        lines = [f"{op},{ms * per_ms!r}" for op, ms in rows.items()]
+        path.write_text("\n".join([f"op,latency_{unit}", *lines]))
+        read = import_table(path, "b", "fp32", None)
+        assert {op: read[op].floor_ms for op in read.rows} == pytest.approx(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("t.csv", "op,latency\nconv 3-8 @4 k1 s1,3", "ends in its unit"),
+        ("t.csv", "", "found nothing"),
+        ("t.csv", "op,ms\n", "has no rows"),
+        ("t.csv", "op,ms\nconv 3-8 @4 k1 s1,fast", "line 2: could not convert"),
+        ("t.csv", "op,ms\nconv 3-8 @4 k1 s1,1\nconv 3-8 @4 k1 s1,1", "line 3: .* twice"),
+        ("t.csv", "op,ms\nconv 3-8 @4 k1 s1,-1", "line 2: .*not negative"),
+        ("t.csv", "op,ms\nwarp 9,1", "line 2: not an operator"),
+        ("t.yaml", "a: [", "is not YAML"),
+        ("t.yaml", "!!python/object/apply:os.system [id]", "is not YAML"),
+        ("t.yaml", "- 1", "expected operators"),
+        ("t.yaml", "warp: {count: 1, mean: 1}", "'warp' is no operator"),
+        ("t.yaml", PUBLISHED.replace("mean: 4.0", "mean: fast"), "mean in ms"),
+        ("t.yaml", PUBLISHED.replace("count: 4,", "count: 0,"), "1 or more"),
+        ("t.pkl", "", "are read from .yaml, .yml, .csv"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_a_line(
+    tmp_path: Path, name: str, text: str, said: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(UsageError, match=said) as error:
+        import_table(path, "b", "fp32", None)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+PIXEL1 = Path(
+    os.environ.get("EDGENAS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")
+) / "pixel1/mobile_trim.yaml"  # fmt: skip
+
+
+@pytest.mark.skipif(not PIXEL1.exists(), reason=f"the published table is not at {PIXEL1}")
+def test_the_table_of_the_paper_expects_what_its_authors_space_expects() -> None:
+    table = import_table(PIXEL1, "pixel1", "fp32", 0.0)
+    assert len(table.rows) == 72
+    space = load_space({"kind": "mobile", "preset": "proxyless"})
+    assert not table.missing(space.vocabulary())
+    predictor = Predictor(table)
+    loads = Loads.of(space, Objective((Budget("pixel1", 100.0, predictor),)))
+    scores = {
+        c.name: torch.zeros(len(c.options), dtype=torch.float64, requires_grad=True)
+        for c in space.choices
+    }
+
+    def expected_ms() -> torch.Tensor:
+        probs = {name: s.softmax(0) for name, s in scores.items()}
+        fixed = loads.fixed.double()
+        parts = [loads.options[name].double() @ p for name, p in probs.items()]
+        return 100 * (fixed + torch.stack(parts).sum(0))[0]
+
+    uniform = expected_ms()
+    assert float(uniform.detach()) == pytest.approx(113.99, abs=0.005)
+    probs = {name: s.detach().softmax(0).float() for name, s in scores.items()}
+    assert float(100 * loads.expected(probs)[0]) == pytest.approx(113.99, abs=0.005)
+    uniform.backward()
+    for score in list(scores.values())[::5]:
+        for i in range(len(score)):
+            with torch.no_grad():
+                score[i] += 1e-4
+                up = float(expected_ms())
+                score[i] -= 2e-4
+                down = float(expected_ms())
+                score[i] += 1e-4
+            assert score.grad is not None
+            assert (up - down) / 2e-4 == pytest.approx(float(score.grad[i]), rel=1e-4, abs=1e-7)
+
+
 # --- the commands
 
 
@@ -165,3 +275,18 @@ def test_diff_prints_what_moved(saved: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["lut", "diff", str(saved), str(tmp_path / "b.jsonl"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["moved"][0]["op"] == str(OPS[0])
     assert main(["lut", "diff", str(saved), str(tmp_path / "none.jsonl")]) == 2
+
+
+def test_import_writes_a_table_that_show_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = tmp_path / "phone.yaml"
+    source.write_text(PUBLISHED)
+    told = ["lut", "import", str(source), "--device", "phone", "--out", str(tmp_path)]
+    assert main([*told, "--margin", "10", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["rows"], made["margin"]) == (3, 0.1)
+    assert main(["lut", "show", made["file"]]) == 0
+    assert "classifier 1280-1000 @7" in capsys.readouterr().out
+    assert main(["lut", "check", made["file"]]) == 5
+    assert "never checked against whole networks" in capsys.readouterr().out

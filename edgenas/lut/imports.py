@@ -1,0 +1,133 @@
+"""Tables that others published, or wrote by hand, as ours: a reader a format."""
+
+import csv
+import hashlib
+import io
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edgenas.errors import CorruptFile, UsageError
+from edgenas.latency import Fit, Header, LatencyTable, Timing
+from edgenas.spec import OpSpec
+
+Z95 = 1.96
+UNITS_MS = {"ms": 1.0, "us": 1e-3, "s": 1e3}
+Rows = Mapping[OpSpec, Timing]
+
+_SHAPE = r"input:(\d+)x(\d+)x(\d+)-output:(?:(\d+)x(\d+)x)?(\d+)"
+_KEY = re.compile(
+    rf"(Conv|Conv_1|Logits|expanded_conv)-{_SHAPE}(?:-expand:(\d+)-kernel:(\d+)-stride:(\d+)"
+    r"-idskip:([01]))?"
+)
+
+
+def import_table(path: Path, device: str, precision: str, margin: float | None) -> LatencyTable:
+    """The table in the file ``path``: YAML of ProxylessNAS and once-for-all, or CSV.
+
+    Its rows are sums as they stand. With ``margin``, the fraction that predictions are to be raised
+    by, it can be searched under; without, it can be looked at and be a prior. Raises UsageError,
+    or CorruptFile with the key or line.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UsageError(f"{path}: tables are read from {', '.join(READERS)}")
+    try:
+        data = path.read_bytes()
+        text = data.decode()
+    except FileNotFoundError:
+        raise UsageError(f"there is no {path}") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise CorruptFile(f"{path} cannot be read: {e}") from e
+    try:
+        rows = reader(text)
+    except (ValueError, OverflowError) as e:
+        raise CorruptFile(f"{path}: {e!s:.200}") from e
+    if not rows:
+        raise CorruptFile(f"{path} has no rows")
+    source = {"source": path.name, "sha256": hashlib.sha256(data).hexdigest(), "statistic": "mean"}
+    fit = None if margin is None else Fit(0.0, 1.0, 1.0, margin, 0)
+    header = Header(device, "unknown", precision, "imported", {}, protocol=source, fit=fit)
+    return LatencyTable(header, rows)
+
+
+def from_yaml(text: str) -> Rows:
+    """``expanded_conv-input:56x56x24-output:28x28x40-expand:6-kernel:5-stride:2-idskip:0`` ->
+    count, mean (ms), var; as ProxylessNAS published (arXiv:1812.00332, sec. 3.2)."""
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ValueError(f"is not YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(data, dict):
+        raise ValueError("expected operators with count, mean and var")
+    rows: dict[OpSpec, Timing] = {}
+    for key, facts in data.items():
+        op = _operator(str(key))
+        if op in rows:
+            raise ValueError(f"{key}: '{op}' twice")
+        rows[op] = _timing(str(key), facts)
+    return rows
+
+
+def _operator(key: str) -> OpSpec:
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise ValueError(f"{key!r} is no operator of this format")
+    kind, *numbers = found.groups()
+    high, wide, cin, out, _, cout, expand, kernel, stride, _ = (int(n or 0) for n in numbers)
+    if high != wide:
+        raise ValueError(f"{key}: images are square here, not {high}x{wide}")
+    if kind == "expanded_conv":
+        return OpSpec.of("mbconv", cin, cout, high, e=expand, k=kernel, s=stride)
+    if kind == "Logits":
+        return OpSpec.of("classifier", cin, cout, high)
+    step = max(high // out, 1) if out else 1
+    return OpSpec.of("conv", cin, cout, high, k=3 if kind == "Conv" else 1, s=step)
+
+
+def _timing(key: str, facts: Any) -> Timing:
+    match facts:
+        case {
+            "count": int(count),
+            "mean": int() | float() as mean,
+            "var": int() | float() as var,
+        } if count > 0 and var >= 0:
+            ms, half = float(mean), Z95 * math.sqrt(var / count)
+            return Timing(ms, ms, None, count, interval_ms=(max(ms - half, 0.0), ms + half))
+    raise ValueError(f"{key}: expected count (1 or more), mean in ms, and var, not {facts!r}")
+
+
+def from_csv(text: str) -> Rows:
+    """Columns ``op`` (as in our tables) and one of time whose name says the unit: ``latency_ms``,
+    ``mean_us``, ``s`` ...; optional ``n``."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    names = reader.fieldnames or []
+    times = [n for n in names if n.rpartition("_")[2] in UNITS_MS]
+    if "op" not in names or len(times) != 1:
+        raise ValueError(
+            "expected a column op and one of time whose name ends in its unit, e.g. latency_ms, "
+            f"latency_us; found {', '.join(names) or 'nothing'}"
+        )
+    scale = UNITS_MS[times[0].rpartition("_")[2]]
+    rows: dict[OpSpec, Timing] = {}
+    try:
+        for line in reader:
+            ms = scale * float(line[times[0]] or "nan")
+            op = OpSpec.parse(line["op"])
+            if op in rows:
+                raise ValueError(f"'{op}' twice")
+            rows[op] = Timing(ms, ms, None, int(line.get("n") or 1))
+    except (ValueError, TypeError, csv.Error) as e:
+        raise ValueError(f"line {reader.line_num}: {e}") from e
+    return rows
+
+
+READERS: Mapping[str, Callable[[str], Rows]] = {
+    ".yaml": from_yaml,
+    ".yml": from_yaml,
+    ".csv": from_csv,
+}
