@@ -28,7 +28,7 @@ Subject = OpSpec | Architecture
 
 SCHEMA = 2  # of the journal
 FEW = 4  # models are not worth a pass of their own
-Z95 = 1.96
+WIDTH = 2.3  # standard deviations; a floor is the least of its passes and lies about 0.85 low
 PRIOR = 2  # passes that the common variance counts for
 
 
@@ -262,7 +262,7 @@ def collected(
         ms = np.concatenate([np.array(ns) for ns in of_pass.values()]) / 1e6
         floor = float(ms.min())
         p50, p90, p99 = (float(v) for v in np.percentile(ms, (50, 90, 99)))
-        wide = math.exp(Z95 * spread.deviation(id))
+        wide = math.exp(WIDTH * spread.deviation(id))
         interval = floor / wide, floor * wide
         rows[id] = Timing(floor, p50, p90, len(ms), provenance, p99, interval)
     return rows

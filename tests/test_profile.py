@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import psutil
 import pytest
@@ -33,7 +34,7 @@ from edgenas.errors import (
 )
 from edgenas.journal import open_journal
 from edgenas.latency import LatencyTable, Missing, Timing
-from edgenas.predict import Predictor
+from edgenas.predict import Predictor, require_trusted
 from edgenas.profile import estimate_seconds, profile, within
 from edgenas.rounds import Effort
 from edgenas.runtimes.onnxruntime import OnnxRuntime
@@ -55,20 +56,24 @@ EXTRA = OpSpec.of("mbconv", 4, 8, 8, h=5, k=3, s=2)
 BROKEN = "mbconv 8-8 @4 e1 k5 s1"
 
 
-def conv_ns(path: str) -> int:
-    """What a model costs on the planted board: by its convolutions' work, and a fixed price."""
+def conv_ns(path: str, fused: bool = False) -> float:
+    """What a model costs on the planted board: by its convolutions' work, and a fixed price.
+
+    ``fused``: a quarter less, but 50 ns where the number of channels changes.
+    """
     graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
     weights = {i.name: list(i.dims) for i in graph.initializer}
     shapes = {
         v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
         for v in [*graph.value_info, *graph.output]
     }
-    total = 2000
+    total, borders = 2000.0, 0
     for node in graph.node:
         if node.op_type == "Conv":
             out, (cout, cin, k, _) = shapes[node.output[0]], weights[node.input[1]]
             total += 300 + cout * cin * k * k * out[2] * out[3]
-    return total
+            borders += cin not in (1, cout)
+    return 0.75 * total + 50 * borders if fused else total
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class Planted:
     shaky: tuple[str, ...] = ()
     wobble: float = 0.0
     seed: int = 0
+    fuses: bool = False
     jobs: list[dict] = field(default_factory=list)
     python: str = "python"
 
@@ -113,7 +119,11 @@ class Planted:
             if model["id"] in self.broken:
                 yield {"id": model["id"], "status": "unsupported", "reason": "no such kernel"}
         rng = random.Random(f"{self.seed} {len(self.jobs)}")
-        cost = {m["id"]: conv_ns(m["path"]) for m in job["models"] if m["id"] not in self.broken}
+        cost = {
+            m["id"]: conv_ns(m["path"], self.fuses and m["id"].startswith("network"))
+            for m in job["models"]
+            if m["id"] not in self.broken
+        }
         for id in cost:
             cost[id] *= math.exp(rng.gauss(0, 0.05 if id in self.shaky else self.wobble))
         for made, (number, id) in enumerate(v for v in job["visits"] if v[1] in cost):
@@ -411,22 +421,35 @@ def test_too_little_time_is_refused_with_how_much_it_takes(tmp_path: Path) -> No
 
 def test_a_planted_floor_lies_in_its_interval_as_often_as_it_claims(tmp_path: Path) -> None:
     """Each process of the board runs a model a little faster or slower, for as long as it lives."""
-    effort = Effort(passes=3, rounds=2, visit_ms=0.2, extensions=0)
-    held = []
-    for seed in range(6):
-        table = quick(
+    effort = Effort(passes=3, rounds=1, visit_ms=0.2, extensions=0)
+    truth = quick(board(), tmp_path, effort=effort)
+    runs = [
+        quick(
             board(wobble=0.01, seed=seed), tmp_path / str(seed), effort=effort, allow_unstable=True
         )
-        again = quick(
-            board(wobble=0.01, seed=100 + seed), tmp_path / f"again {seed}", effort=effort,
-            allow_unstable=True,
-        )  # fmt: skip
-        for op, row in table.rows.items():
-            (low, high), (low2, high2) = row.interval_ms, again[op].interval_ms
-            held.append(low <= high2 and low2 <= high)
-            assert low < row.floor_ms < high < 1.1 * low
-    assert len(held) == 72
-    assert sum(held) / len(held) >= 0.95
+        for seed in range(12)
+    ]
+    true, again, agree = [], [], []
+    for one, other in zip(runs, [*runs[1:], runs[0]], strict=True):
+        for op, row in one.rows.items():
+            (low, high), next_run = row.interval_ms, other[op]
+            true.append(low <= truth[op].floor_ms <= high)
+            again.append(low <= next_run.floor_ms <= high)
+            agree.append(low <= next_run.interval_ms[1] and next_run.interval_ms[0] <= high)
+            assert low < row.floor_ms < high < 1.15 * low
+    assert len(true) == 144
+    assert min(np.mean(true), np.mean(again)) >= 0.93
+    assert np.mean(agree) >= 0.98
+
+
+def test_fusion_and_borders_spoil_the_plain_sum_but_not_the_prediction(tmp_path: Path) -> None:
+    """Blocks run a quarter faster inside a network, which pays for every change of channels."""
+    table = quick(board(fuses=True, wobble=0.005), tmp_path, networks=28)
+    header = table.header
+    assert header.held_out is not None and header.held_out.within_10 >= 0.95
+    assert header.baselines["plain sum"].within_10 < 0.9
+    assert header.held_out.mape < header.baselines["plain sum"].mape / 3
+    require_trusted(table)
 
 
 def test_what_spoils_a_timing_is_said() -> None:
