@@ -29,9 +29,8 @@ def construct(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         first = e.errors()[0]
         key = ".".join(str(p) for p in first["loc"])
         got = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        raise UsageError(
-            f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{got}"
-        ) from e
+        said = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{got}"
+        raise UsageError(" ".join(said.split())) from e  # a key may hold anything, a new line too
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -139,6 +139,7 @@ def test_numbers_and_nesting_beyond_reason_are_refused() -> None:
         ("schema", 99),
         ("color", "red"),
         ("fit", {"slope": 1.0}),
+        ("baselines", {"\n": None}),
     ],
 )
 def test_a_bad_header_is_refused_in_one_line_that_says_where(key: str, value: object) -> None:
