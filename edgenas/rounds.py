@@ -30,6 +30,7 @@ SCHEMA = 2  # of the journal
 FEW = 4  # models are not worth a pass of their own
 WIDTH = 2.3  # standard deviations; a floor is the least of its passes and lies about 0.85 low
 PRIOR = 2  # passes that the common variance counts for
+SETTLED = 0.05  # width of the interval of a network's p50
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,23 @@ class Effort:
     """How long to measure: in each pass, a process of its own, ``rounds`` over all models with
     ``visit_ms`` of timed calls a visit.
 
-    While the sentinel finds the run not stable, passes are added, ``extensions`` times. Where
-    ``limit_s`` is given, passes over those models whose interval is widest are added until about
-    so many seconds are over.
+    While the sentinel finds the run not stable, passes are added, ``extensions`` times; then at
+    most ``settling`` over the networks whose p50 is not settled, as where noise takes about half of
+    their visits. Where ``limit_s`` is given, passes over those models whose interval is widest are
+    added instead until about so many seconds are over.
     """
 
     passes: int = 3
     rounds: int = 7
     visit_ms: float = 4.0
     extensions: int = 2
+    settling: int = 8
     sentinel_visits: int = 4
     limit_s: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.sentinel_visits) < 1 or self.extensions < 0 or self.passes < 2:
+        least = min(self.rounds, self.sentinel_visits, self.passes - 1)
+        if least < 1 or min(self.extensions, self.settling) < 0:
             raise UsageError(f"numbers of rounds and visits must be positive, passes 2: {self}")
 
     @property
@@ -147,20 +151,42 @@ class Campaign:
             and self._health(journal.records, known_ms).grade != "stable"
         ):
             ids = everyone
+        elif number < effort.passes + effort.extensions + effort.settling:
+            widths = self._widths(journal.records)
+            ids = [
+                id
+                for id, subject in self.subjects.items()
+                if isinstance(subject, Architecture) and widths.get(id, 0.0) > SETTLED
+            ]
         else:
+            ids = []
+        if not ids:
             return []
         journal.append({"pass": number, "ids": ids})
         return ids
 
     def _widest(self, records: Sequence[Record]) -> list[str]:
         """Ids whose interval is wider than the median one's, the widest first."""
-        width = {
-            id: (row.interval_ms[1] - row.interval_ms[0]) / row.floor_ms
+        widths = self._widths(records)
+        middle = float(np.median(list(widths.values()))) if widths else 0.0
+        return sorted((i for i in widths if widths[i] > middle), key=lambda i: -widths[i])
+
+    def _widths(self, records: Sequence[Record]) -> dict[str, float]:
+        """Relative width of the interval of what is used of a row.
+
+        That is the floor of an operator, and the p50 of a network.
+        """
+        visits: dict[str, list[float]] = {}
+        for record in records:
+            if "ns" in record and isinstance(self.subjects.get(record["id"]), Architecture):
+                visits.setdefault(record["id"], []).append(float(np.median(record["ns"])))
+        return {
+            id: _median_width(visits[id])
+            if id in visits
+            else (row.interval_ms[1] - row.interval_ms[0]) / row.floor_ms
             for id, row in self.results(records).items()
             if isinstance(row, Timing) and row.interval_ms and id in self.subjects
         }
-        middle = float(np.median(list(width.values()))) if width else 0.0
-        return sorted((i for i in width if width[i] > middle), key=lambda i: -width[i])
 
     def _todo(
         self, records: Sequence[Record], number: int, subjects: Sequence[str]
@@ -288,6 +314,14 @@ class _Spread:
         """Standard deviation; the common variance counts as many passes as the model's own."""
         freedom, variance = self.own.get(id, (0, 0.0))
         return math.sqrt((freedom * variance + PRIOR * self.common) / (freedom + PRIOR))
+
+
+def _median_width(values: Sequence[float]) -> float:
+    """Relative width of the 95 % interval of the median, from ranks: no shape is assumed."""
+    ordered, reach = np.sort(values), 0.98 * math.sqrt(len(values))
+    low = max(math.floor(len(values) / 2 - reach), 0)
+    high = min(math.ceil(len(values) / 2 + reach), len(values)) - 1
+    return float(ordered[high] / ordered[low] - 1)
 
 
 def _refuse(journal: Journal, refusal: Refusal) -> None:
