@@ -1,4 +1,4 @@
-"""What a board needs to be a transport: a POSIX shell that takes one command at a time.
+"""What makes a board that runs one shell command at a time a transport.
 
 Files are known there by the hash of their content, so none is sent twice and no name of the user's
 reaches a shell. A command runs detached and is followed by byte offset, so a connection may be cut
@@ -17,13 +17,14 @@ import socket
 import tarfile
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from edgenas.errors import DeviceError
+from edgenas.errors import DeviceError, UsageError
 
 T = TypeVar("T")
 
@@ -107,26 +108,27 @@ class Answer:
     err: str
 
 
-class Shell(Protocol):
-    """Runs one sh script there. Raises Disconnected, or DeviceError where trying again is vain."""
+class Remote(ABC):
+    """A ``device.Transport`` over ``run``; a subclass is a way to run a command somewhere.
 
-    def run(self, script: str, stdin: bytes = b"") -> Answer:
-        """Run ``script`` to its end."""
-        ...
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A ``device.Transport`` over a shell. ``folder`` there is ours; ``label`` names the board.
-
-    ``patience_s``: how long to try to reach again a board that was there.
+    ``folder`` there is ours. ``patience_s``: how long to try to reach again a board that was there.
     """
 
-    shell: Shell
-    label: str
     python: str
     folder: str
-    patience_s: float = 60.0
+    patience_s: float
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """The board's name in messages."""
+
+    @abstractmethod
+    def run(self, script: str, stdin: bytes = b"") -> Answer:
+        """Run one sh script there to its end.
+
+        Raises Disconnected, or DeviceError where trying again is vain.
+        """
 
     def push(self, files: Sequence[Path]) -> list[str]:
         """As ``Transport.push``; unused for a week, a file is removed there."""
@@ -171,13 +173,13 @@ class Remote:
                 raise DeviceError(self._why(argv, state, names))
         finally:
             with contextlib.suppress(DeviceError):
-                self.shell.run(_STOP.format(**names))
+                self.run(_STOP.format(**names))
 
     def _start(self, argv: Sequence[str], names: dict[str, str]) -> None:
         wrapper = _WRAPPER.format(command=shlex.join(argv), **names)
         whole = {"wrapper": shlex.quote(wrapper), "who": shlex.quote(_who()), "busy": BUSY}
         script = _START.format(**names, **whole)
-        answer = self._again(partial(self.shell.run, script))
+        answer = self._again(partial(self.run, script))
         if answer.code == BUSY:
             pid, _, who = answer.out.decode(errors="replace").strip().partition(" ")
             if not pid.isdigit() or not _abandoned(who):
@@ -187,7 +189,7 @@ class Remote:
                 )
             kill = f"kill -9 -{pid} {pid} 2>/dev/null; rm -rf {names['folder']}/lock"
             self._again(partial(self._said, kill))
-            answer = self._again(partial(self.shell.run, script))
+            answer = self._again(partial(self.run, script))
         self._check(answer)
 
     def _followed(self, names: dict[str, str]) -> Generator[str, None, str]:
@@ -223,7 +225,7 @@ class Remote:
         return f"{argv[0]} failed with code {state} there: {' | '.join(tail) or 'it said nothing'}"
 
     def _said(self, script: str, stdin: bytes = b"") -> bytes:
-        answer = self.shell.run(script, stdin)
+        answer = self.run(script, stdin)
         self._check(answer)
         return answer.out
 
@@ -244,6 +246,13 @@ class Remote:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 5.0)
+
+
+def plain(transport: str, **fields: str) -> None:
+    """Raise UsageError where one of ``fields`` would be an option, or more than a line."""
+    for name, value in fields.items():
+        if not value or value.startswith("-") or any(c in value for c in "\n\0"):
+            raise UsageError(f"transport {transport}: {name} cannot be {value!r}")
 
 
 def _name(path: Path) -> str:
@@ -271,6 +280,8 @@ def _packed(files: dict[str, Path]) -> bytes:
         for name, path in files.items():
             entry = tarfile.TarInfo(name)
             entry.size, entry.mtime, entry.mode = path.stat().st_size, int(time.time()), 0o644
+            if os.access(path, os.X_OK):
+                entry.mode = 0o755
             with path.open("rb") as file:
                 tar.addfile(entry, file)
     return data.getvalue()

@@ -30,6 +30,7 @@ SCHEMA = 2  # of the journal
 FEW = 4  # models are not worth a pass of their own
 WIDTH = 2.3  # standard deviations; a floor is the least of its passes and lies about 0.85 low
 PRIOR = 2  # passes that the common variance counts for
+OF_SEVERAL = 0.25  # threads: now and then they meet without a wait, as in no whole network
 SETTLED = 0.05  # width of the interval of a network's p50
 
 
@@ -127,7 +128,12 @@ class Campaign:
 
     def results(self, records: Sequence[Record]) -> dict[str, Row]:
         """Id -> timing over all its visits, or why it has none."""
-        return collected(records, self.effort.rounds, self.device.runtime.provenance)
+        return collected(records, self.effort.rounds, self.device.runtime.provenance, self.quantile)
+
+    @property
+    def quantile(self) -> float:
+        """Of a model's calls, which is its floor: the fastest, where one thread runs."""
+        return 0.0 if self.device.runtime.options.get("threads", 1) == 1 else OF_SEVERAL
 
     def _planned(
         self, number: int, journal: Journal, known_ms: float | None, start_s: float
@@ -266,9 +272,14 @@ class Campaign:
 
 
 def collected(
-    records: Sequence[Record], rounds: int, provenance: Provenance = "measured"
+    records: Sequence[Record],
+    rounds: int,
+    provenance: Provenance = "measured",
+    quantile: float = 0.0,
 ) -> dict[str, Row]:
     """Id -> timing over all its visits, or why it has none; ``rounds`` of them make a pass.
+
+    The floor is the ``quantile`` of all calls.
 
     The interval comes from how a model's floor varies from pass to pass, each a process of its
     own: partly its own variance, partly that of the median model, since passes are few.
@@ -281,12 +292,14 @@ def collected(
             of_pass.setdefault(record["round"] // rounds, []).extend(record["ns"])
         elif "status" in record:
             rows[record["id"]] = Missing(record["status"], record["reason"])
-    spread = _Spread.of({id: [min(ns) for ns in p.values()] for id, p in passes.items()})
+    spread = _Spread.of(
+        {id: [_lower(ns, quantile) for ns in p.values()] for id, p in passes.items()}
+    )
     for id, of_pass in passes.items():
         if id in rows:
             continue
         ms = np.concatenate([np.array(ns) for ns in of_pass.values()]) / 1e6
-        floor = float(ms.min())
+        floor = _lower(ms, quantile)
         p50, p90, p99 = (float(v) for v in np.percentile(ms, (50, 90, 99)))
         wide = math.exp(WIDTH * spread.deviation(id))
         interval = floor / wide, floor * wide
@@ -314,6 +327,10 @@ class _Spread:
         """Standard deviation; the common variance counts as many passes as the model's own."""
         freedom, variance = self.own.get(id, (0, 0.0))
         return math.sqrt((freedom * variance + PRIOR * self.common) / (freedom + PRIOR))
+
+
+def _lower(values: Sequence[float] | np.ndarray, quantile: float) -> float:
+    return float(np.quantile(values, quantile, method="lower"))
 
 
 def _median_width(values: Sequence[float]) -> float:

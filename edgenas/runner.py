@@ -1,7 +1,8 @@
 """What runs on a board: one file, no edgenas import; Python 3.9, numpy and a runtime.
 
 ``python runner.py JOB.json`` prints JSON lines and stops when nobody reads them any more.
-JOB: ``{"verb": ..., "backend": "onnxruntime" | "litert", "threads": 1, ...}``
+JOB: ``{"verb": ..., "backend": "onnxruntime" | "litert", "threads": 1, ...}``; "affinity", where it
+is given, is "big", "little", or the numbers of the cores to keep to ("4-7", "0,2").
 
 probe    -> {"event": "end", "fingerprint": {...}, "facts": {...}}
 time     "models": [{"id", "path"}], "visits": [[round, id], ...], "visit_ms", "min_calls",
@@ -18,6 +19,7 @@ Any verb -> {"event": "refused", "reason"}      the board lacks something; says 
 
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -27,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+CPUS = "/sys/devices/system/cpu"
 Call = Callable[[], object]
 Emit = Callable[[Mapping[str, Any]], None]
 
@@ -112,13 +115,24 @@ class OnnxRuntime:
             yield session.run(None, {entry.name: x})[0]
 
 
+def _litert() -> tuple[Any, str]:
+    """LiteRT's module and its package; its forerunner's on boards that have no other."""
+    newest, oldest = "ai_edge_litert.interpreter", "tflite_runtime.interpreter"
+    try:
+        return importlib.import_module(newest), "ai-edge-litert"
+    except ModuleNotFoundError:
+        if importlib.util.find_spec("tflite_runtime"):
+            return importlib.import_module(oldest), "tflite-runtime"
+        return _package(newest, "ai-edge-litert"), "ai-edge-litert"
+
+
 class LiteRt:
     """TFLite files on the interpreter with its default XNNPACK delegate."""
 
     def __init__(self, threads: int) -> None:
-        module = _package("ai_edge_litert.interpreter", "ai-edge-litert")
+        module, name = _litert()
         self.interpreter = module.Interpreter
-        self.version = importlib.import_module("importlib.metadata").version("ai-edge-litert")
+        self.version = importlib.import_module("importlib.metadata").version(name)
         self.threads = threads
 
     def _open(self, path: str) -> Any:
@@ -261,6 +275,31 @@ def _numbers(folder: str, pattern: str) -> list[int]:
     return [int(text) for text in texts if text.lstrip("-").isdigit()]
 
 
+def cores_meant(affinity: str) -> set[int]:
+    """The cores that "big", "little", "4-7" or "0,2" means on this board."""
+    if affinity not in ("big", "little"):
+        pairs = [part.split("-") for part in affinity.split(",")]
+        return {core for pair in pairs for core in range(int(pair[0]), int(pair[-1]) + 1)}
+    speed = {
+        int(path.parent.parent.name[3:]): int(_read(str(path)) or 0)
+        for path in Path(CPUS).glob("cpu[0-9]*/cpufreq/cpuinfo_max_freq")
+    }
+    slowest = min(speed.values(), default=0)
+    little = {core for core, khz in speed.items() if khz == slowest}
+    if len(little) in (0, len(speed)):
+        raise Refused(f"its cores are all alike: {affinity} means none of them; give numbers")
+    return little if affinity == "little" else set(speed) - little
+
+
+def keep_to(affinity: str) -> None:
+    """Run on those cores alone."""
+    cores = cores_meant(affinity)
+    try:
+        os.sched_setaffinity(0, cores)
+    except (AttributeError, OSError) as e:
+        raise Refused(f"it cannot be kept to cores {sorted(cores)}: {_reason(e)}") from e
+
+
 def cpu_model() -> str:
     """What the processor calls itself, or the board where it does not."""
     info = _fields("/proc/cpuinfo")
@@ -279,6 +318,8 @@ def probe(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
         "runtime_version": backend.version,
         "threads": job["threads"],
     }
+    if job.get("affinity"):
+        fingerprint["affinity"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     facts: dict[str, Any] = {
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -291,8 +332,8 @@ def probe(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
     hottest = max(_numbers("/sys/class/thermal", "thermal_zone*/temp"), default=None)
     if hottest is not None:
         facts["temperature_c"] = hottest / 1000
-    cpus, clock = "/sys/devices/system/cpu", "cpu[0-9]*/cpufreq/"
-    now, most = (_numbers(cpus, clock + name) for name in ("scaling_cur_freq", "cpuinfo_max_freq"))
+    clock = "cpu[0-9]*/cpufreq/"
+    now, most = (_numbers(CPUS, clock + name) for name in ("scaling_cur_freq", "cpuinfo_max_freq"))
     if now and most:
         facts["frequency_share"] = round(max(now) / max(most), 3)
     known = {k: v for k, v in facts.items() if v != ""}
@@ -322,6 +363,8 @@ def main() -> int:
 
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
+        if job.get("affinity"):
+            keep_to(job["affinity"])
         _package("numpy", "numpy")
         VERBS[job["verb"]](job, BACKENDS[job["backend"]](job["threads"]), emit)
     except Refused as e:

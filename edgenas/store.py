@@ -124,7 +124,12 @@ def measured(
         space=campaign.space.id,
         fingerprint=fingerprint,
         facts={**before, "sentinel": asdict(health), "warnings": spoilt},
-        protocol={"statistic": "floor", "seed": campaign.seed, **asdict(campaign.effort)},
+        protocol={
+            "statistic": "floor",
+            "quantile": campaign.quantile,
+            "seed": campaign.seed,
+            **asdict(campaign.effort),
+        },
         provenance=device.runtime.provenance,
         grade=health.grade,
     )

@@ -63,9 +63,34 @@ def test_a_shipped_device_answers(name: str) -> None:
     assert probe(load_device(name))[0] == fingerprint
 
 
+def test_a_device_may_be_kept_to_some_cores_and_is_another_one_then() -> None:
+    some = replace(CPU, runtime=replace(CPU.runtime, affinity="0"))
+    fingerprint, facts = probe(some)
+    assert (fingerprint["affinity"], facts["affinity"]) == ("0", [0])
+    assert "affinity" not in probe(CPU)[0]
+    assert runner.cores_meant("0,2,4-7") == {0, 2, 4, 5, 6, 7}
+    with pytest.raises(DeviceError, match=r"kept to cores \[9999\]"):
+        probe(replace(CPU, runtime=replace(CPU.runtime, affinity="9999")))
+
+
+def test_big_cores_are_all_but_the_slowest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = [1800, 1800, 1800, 1800, 2400, 2400, 2400, 3000]
+    for core, mhz in enumerate(speeds):
+        folder = tmp_path / f"cpu{core}" / "cpufreq"
+        folder.mkdir(parents=True)
+        (folder / "cpuinfo_max_freq").write_text(f"{mhz}000\n")
+    monkeypatch.setattr(runner, "CPUS", str(tmp_path))
+    assert runner.cores_meant("big") == {4, 5, 6, 7}
+    assert runner.cores_meant("little") == {0, 1, 2, 3}
+    monkeypatch.setattr(runner, "CPUS", str(tmp_path / "cpu7"))
+    with pytest.raises(runner.Refused, match="all alike: big means none"):
+        runner.cores_meant("big")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("transport: {kind: local}\nruntime: {kind: litert, affinity: fast}", "say big, little"),
         ("transport: {kind: locl}\nruntime: {kind: litert}", "no transport 'locl'. Did you mean"),
         ("transport: {kind: local}\nruntime: {kind: onnx-runtime}", "no runtime 'onnx-runtime'"),
         ("transport: {}\nruntime: {kind: litert}", "transport: kind is missing"),

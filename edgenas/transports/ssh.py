@@ -6,13 +6,11 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Generator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgenas.errors import DeviceError, UsageError
-from edgenas.remote import Answer, Disconnected, Remote
+from edgenas.errors import DeviceError
+from edgenas.remote import Answer, Disconnected, Remote, plain
 
 __all__ = ["Ssh"]
 
@@ -34,7 +32,7 @@ HOPELESS = {
 
 
 @dataclass(frozen=True)
-class Ssh:
+class Ssh(Remote):
     """``host``: as given to ``ssh``, e.g. ``pi@192.0.2.7`` or a name of ~/.ssh/config.
 
     ``options``: for ``ssh -o``. ``python``: the interpreter there. ``folder``: ours there, relative
@@ -49,13 +47,15 @@ class Ssh:
     patience_s: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("host", "python", "folder"):
-            value = getattr(self, name)
-            if not value or value.startswith("-") or any(c in value for c in "\n\0"):
-                raise UsageError(f"transport ssh: {name} cannot be {value!r}")
+        plain("ssh", host=self.host, python=self.python, folder=self.folder)
+
+    @property
+    def label(self) -> str:
+        """The host."""
+        return self.host
 
     def run(self, script: str, stdin: bytes = b"") -> Answer:
-        """As ``remote.Shell.run``."""
+        """As ``Remote.run``."""
         with tempfile.TemporaryFile() as errors:  # a pipe would be held open by a shared connection
             try:
                 done = subprocess.run(
@@ -72,26 +72,6 @@ class Ssh:
         if done.returncode == FAILED or done.returncode < 0:
             raise self._failure(err)
         return Answer(done.returncode, done.stdout, err)
-
-    def push(self, files: Sequence[Path]) -> list[str]:
-        """As ``Transport.push``: what is missing there goes as one tar."""
-        return self._remote.push(files)
-
-    def pull(self, remote: str, local: Path) -> None:
-        """As ``Transport.pull``."""
-        self._remote.pull(remote, local)
-
-    def scratch(self) -> AbstractContextManager[str]:
-        """As ``Transport.scratch``."""
-        return self._remote.scratch()
-
-    def lines(self, argv: Sequence[str]) -> Generator[str, None, None]:
-        """As ``Transport.lines``: detached there, so that a cut connection loses nothing."""
-        return self._remote.lines(argv)
-
-    @property
-    def _remote(self) -> Remote:
-        return Remote(self, self.host, self.python, self.folder, self.patience_s)
 
     def _client(self) -> list[str]:
         options = [

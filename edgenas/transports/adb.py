@@ -1,0 +1,110 @@
+"""An Android phone or board, through the system's adb client."""
+
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgenas.errors import DeviceError
+from edgenas.remote import Answer, Disconnected, Remote, plain
+
+__all__ = ["Adb"]
+
+NO_REPLY_S = 60.0  # adb itself waits for ever for a phone that hangs
+# adb's own exit code cannot be told from the command's, so the command's is printed after all else.
+ENDED = b"\nedgenas ended "
+# What the client says -> what to do; trying again does not help.
+HOPELESS = {
+    "unauthorized": "it does not trust this computer: unlock it and accept the question on its "
+    "screen",
+    "still authorizing": "it asks whether to trust this computer: unlock it and accept",
+    "more than one": "several phones are connected; name one of `adb devices -l` in the device "
+    "file: transport: {{kind: adb, serial: ...}}. Connected: {others}",
+    "permissions": "this user may not open its USB port: install its udev rules "
+    "(android-sdk-platform-tools-common), then adb kill-server",
+    "server version": "the adb server does not answer: adb kill-server",
+    "cannot connect to daemon": "the adb server cannot be started: adb start-server says why",
+}
+
+
+@dataclass(frozen=True)
+class Adb(Remote):
+    """``serial``: as ``adb devices`` lists it, or ``address:port`` over Wi-Fi.
+
+    None is needed where one phone is connected. ``python``: the interpreter there, for runtimes
+    that need one. ``folder``: ours there. ``patience_s``: how long to try to reach again a phone
+    that was there.
+    """
+
+    serial: str | None = None
+    python: str = "python3"
+    folder: str = "/data/local/tmp/edgenas"
+    patience_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        serial = {} if self.serial is None else {"serial": self.serial}
+        plain("adb", python=self.python, folder=self.folder, **serial)
+
+    @property
+    def label(self) -> str:
+        """The serial."""
+        return self.serial or "the phone"
+
+    def run(self, script: str, stdin: bytes = b"") -> Answer:
+        """As ``Remote.run``."""
+        which = [] if self.serial is None else ["-s", self.serial]
+        whole = f"sh -c {shlex.quote(script)}; code=$?; echo; echo edgenas ended $code"
+        out, err = _adb([*which, "shell", "-T", whole], stdin)
+        said, mark, code = out.rpartition(ENDED)
+        if not mark or not code.strip().isdigit():
+            raise self._failure(err)
+        return Answer(int(code), said, err)
+
+    def _failure(self, err: str) -> DeviceError:
+        for said, advice in HOPELESS.items():
+            if said in err:
+                return DeviceError(f"{self.label}: {advice.format(others=_connected())}")
+        if self.serial and re.fullmatch(r".+:\d+", self.serial):
+            _adb(
+                ["disconnect", self.serial]
+            )  # else it is still "already connected" to the dead one
+            _adb(["connect", self.serial])
+        if "no devices" in err or "not found" in err:
+            return Disconnected(
+                f"{self.label} is not connected: are USB (or wireless) debugging on and the cable "
+                f"one for data? Connected: {_connected()}"
+            )
+        last = [line.strip() for line in err.splitlines() if line.strip()][-1:]
+        return Disconnected(
+            f"{self.label} cannot be reached over adb: {last[0] if last else 'it does not answer'}"
+        )
+
+
+def _adb(arguments: Sequence[str], stdin: bytes = b"") -> tuple[bytes, str]:
+    """What ``adb`` printed; files, because the server that it may start holds a pipe open."""
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, \
+            tempfile.TemporaryFile() as err:  # fmt: skip
+        given.write(stdin)
+        given.seek(0)
+        try:
+            subprocess.run(
+                ["adb", *arguments], stdin=given, stdout=out, stderr=err, check=False,
+                timeout=NO_REPLY_S, start_new_session=True,
+            )  # fmt: skip
+        except OSError:
+            raise DeviceError(
+                "no adb can be started here: install Android's platform tools (adb)"
+            ) from None
+        except subprocess.TimeoutExpired:
+            return b"", f"no answer in {NO_REPLY_S:g} s"
+        out.seek(0)
+        err.seek(0)
+        return out.read(), err.read().decode(errors="replace")
+
+
+def _connected() -> str:
+    """The serials, with what state they are in."""
+    rows = _adb(["devices"])[0].decode(errors="replace").splitlines()[1:]
+    return ", ".join(" ".join(row.split()) for row in rows if row.strip()) or "none"
