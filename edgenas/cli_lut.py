@@ -147,6 +147,45 @@ def diff(first: Path, second: Path, as_json: bool) -> None:
             click.echo(f"only in the {name}: {len(ops)} rows, e.g. '{ops[0]}'")
 
 
+@lut.command()
+@click.argument("tables", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The table to write.")
+@json_option
+def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Join TABLES of one device: what the first checked on networks, and the rows of all.
+
+    Example: edgenas lut merge a.jsonl b.jsonl --out latency_tables/both.jsonl
+    """
+    from edgenas import lut as known
+    from edgenas.latency import LatencyTable
+    from edgenas.printing import table_facts
+
+    table = known.merge([LatencyTable.load(path) for path in tables])
+    table.save(out)
+    if as_json:
+        emit(table_facts(out, table))
+    else:
+        click.echo(table_line(out, table))
+
+
+@lut.command()
+@_table
+@click.option("--out", type=click.Path(path_type=Path), help="The page; default: TABLE.html.")
+def plot(table: Path, out: Path | None) -> None:
+    """Draw a TABLE as a page: predicted against measured networks, and what costs what.
+
+    Example: edgenas lut plot latency_tables/<device>.<space>.<precision>.jsonl
+    """
+    from edgenas.files import write_text
+    from edgenas.latency import LatencyTable
+    from edgenas.ops import macs
+    from edgenas.report import render_table
+
+    page = out or table.with_suffix(".html")
+    write_text(page, render_table(LatencyTable.load(table), macs))
+    click.echo(page)
+
+
 @lut.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--device", required=True, help="Name of the device it was measured on.")
@@ -171,8 +210,8 @@ def import_(
 ) -> None:
     """Make a table of a FILE that others published: ProxylessNAS or once-for-all YAML, or CSV.
 
-    CSV has a column op, e.g. 'mbconv 16-24 @56 e3 k5 s2', and one of time whose name ends in its
-    unit, e.g. latency_ms.
+    CSV has a column op, e.g. 'mbconv 16-24 @56 e3 k5 s2', or nn-Meter's KERNEL, HW, CIN, COUT,
+    KERNEL_SIZE and STRIDES, and one of time whose name ends in its unit, e.g. latency_ms.
 
     Example: edgenas lut import mobile_trim.yaml --device pixel1
     """

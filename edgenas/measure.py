@@ -74,7 +74,9 @@ def measure(
     if not artifacts:
         return []
     precision = artifacts[0].precision
-    known_ms = sentinel.known_floor_ms(probe(device)[0], precision)
+    fingerprint = probe(device)[0]
+    known_ms = sentinel.known_floor_ms(fingerprint, precision)
+    quantile = sentinel.quantile(fingerprint)
     samples: dict[str, list[np.ndarray]] = {}
     with tempfile.TemporaryDirectory(prefix="edgenas-") as work:
         path = Path(work) / f"canary.{device.runtime.format}"
@@ -89,7 +91,7 @@ def measure(
         progress("measuring", blocks, blocks)
     canary_ms = samples.pop(CANARY)
     return [
-        summary(samples[str(i)], canary_ms, known_ms, device.runtime.provenance, seed)
+        summary(samples[str(i)], canary_ms, known_ms, device.runtime.provenance, seed, quantile)
         for i in range(len(artifacts))
     ]
 
@@ -120,17 +122,18 @@ def summary(
     known_ms: float | None = None,
     provenance: Provenance = "measured",
     seed: int = 0,
+    quantile: float = 0.0,
 ) -> Measurement:
     """The measurement that ``ms``, an array of calls for each block, amounts to.
 
-    ``known_ms``: the best floor of the canary in earlier runs.
+    ``known_ms``: the best floor of the canary in earlier runs, which is that ``quantile`` of it.
     """
     medians = np.array([np.median(block) for block in ms])
     together = np.concatenate(ms)
     p90, p99 = np.percentile(together, (90, 99))
     drawn = np.random.default_rng(seed).choice(medians, (RESAMPLES, len(medians)))
     low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
-    canary_floor_ms = min(float(block.min()) for block in canary_ms)
+    canary_floor_ms = sentinel.floor(np.concatenate(canary_ms), quantile)
     drift = canary_floor_ms / known_ms - 1 if known_ms else 0.0
     before, after = (float(np.median(canary_ms[i])) for i in (0, -1))
     return Measurement(

@@ -30,7 +30,6 @@ SCHEMA = 2  # of the journal
 FEW = 4  # models are not worth a pass of their own
 WIDTH = 2.3  # standard deviations; a floor is the least of its passes and lies about 0.85 low
 PRIOR = 2  # passes that the common variance counts for
-OF_SEVERAL = 0.25  # threads: now and then they meet without a wait, as in no whole network
 SETTLED = 0.05  # width of the interval of a network's p50
 
 
@@ -90,6 +89,10 @@ class Campaign:
         visits = range(1, self.effort.sentinel_visits + 1)
         return {f"sentinel {i}": sentinel.SENTINEL for i in visits}
 
+    @property
+    def _quantile(self) -> float:
+        return sentinel.quantile(self.fingerprint)
+
     def describe(self) -> Record:
         """First line of the journal: two campaigns with the same one may share their samples."""
         return {
@@ -128,12 +131,9 @@ class Campaign:
 
     def results(self, records: Sequence[Record]) -> dict[str, Row]:
         """Id -> timing over all its visits, or why it has none."""
-        return collected(records, self.effort.rounds, self.device.runtime.provenance, self.quantile)
-
-    @property
-    def quantile(self) -> float:
-        """Of a model's calls, which is its floor: the fastest, where one thread runs."""
-        return 0.0 if self.device.runtime.options.get("threads", 1) == 1 else OF_SEVERAL
+        return collected(
+            records, self.effort.rounds, self.device.runtime.provenance, self._quantile
+        )
 
     def _planned(
         self, number: int, journal: Journal, known_ms: float | None, start_s: float
@@ -266,9 +266,14 @@ class Campaign:
         for id in self._sentinels:
             if isinstance(row := results.get(id), Missing):
                 raise DeviceError(f"{self.device.name} cannot run the sentinel: {row.reason}")
-        floors = [min(r["ns"]) / 1e6 for r in records if "ns" in r and r["id"] in self._sentinels]
+        quantile = self._quantile
+        floors = [
+            sentinel.floor(r["ns"], quantile) / 1e6
+            for r in records
+            if "ns" in r and r["id"] in self._sentinels
+        ]
         over = [r.p50_ms / r.floor_ms for r in results.values() if isinstance(r, Timing)]
-        return sentinel.assessed(floors, known_ms, float(np.median(over)) - 1)
+        return sentinel.assessed(floors, known_ms, float(np.median(over)) - 1, quantile)
 
 
 def collected(
@@ -293,13 +298,13 @@ def collected(
         elif "status" in record:
             rows[record["id"]] = Missing(record["status"], record["reason"])
     spread = _Spread.of(
-        {id: [_lower(ns, quantile) for ns in p.values()] for id, p in passes.items()}
+        {id: [sentinel.floor(ns, quantile) for ns in p.values()] for id, p in passes.items()}
     )
     for id, of_pass in passes.items():
         if id in rows:
             continue
         ms = np.concatenate([np.array(ns) for ns in of_pass.values()]) / 1e6
-        floor = _lower(ms, quantile)
+        floor = sentinel.floor(ms, quantile)
         p50, p90, p99 = (float(v) for v in np.percentile(ms, (50, 90, 99)))
         wide = math.exp(WIDTH * spread.deviation(id))
         interval = floor / wide, floor * wide
@@ -327,10 +332,6 @@ class _Spread:
         """Standard deviation; the common variance counts as many passes as the model's own."""
         freedom, variance = self.own.get(id, (0, 0.0))
         return math.sqrt((freedom * variance + PRIOR * self.common) / (freedom + PRIOR))
-
-
-def _lower(values: Sequence[float] | np.ndarray, quantile: float) -> float:
-    return float(np.quantile(values, quantile, method="lower"))
 
 
 def _median_width(values: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 
 from edgenas.errors import CorruptFile, UsageError
@@ -22,6 +23,7 @@ from edgenas.spec import OpSpec
 SENTINEL = OpSpec.of("mbconv", 24, 24, 14, e=3, k=3, s=1)
 CLOSE, FAR = 0.05, 0.10  # deviation from the known floor: stable below, unstable above
 CLEAN = 0.10  # share of visits that must reach the floor for it to count as one
+OF_SEVERAL = 0.25  # threads: now and then they meet without a wait, as in no whole network
 CALM = 0.05  # p50 over floor, less 1, of a machine with nothing else to do
 
 
@@ -50,14 +52,27 @@ def graded(drift: float) -> Grade:
     return "stable" if drift <= CLOSE else "noisy" if drift <= FAR else "unstable"
 
 
+def quantile(fingerprint: Fingerprint) -> float:
+    """Which of a model's calls on such a device is its floor: the fastest, of one thread."""
+    return 0.0 if fingerprint.get("threads", 1) == 1 else OF_SEVERAL
+
+
+def floor(values: Sequence[float] | np.ndarray, quantile: float) -> float:
+    """The ``quantile`` of ``values``, one of them."""
+    return float(np.quantile(values, quantile, method="lower"))
+
+
 def assessed(
-    visit_floors_ms: Sequence[float], known_ms: float | None, spread: float = 0.0
+    visit_floors_ms: Sequence[float],
+    known_ms: float | None,
+    spread: float = 0.0,
+    quantile: float = 0.0,
 ) -> Health:
     """Health of a run from the floor of each visit and the floor of earlier runs, if any."""
-    floor = min(visit_floors_ms)
-    best = floor if known_ms is None else min(floor, known_ms)
-    near = sum(v <= floor * (1 + CLOSE) for v in visit_floors_ms)
-    return Health(floor, floor / best - 1, near / len(visit_floors_ms), spread)
+    reached = floor(visit_floors_ms, quantile)
+    best = reached if known_ms is None else min(reached, known_ms)
+    near = sum(v <= reached * (1 + CLOSE) for v in visit_floors_ms)
+    return Health(reached, reached / best - 1, near / len(visit_floors_ms), spread)
 
 
 def worst(*grades: Grade) -> Grade:
@@ -73,7 +88,8 @@ def cache_folder() -> Path:
 
 def floor_path(fingerprint: Fingerprint, precision: str) -> Path:
     """Where the sentinel's floor on this device is remembered."""
-    key = json.dumps([dict(fingerprint), precision, str(SENTINEL)], sort_keys=True)
+    what = [dict(fingerprint), precision, str(SENTINEL), quantile(fingerprint)]
+    key = json.dumps(what, sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return cache_folder() / "sentinel" / f"{digest}.json"
 
@@ -84,8 +100,8 @@ def known_floor_ms(fingerprint: Fingerprint, precision: str) -> float | None:
         data = read_json(floor_path(fingerprint, precision))
     except (UsageError, CorruptFile):
         return None
-    floor = data.get("floor_ms") if isinstance(data, dict) else None
-    return float(floor) if isinstance(floor, int | float) and floor > 0 else None
+    known = data.get("floor_ms") if isinstance(data, dict) else None
+    return float(known) if isinstance(known, int | float) and known > 0 else None
 
 
 def remember(fingerprint: Fingerprint, precision: str, floor_ms: float) -> None:

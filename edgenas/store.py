@@ -126,7 +126,7 @@ def measured(
         facts={**before, "sentinel": asdict(health), "warnings": spoilt},
         protocol={
             "statistic": "floor",
-            "quantile": campaign.quantile,
+            "quantile": sentinel.quantile(fingerprint),
             "seed": campaign.seed,
             **asdict(campaign.effort),
         },

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from edgenas import ops
 from edgenas.cli import main
-from edgenas.errors import UsageError
-from edgenas.latency import Fit, Header, HeldOut, LatencyTable, Missing, Timing
-from edgenas.lut import check, diff, import_table
+from edgenas.errors import ForeignTable, UsageError
+from edgenas.latency import Checked, Fit, Header, HeldOut, LatencyTable, Missing, Timing
+from edgenas.lut import check, diff, import_table, merge
 from edgenas.predict import Predictor
 from edgenas.relax import Loads
 from edgenas.search import Budget, Objective
@@ -226,6 +226,47 @@ def test_the_table_of_the_paper_expects_what_its_authors_space_expects() -> None
             assert (up - down) / 2e-4 == pytest.approx(float(score.grad[i]), rel=1e-4, abs=1e-7)
 
 
+# --- merge
+
+
+CONV = OpSpec.of("conv", 3, 16, 28, k=3, s=2)
+
+
+def test_merged_tables_have_all_rows_and_the_surer_of_two() -> None:
+    surer = row(table()[OPS[0]].floor_ms * 1.005, half=0.002)
+    lame = with_row(OPS[1], Missing("failed", "busy"))
+    other = replace(table(), rows={CONV: row(0.5), OPS[0]: surer, OPS[1]: row(3.0)})
+    both = merge([lame, other])
+    assert set(both.rows) == {*OPS, CONV}
+    assert both[OPS[0]] == surer and both[OPS[1]] == row(3.0) and both[CONV] == row(0.5)
+    assert (both.header, both[OPS[2]]) == (lame.header, lame[OPS[2]])
+    noisy = replace(
+        other, rows={CONV: row(0.5)}, header=replace(other.header, grade="noisy", space="another")
+    )
+    assert merge([table(), noisy]).header == replace(table().header, grade="noisy")
+    assert merge([table()]) == table()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"fingerprint": {"cpu": "A55"}}, "cpu 'A76', not 'A55'"),
+        ({"precision": "int8-static"}, "precision 'fp32', not 'int8-static'"),
+        ({"device": "phone"}, "device 'board', not 'phone'"),
+        ({"batch": 8}, "batch 1, not 8"),
+    ],
+)
+def test_tables_of_different_things_are_not_merged(change: dict, said: str) -> None:
+    with pytest.raises(ForeignTable, match=said):
+        merge([table(), table(**change)])
+
+
+def test_tables_that_disagree_are_not_merged() -> None:
+    slow = {op: row(1.2 * table()[op].floor_ms) for op in OPS}
+    with pytest.raises(ForeignTable, match=r"only 0% of 12 rows .* not in the same state"):
+        merge([table(), replace(table(), rows=slow)])
+
+
 # --- the commands
 
 
@@ -275,6 +316,53 @@ def test_diff_prints_what_moved(saved: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["lut", "diff", str(saved), str(tmp_path / "b.jsonl"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["moved"][0]["op"] == str(OPS[0])
     assert main(["lut", "diff", str(saved), str(tmp_path / "none.jsonl")]) == 2
+
+
+def test_merge_writes_a_table_or_nothing(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other, out = tmp_path / "other.jsonl", tmp_path / "both.jsonl"
+    replace(table(), rows={CONV: row(0.5)}).save(other)
+    assert main(["lut", "merge", str(saved), str(other), "--out", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 13
+    assert len(LatencyTable.load(out).rows) == 13
+    table(precision="int8-static").save(other)
+    assert main(["lut", "merge", str(saved), str(other), "--out", str(tmp_path / "no")]) != 0
+    assert not (tmp_path / "no").exists()
+
+
+def test_plot_draws_every_row_and_network_and_escapes(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    networks = tuple(Checked(f"a{i}", 1.0 + i, 1.0 + i, 1.1 + i, 1.2 + i) for i in range(12))
+    whole = table(
+        device="<b>board", networks=networks, baselines={"plain sum": GOOD},
+        facts={"warnings": ["it is <hot>"]},
+    )  # fmt: skip
+    path = tmp_path / "t.jsonl"
+    replace(whole, rows={**whole.rows, CONV: Missing("failed", "no kernel")}).save(path)
+    assert main(["lut", "plot", str(path)]) == 0
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert all(str(op) in page for op in [*OPS, CONV]) and "no kernel" in page
+    assert page.count("measured, ") == 2 * len(networks)  # a wide and a narrow picture
+    assert "plain sum" in page and "it is &lt;hot&gt;" in page and "<b>board" not in page
+    bare = table(fit=None, held_out=None)
+    bare.save(path)
+    assert main(["lut", "plot", str(path), "--out", str(tmp_path / "bare.html")]) == 0
+    assert "never checked" in (tmp_path / "bare.html").read_text()
+
+
+def test_nn_meters_kernel_data_is_read(tmp_path: Path) -> None:
+    source = tmp_path / "kernels.csv"
+    source.write_text(
+        "KERNEL,HW,CIN,COUT,KERNEL_SIZE,STRIDES,latency_ms\n"
+        "conv-bn-relu,56,24,48,3,2,1.5\ndwconv-bn-relu,28,96,,5,1,0.25\nfc,1,1280,1000,,,0.5\n"
+    )
+    rows = import_table(source, "phone", "fp32", None).rows
+    assert {str(op): row.floor_ms for op, row in rows.items()} == {
+        "conv 24-48 @56 k3 s2": 1.5, "dwconv 96-96 @28 k5 s1": 0.25, "fc 1280-1000 @1": 0.5,
+    }  # fmt: skip
+    assert check(LatencyTable(table().header, rows), [], ops.macs) == []
 
 
 def test_import_writes_a_table_that_show_reads(

@@ -3,5 +3,6 @@
 from edgenas.lut.check import Finding, check
 from edgenas.lut.diff import Difference, Moved, diff
 from edgenas.lut.imports import import_table
+from edgenas.lut.merge import merge
 
-__all__ = ["Difference", "Finding", "Moved", "check", "diff", "import_table"]
+__all__ = ["Difference", "Finding", "Moved", "check", "diff", "import_table", "merge"]

@@ -103,27 +103,50 @@ def _timing(key: str, facts: Any) -> Timing:
 
 def from_csv(text: str) -> Rows:
     """Columns ``op`` (as in our tables) and one of time whose name says the unit: ``latency_ms``,
-    ``mean_us``, ``s`` ...; optional ``n``."""
+    ``mean_us``, ``s`` ...; optional ``n``.
+
+    Instead of ``op``, those of nn-Meter's kernel data: ``KERNEL`` (conv-bn-relu, dwconv-bn-relu,
+    fc ...), ``HW``, ``CIN``, ``COUT``, ``KERNEL_SIZE``, ``STRIDES``.
+    """
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     names = reader.fieldnames or []
-    times = [n for n in names if n.rpartition("_")[2] in UNITS_MS]
-    if "op" not in names or len(times) != 1:
+    times = [n for n in names if n.lower().rpartition("_")[2] in UNITS_MS]
+    known = {n.upper() for n in names}
+    if ("op" not in names and not known >= NN_METER) or len(times) != 1:
         raise ValueError(
-            "expected a column op and one of time whose name ends in its unit, e.g. latency_ms, "
-            f"latency_us; found {', '.join(names) or 'nothing'}"
+            f"expected a column op, or {', '.join(sorted(NN_METER))}, and one of time whose name "
+            "ends in its unit, e.g. latency_ms, latency_us; found "
+            f"{', '.join(names) or 'nothing'}"
         )
-    scale = UNITS_MS[times[0].rpartition("_")[2]]
+    scale = UNITS_MS[times[0].lower().rpartition("_")[2]]
     rows: dict[OpSpec, Timing] = {}
     try:
         for line in reader:
             ms = scale * float(line[times[0]] or "nan")
-            op = OpSpec.parse(line["op"])
+            op = OpSpec.parse(line["op"]) if "op" in names else _kernel(line)
             if op in rows:
                 raise ValueError(f"'{op}' twice")
             rows[op] = Timing(ms, ms, None, int(line.get("n") or 1))
     except (ValueError, TypeError, csv.Error) as e:
         raise ValueError(f"line {reader.line_num}: {e}") from e
     return rows
+
+
+NN_METER = {"KERNEL", "HW", "CIN"}
+
+
+def _kernel(line: Mapping[str, str]) -> OpSpec:
+    """A row of nn-Meter's kernel data (MobiSys 2021, sec. 4)."""
+    said = {str(key).upper(): (value or "").strip() for key, value in line.items()}
+    kind = said["KERNEL"].partition("-")[0].lower()
+    if not re.fullmatch("[a-z][a-z0-9_]*", kind):
+        raise ValueError(f"kernel {said['KERNEL']!r} is no name such as conv-bn-relu")
+    cin = int(said["CIN"])
+    args = {"k": said.get("KERNEL_SIZE"), "s": said.get("STRIDES")}
+    return OpSpec.of(
+        kind, cin, int(said.get("COUT") or cin), int(said["HW"]),
+        **{name: int(value) for name, value in args.items() if value},
+    )  # fmt: skip
 
 
 READERS: Mapping[str, Callable[[str], Rows]] = {

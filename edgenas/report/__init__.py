@@ -1,12 +1,12 @@
-"""A run directory -> ``report.html``: one self-contained page for whoever deploys the network."""
+"""Self-contained pages: of a run, for whoever deploys the network, and of a latency table."""
 
 from pathlib import Path
 
 from edgenas.files import write_text
-from edgenas.report.page import render
+from edgenas.report.page import render, render_table
 from edgenas.report.record import Record
 
-__all__ = ["write_report"]
+__all__ = ["render_table", "write_report"]
 
 
 def write_report(run: Path) -> Path:

@@ -1,25 +1,38 @@
 """Facts -> HTML. All text is escaped by the template; only our own drawings are markup."""
 
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 import edgenas
-from edgenas.report import compare, curves, network, summary
+from edgenas.latency import LatencyTable
+from edgenas.report import compare, curves, network, summary, table
 from edgenas.report import quantity as q
 from edgenas.report.record import Record
 
 
 def render(record: Record) -> str:
-    """The whole page."""
+    """The whole page of a run."""
+    return page("report.html.j2", _facts(record))
+
+
+def render_table(loaded: LatencyTable, work: table.Work) -> str:
+    """The whole page of a latency table; ``work``: multiply-accumulates of an operator."""
+    facts = {"version": edgenas.__version__, "table": table.described(loaded)}
+    return page("table.html.j2", {**facts, "charts": table.charts(loaded, work)})
+
+
+def page(name: str, facts: Mapping[str, Any]) -> str:
+    """The template ``name`` filled with ``facts``; all that it needs is inside."""
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FunctionLoader(_shipped),
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.globals["q"] = q
-    template = environment.from_string(_shipped("report.html.j2"))
-    return template.render(_facts(record)) + "\n"
+    return environment.get_template(name).render(css=Markup(_shipped("report.css")), **facts) + "\n"
 
 
 def _shipped(name: str) -> str:
@@ -29,7 +42,6 @@ def _shipped(name: str) -> str:
 def _facts(record: Record) -> dict[str, Any]:
     manifest, verdict = record.manifest, record.verdict
     return {
-        "css": Markup(_shipped("report.css")),
         "record": record,
         "version": manifest.get("edgenas", edgenas.__version__),
         "headline": summary.headline(record),
