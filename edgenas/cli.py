@@ -117,6 +117,27 @@ def devices(as_json: bool) -> None:
         click.echo(f"{name:<22} {facts['transport']['kind']} + {facts['runtime']['kind']}")
 
 
+@cli.command("build-runner")
+@click.argument("arch", type=click.Choice(["aarch64", "x86_64"]), default="aarch64")
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="ncnn's source, where it cannot be fetched.",
+)
+def build_runner(arch: str, source: Path | None) -> None:
+    """Build the program that runs on boards without Python (runtime ncnn), once per ARCH.
+
+    Needs edgenas[native]; takes some minutes.
+
+    Example: edgenas build-runner aarch64
+    """
+    from edgenas.build_runner import build
+    from edgenas.console import Bars
+
+    with Bars() as bars:
+        click.echo(build(arch, source, bars))
+
+
 def _shelf_command(name: str, package: str, what: str) -> None:
     @cli.command(name, help=f"List the {what}.\n\nExample: edgenas {name}")
     @json_option

@@ -61,9 +61,10 @@ def show(table: Path, sort: str, kind: str | None, as_json: bool) -> None:  # fm
         row = timed[op]
         low, high = row.interval_ms or (row.floor_ms, row.floor_ms)
         mark = "" if row.provenance == "measured" else f"   {row.provenance}"
+        energy = "" if row.energy_mj is None else f"   {row.energy_mj:.4f} mJ"
         click.echo(
             f"{op!s:<{width}}  floor {row.floor_ms:9.4f} ms [{low:.4f}, {high:.4f}]"
-            f"   p50 {row.p50_ms:9.4f} ms{mark}"
+            f"   p50 {row.p50_ms:9.4f} ms{energy}{mark}"
         )
     for op in rest:
         gap: Any = rows[op]

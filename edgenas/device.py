@@ -67,8 +67,12 @@ class Runtime(Protocol):
         """The self-contained runner that is pushed to the board."""
         ...
 
+    def encode(self, job: Mapping[str, Any]) -> bytes:
+        """``job`` (edgenas/runner.py) as a file that the payload reads."""
+        ...
+
     def command(self, python: str, payload: str, job: str) -> Sequence[str]:
-        """The command that runs the JSON ``job`` there and prints JSON lines."""
+        """The command that runs the file ``job`` there and prints JSON lines."""
         ...
 
 

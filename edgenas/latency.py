@@ -29,6 +29,7 @@ class Timing:
 
     ``floor_ms`` is the fastest call: on a shared machine it repeats where the median does not.
     ``interval_ms`` holds the floor with 95 % confidence, as another run would find it.
+    ``energy_mj``: millijoules of one call, of the whole processor, where it counts them.
     """
 
     floor_ms: float
@@ -38,12 +39,15 @@ class Timing:
     provenance: Provenance = "measured"
     p99_ms: float | None = None
     interval_ms: tuple[float, float] | None = None
+    energy_mj: float | None = None
 
     def __post_init__(self) -> None:
-        known = (self.p90_ms, self.p99_ms, *(self.interval_ms or ()))
+        known = (self.p90_ms, self.p99_ms, self.energy_mj, *(self.interval_ms or ()))
         values = (self.floor_ms, self.p50_ms, *(v for v in known if v is not None))
         if not all(math.isfinite(v) and v >= 0 for v in values):
-            raise ValueError(f"milliseconds must be finite and not negative: {values}")
+            raise ValueError(
+                f"milliseconds and millijoules must be finite and not negative: {values}"
+            )
         if type(self.n) is not int or self.n < 1 or self.provenance not in get_args(Provenance):
             raise ValueError(f"n is {self.n}, provenance {self.provenance!r}")
         if self.interval_ms is not None:

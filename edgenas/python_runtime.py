@@ -1,5 +1,6 @@
 """Runtimes that ``edgenas/runner.py`` drives on the board, through their Python packages."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,10 @@ class PythonRuntime:
     def payload(self) -> Path:
         """edgenas/runner.py."""
         return Path(__file__).parent / "runner.py"
+
+    def encode(self, job: Mapping[str, Any]) -> bytes:
+        """JSON."""
+        return json.dumps(job).encode()
 
     def command(self, python: str, payload: str, job: str) -> Sequence[str]:
         """``python runner.py JOB.json``."""

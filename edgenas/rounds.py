@@ -19,7 +19,7 @@ from edgenas.export import Exporter, exporter_for
 from edgenas.journal import Journal, Record
 from edgenas.latency import Missing, Provenance, Row, Timing
 from edgenas.sentinel import Health
-from edgenas.session import Fingerprint, Pace, Refusal, time_models
+from edgenas.session import Fingerprint, Pace, Placement, Refusal, Visit, time_models
 from edgenas.space import Space
 from edgenas.spec import Architecture, OpSpec
 
@@ -227,7 +227,7 @@ class Campaign:
             try:
                 artifacts[id] = self._artifact(exporter, subjects[id], path)
             except CapabilityError as e:
-                _refuse(journal, Refusal(id, "unsupported", str(e)))
+                _note(journal, Refusal(id, "unsupported", str(e)))
         progress("writing models", len(ids), len(ids))
 
     def _artifact(self, exporter: Exporter, subject: Subject, path: Path) -> Artifact:
@@ -252,13 +252,14 @@ class Campaign:
         with contextlib.closing(events):
             for done, event in enumerate(events):
                 progress("timing", min(before + done, total), total)
-                if isinstance(event, Refusal):
-                    _refuse(journal, event)
+                if not isinstance(event, Visit):
+                    _note(journal, event)
                     continue
                 if event.round != number:
                     journal.sync()
                 number = event.round
-                journal.append({"round": event.round, "id": event.id, "ns": event.ns})
+                spent = {} if event.uj is None else {"uj": event.uj}
+                journal.append({"round": event.round, "id": event.id, "ns": event.ns, **spent})
         progress("timing", before + len(visits), total)
 
     def _health(self, records: Sequence[Record], known_ms: float | None) -> Health:
@@ -290,11 +291,14 @@ def collected(
     own: partly its own variance, partly that of the median model, since passes are few.
     """
     passes: dict[str, dict[int, list[int]]] = {}
+    energy: dict[str, list[tuple[int, int]]] = {}
     rows: dict[str, Row] = {}
     for record in records:
         if "ns" in record:
             of_pass = passes.setdefault(record["id"], {})
             of_pass.setdefault(record["round"] // rounds, []).extend(record["ns"])
+            if "uj" in record:
+                energy.setdefault(record["id"], []).append((record["uj"], len(record["ns"]) + 1))
         elif "status" in record:
             rows[record["id"]] = Missing(record["status"], record["reason"])
     spread = _Spread.of(
@@ -308,7 +312,9 @@ def collected(
         p50, p90, p99 = (float(v) for v in np.percentile(ms, (50, 90, 99)))
         wide = math.exp(WIDTH * spread.deviation(id))
         interval = floor / wide, floor * wide
-        rows[id] = Timing(floor, p50, p90, len(ms), provenance, p99, interval)
+        uj, calls = (sum(part) for part in zip(*energy.get(id, [(0, 0)]), strict=True))
+        energy_mj = uj / calls / 1000 if calls else None
+        rows[id] = Timing(floor, p50, p90, len(ms), provenance, p99, interval, energy_mj)
     return rows
 
 
@@ -334,6 +340,13 @@ class _Spread:
         return math.sqrt((freedom * variance + PRIOR * self.common) / (freedom + PRIOR))
 
 
+def outside(records: Sequence[Record]) -> dict[str, int]:
+    """Of all nodes of all models, how many the delegate or provider did not take; {} if unknown."""
+    placed = {r["id"]: (r["nodes"], r["outside"]) for r in records if "outside" in r}
+    nodes, rest = (sum(p[i] for p in placed.values()) for i in (0, 1))
+    return {"nodes": nodes, "outside": rest} if placed else {}
+
+
 def _median_width(values: Sequence[float]) -> float:
     """Relative width of the 95 % interval of the median, from ranks: no shape is assumed."""
     ordered, reach = np.sort(values), 0.98 * math.sqrt(len(values))
@@ -342,5 +355,5 @@ def _median_width(values: Sequence[float]) -> float:
     return float(ordered[high] / ordered[low] - 1)
 
 
-def _refuse(journal: Journal, refusal: Refusal) -> None:
-    journal.append(asdict(refusal))
+def _note(journal: Journal, event: Refusal | Placement) -> None:
+    journal.append(asdict(event))

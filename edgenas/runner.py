@@ -1,16 +1,20 @@
 """What runs on a board: one file, no edgenas import; Python 3.9, numpy and a runtime.
 
 ``python runner.py JOB.json`` prints JSON lines and stops when nobody reads them any more.
-JOB: ``{"verb": ..., "backend": "onnxruntime" | "litert", "threads": 1, ...}``; "affinity", where it
-is given, is "big", "little", or the numbers of the cores to keep to ("4-7", "0,2").
+JOB: ``{"verb": ..., "backend": a name of BACKENDS, "threads": 1, ...}``; "affinity", where it
+is given, is "big", "little", or the numbers of the cores to keep to ("4-7", "0,2"); "provider", for
+onnxruntime, its execution provider.
 
 probe    -> {"event": "end", "fingerprint": {...}, "facts": {...}}
 time     "models": [{"id", "path"}], "visits": [[round, id], ...], "visit_ms", "min_calls",
          "max_calls", "warm_ms"
          -> {"event": "loading", "id"}          before each model
             {"id", "status", "reason"}          a model that cannot be run; its visits are left out
+            {"event": "placed", "id", "nodes", "outside"}   how many nodes the accelerator or
+                                                delegate left to others, where there is one
             {"event": "loaded"}
-            {"id", "round", "ns": [...]}        each visit, in the order given
+            {"id", "round", "ns": [...], "uj"}  each visit, in the order given; microjoules that the
+                                                whole visit took, where something counts them
             {"event": "end", "timed_ns"}
 predict  "model", "inputs" (.npy, normalised NCHW float32), "output" (.npy, float32), "batch"
          -> {"event": "progress", "done", "total"}, {"event": "end"}
@@ -24,13 +28,15 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 CPUS = "/sys/devices/system/cpu"
-Call = Callable[[], object]
+POWERCAP = "/sys/class/powercap"
+Call = Callable[[], object]  # returns nanoseconds where the device itself timed it
 Emit = Callable[[Mapping[str, Any]], None]
 
 
@@ -39,12 +45,17 @@ class Refused(Exception):
 
 
 class Backend(Protocol):
-    """A runtime with one model format."""
+    """A runtime with one model format. ``identity``: what else the board is known by: its GPU."""
 
     version: str
+    identity: Mapping[str, Any]
 
     def load(self, path: str) -> Call:
         """A call that runs the model once, inputs and outputs in place."""
+        ...
+
+    def placed(self) -> tuple[int, int]:
+        """Nodes of the model loaded last, and how many run outside of what was asked; or 0, 0."""
         ...
 
     def predict(self, path: str, inputs: Any, batch: int) -> Iterator[Any]:
@@ -72,32 +83,83 @@ def _filled(shape: Any, dtype: Any) -> Any:
     return random.integers(limits.min, limits.max, shape, kind, endpoint=True)
 
 
-class OnnxRuntime:
-    """ONNX files on the CPU provider; io-binding, so that no copy is timed."""
+CPU_PROVIDER = "CPUExecutionProvider"
 
-    def __init__(self, threads: int) -> None:
+
+class OnnxRuntime:
+    """ONNX files on one execution provider; io-binding, so that no copy on the host is timed."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes into ~/.cache
         self.ort = _package("onnxruntime", "onnxruntime")
         self.version = str(self.ort.__version__)
-        self.threads = threads
+        self.threads = job["threads"]
+        self.provider = job.get("provider", CPU_PROVIDER)
+        self.identity: Mapping[str, Any] = (
+            {} if self.provider == CPU_PROVIDER else {"provider": self.provider}
+        )
+        self.placement: tuple[int, int] = 0, 0
+        if self.provider == CPU_PROVIDER:
+            return
+        has = self.ort.get_available_providers()
+        if self.provider not in has:
+            raise Refused(
+                f"its onnxruntime has no {self.provider}, only {', '.join(has)}: install the "
+                "package of onnxruntime that has it"
+            )
 
-    def _session(self, path: str) -> Any:
+    def _options(self) -> Any:
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.execution_mode = self.ort.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
-        return self.ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return options
 
-    def load(self, path: str) -> Call:
-        """One batch-1 run of the file at ``path``."""
-        session, value = self._session(path), self.ort.OrtValue.ortvalue_from_numpy
+    def _session(self, path: str) -> Any:
+        if self.provider != CPU_PROVIDER:
+            self._require_placed(path)
+        return self.ort.InferenceSession(path, self._options(), providers=[self.provider])
+
+    def _require_placed(self, path: str) -> None:
+        """Fail where any node runs elsewhere; only a profile of a run says where each ran."""
+        options = self._options()
+        options.enable_profiling = True
+        with tempfile.TemporaryDirectory() as folder:
+            options.profile_file_prefix = folder + "/profile"
+            session = self.ort.InferenceSession(path, options, providers=[self.provider])
+            session.run(None, self._feeds(session))
+            events = json.loads(Path(session.end_profiling()).read_text())
+        ran = [
+            event["args"]
+            for event in events
+            if event.get("cat") == "Node" and "provider" in event.get("args", {})
+        ]
+        others = [node["op_name"] for node in ran if node["provider"] != self.provider]
+        self.placement = len(ran), len(others)
+        if others:
+            raise RuntimeError(
+                f"{len(others)} of {len(ran)} nodes fell back from {self.provider} to the CPU: "
+                + ", ".join(sorted(set(others)))
+            )
+
+    def placed(self) -> tuple[int, int]:
+        """Known where another provider than the CPU is asked for."""
+        return self.placement
+
+    def _feeds(self, session: Any) -> dict[str, Any]:
         types = {"float": "float32", "float16": "float16", "double": "float64"}
         feeds = {}
         for i in session.get_inputs():
             kind = i.type[len("tensor(") : -1]
             shape = [d if isinstance(d, int) else 1 for d in i.shape]
             feeds[i.name] = _filled(shape, types.get(kind, kind))
+        return feeds
+
+    def load(self, path: str) -> Call:
+        """One batch-1 run of the file at ``path``."""
+        session, value = self._session(path), self.ort.OrtValue.ortvalue_from_numpy
+        feeds = self._feeds(session)
         binding = session.io_binding()
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, value(array))
@@ -129,11 +191,17 @@ def _litert() -> tuple[Any, str]:
 class LiteRt:
     """TFLite files on the interpreter with its default XNNPACK delegate."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, job: Mapping[str, Any]) -> None:
         module, name = _litert()
         self.interpreter = module.Interpreter
         self.version = importlib.import_module("importlib.metadata").version(name)
-        self.threads = threads
+        self.threads = job["threads"]
+        self.identity: Mapping[str, Any] = {}
+        self.placement: tuple[int, int] = 0, 0
+
+    def placed(self) -> tuple[int, int]:
+        """How many operators XNNPACK left to the interpreter's own kernels."""
+        return self.placement
 
     def _open(self, path: str) -> Any:
         return self.interpreter(model_path=path, num_threads=self.threads)
@@ -144,6 +212,8 @@ class LiteRt:
         interpreter.allocate_tensors()
         for i in interpreter.get_input_details():
             interpreter.set_tensor(i["index"], _filled(i["shape"], i["dtype"]))
+        if hasattr(interpreter, "_get_ops_details"):  # no public way to see the delegate's share
+            self.placement = _delegated(interpreter._get_ops_details())
         call: Call = interpreter.invoke
         return call
 
@@ -174,6 +244,216 @@ class LiteRt:
             yield y
 
 
+def _delegated(nodes: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Operators, and how many of them no delegate took: those that lead to none of its outputs."""
+    own = [node for node in nodes if node["op_name"] != "DELEGATE"]
+    maker = {int(out): i for i, node in enumerate(own) for out in node["outputs"]}
+    taken: set[int] = set()
+    for delegate in nodes:
+        if delegate["op_name"] == "DELEGATE":
+            ends = {int(i) for i in delegate["inputs"]}
+            todo = [int(out) for out in delegate["outputs"]]
+            while todo:
+                tensor = todo.pop()
+                if tensor in ends or tensor not in maker or maker[tensor] in taken:
+                    continue
+                taken.add(maker[tensor])
+                todo += [int(i) for i in own[maker[tensor]]["inputs"]]
+    return len(own), len(own) - len(taken)
+
+
+class Gpu:
+    """A CUDA device by way of torch: its memory, its events, its graphs."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        self.torch = _package("torch", "torch")
+        if not self.torch.cuda.is_available():
+            raise Refused("its torch sees no CUDA device: is there a GPU, a driver, a CUDA torch?")
+        facts = self.torch.cuda.get_device_properties(0)
+        self.identity: Mapping[str, Any] = {"gpu": facts.name, "batch": job.get("timed_batch", 1)}
+        # what a model left in the cache would flatter the next call of the same model
+        self.flush = self.torch.empty(
+            2 * facts.L2_cache_size, dtype=self.torch.uint8, device="cuda"
+        )
+
+    def replayed(self, run: Callable[[], object]) -> Call:
+        """``run``, captured once; a call replays it and says how long the GPU took, L2 flushed."""
+        cuda = self.torch.cuda
+        side = cuda.Stream()
+        with cuda.stream(side):
+            for _ in range(3):  # before a capture, libraries must have chosen their kernels
+                run()
+        cuda.synchronize()
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph, stream=side):
+            run()
+        start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+
+        def call() -> int:
+            self.flush.zero_()
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            return int(1e6 * start.elapsed_time(end))
+
+        return call
+
+
+class Torch:
+    """Files of edgenas/exporters/torch.py; on a GPU by graph replay, or on the CPU."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        self.torch = _package("torch", "torch")
+        self.version = str(self.torch.__version__)
+        self.batch = job.get("timed_batch", 1)
+        self.torch.set_num_threads(job["threads"])
+        self.gpu = Gpu(job) if job["accelerator"] == "cuda" else None
+        self.identity = {"batch": self.batch} if self.gpu is None else self.gpu.identity
+
+    def placed(self) -> tuple[int, int]:
+        """All of it runs where it was put."""
+        return 0, 0
+
+    def _opened(self, path: str) -> tuple[Callable[[Any], Any], list[int]]:
+        torch, data = self.torch, Path(path).read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        head = json.loads(data[8 : 8 + length])
+        graph = json.loads(head.pop("__metadata__")["graph"])
+        where = "cpu" if self.gpu is None else "cuda"
+        weights = {}
+        for name, tensor in head.items():
+            first, last = (8 + length + at for at in tensor["data_offsets"])
+            flat = torch.frombuffer(bytearray(data[first:last]), dtype=torch.float32)
+            weights[name] = flat.reshape(tensor["shape"]).to(where)
+        functional = torch.nn.functional
+        activations = {"none": lambda y: y, "relu": functional.relu, "relu6": functional.relu6}
+
+        def run(x: Any) -> Any:
+            values = {"input": x}
+            for node in graph["nodes"]:
+                name = node["name"]
+                ins = [values[i] for i in node["inputs"]]
+                both = [weights.get(name + suffix) for suffix in (".weight", ".bias")]
+                if node["kind"] == "Conv":
+                    shape = {k: node[k] for k in ("stride", "padding", "groups")}
+                    y = activations[node["act"]](functional.conv2d(ins[0], *both, **shape))
+                elif node["kind"] == "Linear":
+                    y = functional.linear(ins[0], *both)
+                elif node["kind"] == "Add":
+                    y = ins[0] + ins[1]
+                elif node["kind"] == "Mean":
+                    y = ins[0].mean((2, 3))
+                elif node["kind"] == "HardSwish":
+                    y = functional.hardswish(ins[0])
+                else:
+                    raise ValueError(node["kind"] + " is not a registered function")
+                values[name] = y
+            return y
+
+        return run, graph["input"]
+
+    def load(self, path: str) -> Call:
+        """One run of a batch, inputs on the device already."""
+        run, shape = self._opened(path)
+        x = self.torch.from_numpy(_filled([self.batch, *shape], "float32"))
+        if self.gpu is None:
+            return lambda: self._quiet(run, x)
+        there = x.cuda()
+        return self.gpu.replayed(lambda: self._quiet(run, there))
+
+    def _quiet(self, run: Callable[[Any], Any], x: Any) -> None:
+        with self.torch.inference_mode():
+            run(x)
+
+    def predict(self, path: str, inputs: Any, batch: int) -> Iterator[Any]:
+        """The last node's output."""
+        run, _ = self._opened(path)
+        where = "cpu" if self.gpu is None else "cuda"
+        with self.torch.inference_mode():
+            for x in _batches(inputs, batch):
+                yield run(self.torch.from_numpy(x).to(where)).cpu().numpy()
+
+
+class TensorRt:
+    """ONNX files as engines, built on this very device; nobody else's engine is ever loaded."""
+
+    def __init__(self, job: Mapping[str, Any]) -> None:
+        self.trt = _package("tensorrt", "tensorrt")
+        self.version = str(self.trt.__version__)
+        if int(self.version.split(".")[0]) < 10:
+            raise Refused("its TensorRT is " + self.version + ", and 10 or newer is needed")
+        self.gpu = Gpu(job)
+        self.torch = self.gpu.torch
+        self.identity = self.gpu.identity
+        self.logger = self.trt.Logger(self.trt.Logger.ERROR)
+        self.cache = Path(job.get("timing_cache", "timing.cache"))
+
+    def placed(self) -> tuple[int, int]:
+        """An engine runs on the GPU, whole."""
+        return 0, 0
+
+    def _context(self, path: str) -> Any:
+        builder = self.trt.Builder(self.logger)
+        network = builder.create_network(0)
+        parser = self.trt.OnnxParser(network, self.logger)
+        if not parser.parse_from_file(path):
+            raise RuntimeError(
+                "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+            )
+        config = builder.create_builder_config()
+        known = self.cache.read_bytes() if self.cache.exists() else b""
+        timing = config.create_timing_cache(known)
+        config.set_timing_cache(timing, ignore_mismatch=False)
+        profile = builder.create_optimization_profile()
+        for i in range(network.num_inputs):
+            entry = network.get_input(i)
+            shape = [1 if d < 0 else d for d in entry.shape]
+            profile.set_shape(entry.name, shape, shape, shape)
+        config.add_optimization_profile(profile)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            raise RuntimeError("TensorRT could not build an engine of it")
+        self.cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+        engine = self.trt.Runtime(self.logger).deserialize_cuda_engine(plan)
+        return engine, engine.create_execution_context()
+
+    def _bound(self, path: str) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """A context with a tensor on the device for each of its inputs and outputs."""
+        engine, context = self._context(path)
+        ends: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+        for i in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(i)
+            is_input = engine.get_tensor_mode(name) == self.trt.TensorIOMode.INPUT
+            shape = [1 if d < 0 else d for d in engine.get_tensor_shape(name)]
+            if is_input:
+                context.set_input_shape(name, shape)
+            kind = self.trt.nptype(engine.get_tensor_dtype(name))
+            tensor = self.torch.from_numpy(_filled(shape, kind)).cuda()
+            context.set_tensor_address(name, tensor.data_ptr())
+            ends[0 if is_input else 1][name] = tensor
+        return context, ends[0], ends[1]
+
+    def load(self, path: str) -> Call:
+        """One run of a batch of one."""
+        context, *keep = self._bound(path)
+
+        def run(keep: Any = keep) -> None:
+            context.execute_async_v3(self.torch.cuda.current_stream().cuda_stream)
+
+        return self.gpu.replayed(run)
+
+    def predict(self, path: str, inputs: Any, batch: int) -> Iterator[Any]:
+        """The first output, image by image."""
+        context, ins, outs = self._bound(path)
+        (entry,), out = ins.values(), next(iter(outs.values()))
+        for x in _batches(inputs, 1):
+            entry.copy_(self.torch.from_numpy(x))
+            context.execute_async_v3(self.torch.cuda.current_stream().cuda_stream)
+            self.torch.cuda.synchronize()
+            yield out.cpu().numpy()
+
+
 # how the runtimes say that they have no kernel for an operator
 NO_SUCH_OP = (
     "NOT_IMPLEMENTED",
@@ -183,7 +463,12 @@ NO_SUCH_OP = (
     "nresolved custom op",
 )
 
-BACKENDS: Mapping[str, Callable[[int], Backend]] = {"onnxruntime": OnnxRuntime, "litert": LiteRt}
+BACKENDS: Mapping[str, Callable[[Mapping[str, Any]], Backend]] = {
+    "onnxruntime": OnnxRuntime,
+    "litert": LiteRt,
+    "torch": Torch,
+    "tensorrt": TensorRt,
+}
 
 
 def _batches(inputs: Any, batch: int) -> Iterator[Any]:
@@ -204,11 +489,34 @@ def timed(call: Call, visit_ns: float, min_calls: int, max_calls: int) -> list[i
     spent = 0
     while len(samples) < max_calls and (spent < visit_ns or len(samples) < min_calls):
         start = clock()
-        call()
-        took = clock() - start
+        own = call()
+        took = own if isinstance(own, int) else clock() - start
         samples.append(took)
         spent += took
     return samples
+
+
+class Rapl:
+    """Energy of the processor packages: Linux's counters of microjoules, where root lets us read.
+
+    ``why`` says what is missing where there is no figure.
+    """
+
+    def __init__(self) -> None:
+        self.zones = sorted(Path(POWERCAP).glob("intel-rapl:[0-9]"))
+        self.range_uj = {z: int(_read(str(z / "max_energy_range_uj")) or 0) for z in self.zones}
+        self.why = "" if self.zones else "this machine has no RAPL counters"
+        if self.zones and not all(self.read().values()):
+            self.why = f"{POWERCAP} cannot be read by this user"
+
+    def read(self) -> dict[Path, int]:
+        """Microjoules so far; the counters start again at their range."""
+        return {zone: int(_read(str(zone / "energy_uj")) or 0) for zone in self.zones}
+
+    def since(self, before: Mapping[Path, int]) -> int:
+        """Microjoules since ``before``."""
+        moved = {zone: uj - before[zone] for zone, uj in self.read().items()}
+        return sum(uj if uj >= 0 else uj + self.range_uj[zone] for zone, uj in moved.items())
 
 
 def _reason(e: BaseException) -> str:
@@ -225,15 +533,19 @@ def time_models(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
             call = backend.load(model["path"])
             timed(call, warm_ns, 1, sys.maxsize)
             calls[model["id"]] = call
+            nodes, outside = backend.placed()
+            if nodes:
+                emit({"event": "placed", "id": model["id"], "nodes": nodes, "outside": outside})
         except Exception as e:  # runtimes share no class of errors; it is the model's row
             status = "unsupported" if any(text in str(e) for text in NO_SUCH_OP) else "failed"
             emit({"id": model["id"], "status": status, "reason": _reason(e)})
     emit({"event": "loaded"})
-    visit_ns, total = 1e6 * job["visit_ms"], 0
+    visit_ns, total, energy = 1e6 * job["visit_ms"], 0, Rapl()
     gc.disable()
     for number, name in job["visits"]:
         if name not in calls:
             continue
+        before = energy.read()
         try:
             ns = timed(calls[name], visit_ns, job["min_calls"], job["max_calls"])
         except Exception as e:  # as above: one model failing must not end the others
@@ -241,7 +553,8 @@ def time_models(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
             emit({"id": name, "status": "failed", "reason": _reason(e)})
             continue
         total += sum(ns)
-        emit({"id": name, "round": number, "ns": ns})
+        spent = {} if energy.why else {"uj": energy.since(before)}
+        emit({"id": name, "round": number, "ns": ns, **spent})
     emit({"event": "end", "timed_ns": total})
 
 
@@ -318,6 +631,7 @@ def probe(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
         "runtime_version": backend.version,
         "threads": job["threads"],
     }
+    fingerprint.update(backend.identity)
     if job.get("affinity"):
         fingerprint["affinity"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     facts: dict[str, Any] = {
@@ -329,6 +643,7 @@ def probe(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
     }
     if hasattr(os, "sched_getaffinity"):
         facts["affinity"] = sorted(os.sched_getaffinity(0))
+    facts["energy"] = Rapl().why or "RAPL, whole packages"
     hottest = max(_numbers("/sys/class/thermal", "thermal_zone*/temp"), default=None)
     if hottest is not None:
         facts["temperature_c"] = hottest / 1000
@@ -366,7 +681,7 @@ def main() -> int:
         if job.get("affinity"):
             keep_to(job["affinity"])
         _package("numpy", "numpy")
-        VERBS[job["verb"]](job, BACKENDS[job["backend"]](job["threads"]), emit)
+        VERBS[job["verb"]](job, BACKENDS[job["backend"]](job), emit)
     except Refused as e:
         emit({"event": "refused", "reason": str(e)})
         return 3

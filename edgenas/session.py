@@ -20,11 +20,15 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Visit:
-    """One visit of one model: nanoseconds of each timed call, in order."""
+    """One visit of one model: nanoseconds of each timed call, in order.
+
+    ``uj``: microjoules of the whole visit, one untimed call more, where the device counts them.
+    """
 
     round: int
     id: str
     ns: tuple[int, ...]
+    uj: int | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,15 @@ class Refusal:
     id: str
     status: Literal["unsupported", "failed"]
     reason: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Of the ``nodes`` of a model, how many run outside of the delegate or provider asked for."""
+
+    id: str
+    nodes: int
+    outside: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ def time_models(
     models: Mapping[str, Artifact],
     visits: Sequence[tuple[int, str]],
     pace: Pace,
-) -> Generator[Visit | Refusal, None, int]:
+) -> Generator[Visit | Refusal | Placement, None, int]:
     """Time ``models`` (by id) in one process there, in the order of ``visits`` (round, id).
 
     All are loaded before the first visit. Returns the nanoseconds spent inside timed calls.
@@ -87,9 +100,11 @@ def time_models(
         for event in events:
             match event:
                 case {"id": str(id), "round": int(number), "ns": list(ns)}:
-                    yield Visit(number, id, tuple(ns))
+                    yield Visit(number, id, tuple(ns), event.get("uj"))
                 case {"id": str(id), "status": "unsupported" | "failed" as status}:
                     yield Refusal(id, status, event["reason"])
+                case {"event": "placed", "id": str(id)}:
+                    yield Placement(id, event["nodes"], event["outside"])
                 case {"event": "end"}:
                     timed_ns = event["timed_ns"]
     return timed_ns
@@ -137,7 +152,7 @@ def _events(device: Device, job: Mapping[str, Any]) -> Generator[Event, None, No
     whole = {**job, "backend": runtime.name, **runtime.options}
     with tempfile.TemporaryDirectory(prefix="edgenas-") as here:
         path = Path(here) / "job.json"
-        path.write_text(json.dumps(whole))
+        path.write_bytes(runtime.encode(whole))
         command = runtime.command(transport.python, *transport.push([runtime.payload, path]))
         with contextlib.closing(transport.lines(command)) as lines:
             event: Event = {}

@@ -15,7 +15,7 @@ from edgenas.errors import CapabilityError, UnstableMeasurement, UsageError
 from edgenas.files import aside
 from edgenas.journal import open_journal
 from edgenas.latency import Header, LatencyTable, Row
-from edgenas.rounds import Campaign, Effort, Progress
+from edgenas.rounds import Campaign, Effort, Progress, outside
 from edgenas.session import Fingerprint, probe
 from edgenas.space import Space
 from edgenas.spec import Architecture
@@ -58,10 +58,14 @@ def stored(
         runtime=device.runtime.name,
         precision=precision,
         space=space.id,
-        batch=1,
+        batch=_batch(device),
         fingerprint=dict(fingerprint),
     )
     return table
+
+
+def _batch(device: Device) -> int:
+    return int(device.runtime.options.get("timed_batch", 1))
 
 
 def usable(table: LatencyTable, allow_unstable: bool) -> bool:
@@ -108,6 +112,7 @@ def measured(
         finally:
             shutil.rmtree(work, ignore_errors=True)
         results = campaign.results(journal.records)
+        placed = outside(journal.records)
     if health.grade == "unstable" and not allow_unstable:
         raw.unlink()  # its samples would spoil the next run's
         raise UnstableMeasurement(
@@ -123,13 +128,19 @@ def measured(
         precision=precision,
         space=campaign.space.id,
         fingerprint=fingerprint,
-        facts={**before, "sentinel": asdict(health), "warnings": spoilt},
+        facts={
+            **before,
+            "sentinel": asdict(health),
+            **({"delegated": placed} if placed else {}),
+            "warnings": spoilt,
+        },
         protocol={
             "statistic": "floor",
             "quantile": sentinel.quantile(fingerprint),
             "seed": campaign.seed,
             **asdict(campaign.effort),
         },
+        batch=_batch(device),
         provenance=device.runtime.provenance,
         grade=health.grade,
     )

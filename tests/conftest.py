@@ -1,6 +1,7 @@
 """A task, a space and a table small enough for every test."""
 
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from edgenas import ops
 from edgenas.augment import Augment
+from edgenas.build_runner import TOOLS, build
+from edgenas.errors import DataError
 from edgenas.images import Images
 from edgenas.latency import Fit, Header, LatencyTable, Timing
 from edgenas.predict import Predictor
@@ -17,6 +20,19 @@ from edgenas.task import Task
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
+
+
+@pytest.fixture(scope="session")
+def native_runner() -> Path:
+    """The program for boards without Python, for this machine; built once, kept in .cache."""
+    for tool in TOOLS:
+        pytest.importorskip(tool)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGENAS_CACHE", str(Path(__file__).parent.parent / ".cache"))
+        try:
+            return build("x86_64", None, lambda what, done, total: None)
+        except DataError as e:
+            pytest.skip(str(e))
 
 
 def stripes(n: int, seed: int) -> Images:

@@ -15,16 +15,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import torch
 
+from edgenas import native, ops
 from edgenas.device import Device, load_device
 from edgenas.errors import DeviceError, UsageError
+from edgenas.exporters.ncnn import Ncnn as Writer
+from edgenas.graph import trace
 from edgenas.profile import profile
 from edgenas.remote import Disconnected
 from edgenas.rounds import Effort
+from edgenas.runtimes.ncnn import Ncnn
 from edgenas.runtimes.onnxruntime import OnnxRuntime
+from edgenas.session import predict
 from edgenas.spaces.mobile import Mobile
+from edgenas.spec import OpSpec
 from edgenas.transports.adb import Adb
 
 TREE = Path(os.environ.get("EDGENAS_ADBD", Path(__file__).parent.parent / ".cache" / "adbd"))
@@ -192,6 +200,23 @@ def test_a_full_profile_with_the_daemon_killed_at_random_has_every_row_once(
     assert len(cuts) == 5
     assert set(table.rows) == SPACE.vocabulary()
     assert all(row.n >= 12 * 5 for row in (table[op] for op in table.rows))
+
+
+def test_a_phone_on_which_nothing_is_installed_runs_networks(
+    phone: Adb, native_runner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "runner_path", lambda arch: native_runner)
+    bare = Device("phone", replace(phone, python="no-python"), Ncnn("x86_64"), ("fp32",))
+    graph = trace(ops.build(OpSpec.parse("mbconv 8-8 @6 e4 k3 s1")).eval(), (8, 6, 6))
+    artifact = Writer().network(graph, tmp_path / "m.ncnn", {})
+    x = torch.randn(66, 8, 6, 6)
+    got = predict(bare, artifact, x.numpy())
+    np.testing.assert_allclose(got, graph(x).detach().numpy().reshape(66, -1), atol=1e-4)
+    table = profile(
+        bare, SPACE, "fp32", tmp_path / "tables", networks=12, allow_unstable=True,
+        effort=Effort(passes=2, rounds=2, visit_ms=0.5, extensions=0, settling=0),
+    )  # fmt: skip
+    assert set(table.rows) == SPACE.vocabulary()
 
 
 def test_one_phone_needs_no_serial_and_two_are_told_apart(

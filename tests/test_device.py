@@ -9,17 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import psutil
 import pytest
 from onnx import helper
+from torch import nn
 
 from edgenas import runner
 from edgenas.artifact import Artifact
 from edgenas.device import Device, load_device
 from edgenas.errors import CapabilityError, DeviceError, EdgenasError, UnknownName, UsageError
+from edgenas.exporters.tflite import Tflite
+from edgenas.graph import trace
 from edgenas.runtimes.litert import LiteRt
 from edgenas.runtimes.onnxruntime import OnnxRuntime
-from edgenas.session import Pace, Refusal, Visit, predict, probe, time_models
+from edgenas.session import Pace, Placement, Refusal, Visit, predict, probe, time_models
 from edgenas.transports.local import Local
 
 CPU = Device("cpu", Local(), OnnxRuntime())
@@ -85,6 +89,56 @@ def test_big_cores_are_all_but_the_slowest(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(runner, "CPUS", str(tmp_path / "cpu7"))
     with pytest.raises(runner.Refused, match="all alike: big means none"):
         runner.cores_meant("big")
+
+
+def test_energy_is_read_where_it_is_counted_and_said_to_be_absent_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "POWERCAP", str(tmp_path))
+    assert runner.Rapl().why == "this machine has no RAPL counters"
+    for zone, now in (("0", 90), ("1", 50)):
+        folder = tmp_path / f"intel-rapl:{zone}"
+        folder.mkdir()
+        (folder / "max_energy_range_uj").write_text("100\n")
+        (folder / "energy_uj").write_text(f"{now}\n")
+    energy = runner.Rapl()
+    before = energy.read()
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("20")  # past its range
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("57")
+    assert (energy.why, energy.since(before)) == ("", 30 + 7)
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("")
+    assert "cannot be read by this user" in runner.Rapl().why
+
+
+def test_a_provider_that_is_not_there_is_refused_with_those_that_are() -> None:
+    cuda = replace(CPU, runtime=OnnxRuntime(provider="NoSuchExecutionProvider"))
+    with pytest.raises(DeviceError, match=r"has no NoSuchExecutionProvider, only .*CPUExecution"):
+        probe(cuda)
+
+
+def test_a_model_that_falls_back_to_the_cpu_has_failed(tmp_path: Path) -> None:
+    remote = replace(CPU, runtime=OnnxRuntime(provider="AzureExecutionProvider"))
+    if "Azure" not in str(ort.get_available_providers()):
+        pytest.skip("this onnxruntime has no provider beside the CPU")
+    assert probe(remote)[0]["provider"] == "AzureExecutionProvider"
+    (event,) = time_models(remote, {"a": model(tmp_path / "a.onnx")}, [(0, "a")], FEW)
+    assert isinstance(event, Refusal) and event.status == "failed"
+    assert "1 of 1 nodes fell back from AzureExecutionProvider to the CPU: Relu" in event.reason
+
+
+def test_the_share_of_a_delegate_is_told(tmp_path: Path) -> None:
+    graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Conv2d(4, 4, 1)), (3, 8, 8))
+    artifact = Tflite().network(graph, tmp_path / "m.tflite", {})
+    events = list(time_models(load_device("cpu-litert"), {"m": artifact}, [(0, "m")], FEW))
+    assert [e for e in events if isinstance(e, Placement)] == [Placement("m", 2, 0)]
+    nodes = [
+        {"op_name": "A", "inputs": [0], "outputs": [1]},
+        {"op_name": "B", "inputs": [1], "outputs": [2]},
+        {"op_name": "C", "inputs": [2], "outputs": [3]},
+        {"op_name": "DELEGATE", "inputs": [0], "outputs": [2]},
+    ]
+    assert runner._delegated(nodes) == (3, 1)
+    assert runner._delegated(nodes[:3]) == (3, 3)
 
 
 @pytest.mark.parametrize(

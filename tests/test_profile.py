@@ -93,6 +93,7 @@ class Planted:
     wobble: float = 0.0
     seed: int = 0
     fuses: bool = False
+    counts: bool = False  # energy
     jobs: list[dict] = field(default_factory=list)
     python: str = "python"
 
@@ -132,7 +133,8 @@ class Planted:
             rng = random.Random(f"{number} {id}")
             state = 1.3 if rng.random() < self.busy else 1.0
             calls = [int(cost[id] * self.slower * state * f) for f in (1.02, 1.0, 1.01)]
-            yield {"id": id, "round": number, "ns": calls}
+            spent = {"uj": round(4 * 5 * cost[id] / 1000)} if self.counts else {}  # 5 W
+            yield {"id": id, "round": number, "ns": calls, **spent}
         yield {"event": "end", "timed_ns": 1}
 
     @property
@@ -224,6 +226,15 @@ def test_only_extra_operators_are_measured_and_join_the_table(tmp_path: Path) ->
     idle = board()
     assert EXTRA in quick(idle, tmp_path, extra=[EXTRA]).rows
     assert idle.transport.timed == []
+
+
+def test_energy_is_a_further_column_where_the_device_counts_it(tmp_path: Path) -> None:
+    assert all(row.energy_mj is None for row in quick(board(), tmp_path / "a").rows.values())
+    table = quick(board(counts=True), tmp_path / "b")
+    for op in table.rows:
+        assert table[op].energy_mj == pytest.approx(5 * table[op].floor_ms, rel=0.2)
+    path = table_path(tmp_path / "b", "board", SPACE.id, "fp32")
+    assert LatencyTable.load(path).dumps() == table.dumps()
 
 
 def test_what_the_device_cannot_run_is_a_row_with_its_reason(tmp_path: Path) -> None:

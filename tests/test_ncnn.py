@@ -1,0 +1,195 @@
+"""The program for boards without Python, built from source and run here."""
+
+import hashlib
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from edgenas import native, ops
+from edgenas.build_runner import build
+from edgenas.device import Device, load_device
+from edgenas.errors import CapabilityError, CorruptFile, DataError, DeviceError, UsageError
+from edgenas.export import exporter_for
+from edgenas.exporters.ncnn import Ncnn as Writer
+from edgenas.graph import calibrate, trace
+from edgenas.profile import profile
+from edgenas.rounds import Effort
+from edgenas.runtimes.ncnn import Ncnn
+from edgenas.session import Pace, Refusal, Visit, predict, probe, time_models
+from edgenas.spaces.mobile import Mobile
+from edgenas.spec import OpSpec
+from edgenas.transports.local import Local
+
+OPERATORS = [
+    "conv 3-8 @9 k3 s2",
+    "conv 8-24 @5 hs1 k1 s1",
+    "mbconv 8-8 @6 e4 k3 s1",
+    "mbconv 8-12 @7 e3 k5 s2",
+    "mbconv 8-8 @6 e1 hs1 k7 s1",
+    "mbconv 8-8 @6 h13 k3 s1",
+    "classifier 24-7 @4",
+]
+FEW = Pace(visit_ms=0.01, min_calls=3, max_calls=3)
+
+
+@pytest.fixture
+def board(native_runner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    monkeypatch.setenv("EDGENAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "runner_path", lambda arch: native_runner)
+    return Device("board", Local(), Ncnn("x86_64"), ("fp32",))
+
+
+@pytest.mark.parametrize("text", OPERATORS)
+def test_what_it_computes_is_what_the_graph_computes(
+    board: Device, tmp_path: Path, text: str
+) -> None:
+    op = OpSpec.parse(text)
+    torch.manual_seed(1)
+    module = ops.build(op).eval()
+    for m in module.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(m.running_var, 0.1, 0.5)
+            torch.nn.init.normal_(m.bias)
+    shape = (op.cin, op.size, op.size)
+    graph = trace(module, shape)
+    artifact = Writer().network(graph, tmp_path / "m.ncnn", {})
+    x = 3 * torch.randn(66, *shape)
+    want = graph(x).detach().numpy().reshape(66, -1)
+    assert np.abs(want).max() > 1
+    got = predict(board, artifact, x.numpy())
+    np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_a_board_is_profiled_whole(board: Device, tmp_path: Path) -> None:
+    space = Mobile(
+        resolution=8, channels=1, classes=3, stem=4, stem_stride=1, first=4, widths=(8,),
+        depths=(2,), strides=(2,), head=8, kernels=(3, 5), expansions=(1, 2),
+    )  # fmt: skip
+    table = profile(
+        board, space, "fp32", tmp_path / "tables", networks=12, allow_unstable=True,
+        effort=Effort(passes=2, rounds=2, visit_ms=0.5, extensions=0, settling=0),
+    )  # fmt: skip
+    assert set(table.rows) == space.vocabulary()
+    assert all(table[op].floor_ms > 0 for op in table.rows)
+    assert (table.header.runtime, table.header.provenance) == ("ncnn", "measured")
+    with pytest.raises(UsageError, match="int8-static"):
+        profile(board, space, "int8-static", tmp_path / "tables")
+
+
+def test_it_says_what_the_board_is_and_keeps_to_cores(board: Device) -> None:
+    fingerprint, facts = probe(board)
+    assert fingerprint["runtime_version"] == native.VERSION
+    assert (fingerprint["runtime"], fingerprint["threads"]) == ("ncnn", 1)
+    assert facts["kernel"] and "affinity" not in fingerprint
+    kept = replace(board, runtime=Ncnn("x86_64", affinity="0"))
+    assert (probe(kept)[0]["affinity"], probe(kept)[1]["affinity"]) == ("0", [0])
+    with pytest.raises(DeviceError, match=r"kept to cores \[9999\]|its cores are all alike"):
+        probe(replace(board, runtime=Ncnn("x86_64", affinity="9999")))
+
+
+def test_models_that_do_not_load_are_told_apart_and_ids_are_escaped(
+    board: Device, tmp_path: Path
+) -> None:
+    graph = trace(ops.build(OpSpec.parse(OPERATORS[0])).eval(), (3, 9, 9))
+    good = Writer().operator(graph, tmp_path / "good.ncnn")
+    text = good.path.read_bytes()
+    foreign = tmp_path / "foreign.ncnn"
+    foreign.write_bytes(text.replace(b"Convolution ", b"Involution  "))
+    cut = tmp_path / "cut.ncnn"
+    cut.write_bytes(text[:20])
+    models = {
+        'a "good" \\ one': good,
+        "foreign": replace(good, path=foreign),
+        "cut": replace(good, path=cut),
+    }
+    events = list(time_models(board, models, [(3, id) for id in models], FEW))
+    (visit,) = (e for e in events if isinstance(e, Visit))
+    assert (visit.id, visit.round, len(visit.ns)) == ('a "good" \\ one', 3, 3)
+    refused = {e.id: e.status for e in events if isinstance(e, Refusal)}
+    assert refused == {"foreign": "unsupported", "cut": "failed"}
+
+
+def test_inputs_that_do_not_fit_are_one_line(board: Device, tmp_path: Path) -> None:
+    graph = trace(ops.build(OpSpec.parse(OPERATORS[0])).eval(), (3, 9, 9))
+    artifact = Writer().network(graph, tmp_path / "m.ncnn", {})
+    wrong = replace(artifact, input=(3, 8, 8))
+    with pytest.raises(DeviceError, match="the inputs are not what the model takes"):
+        predict(board, wrong, np.zeros((2, 3, 8, 8), np.float32))
+
+
+# --- the file
+
+
+def test_a_file_says_what_it_holds_and_a_damaged_one_is_corrupt(tmp_path: Path) -> None:
+    graph = trace(ops.build(OpSpec.parse("mbconv 8-8 @6 e4 k3 s1")).eval(), (8, 6, 6))
+    path = Writer().network(graph, tmp_path / "m.ncnn", {"labels": "a, b"}).path
+    found = exporter_for("ncnn").inspect(path)
+    assert (found.operators, found.quantized, found.precision) == (4, 0, "fp32")
+    assert found.metadata == {"labels": "a, b", "precision": "fp32"}
+    content = path.read_bytes()
+    param, _, rest = content.partition(b"\0")
+    assert param.startswith(b"7767517\n6 7\nInput ") and b"\nSplit " in param
+    assert len(rest) > 4 * sum(n.weight.size for n in graph.nodes if hasattr(n, "weight"))
+    lies = struct.pack("<I", 10**6) + b"EDGENAS"
+    for damaged in (b"", content[:-9], content[:40], content[:-11] + lies, b"x" + content):
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptFile, match=r"cannot be read as ncnn: \S"):
+            exporter_for("ncnn").inspect(path)
+
+
+def test_int8_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    graph = trace(ops.build(OpSpec.parse(OPERATORS[0])).eval(), (3, 9, 9))
+    whole = calibrate(graph, [torch.randn(1, 3, 9, 9)])
+    with pytest.raises(CapabilityError, match="fp32 only, not int8-static"):
+        Writer().network(whole, tmp_path / "m.ncnn", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the device file, the build
+
+
+@pytest.mark.parametrize(
+    ("runtime", "said"),
+    [
+        ("{kind: ncnn, arch: riscv64}", "arch cannot be 'riscv64'. Known: aarch64, x86_64"),
+        ("{kind: ncnn, threads: 4}", "its program has 1 thread, not 4"),
+        ("{kind: ncnn, affinity: fast}", "affinity cannot be 'fast'"),
+    ],
+)
+def test_a_device_file_that_asks_for_too_much_is_one_line(
+    tmp_path: Path, runtime: str, said: str
+) -> None:
+    path = tmp_path / "phone.yaml"
+    path.write_text(f"transport: {{kind: adb}}\nruntime: {runtime}\n")
+    with pytest.raises(UsageError, match=said):
+        load_device(str(path))
+
+
+def test_what_is_not_built_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGENAS_CACHE", str(tmp_path))
+    with pytest.raises(CapabilityError, match="once: edgenas build-runner aarch64"):
+        probe(Device("phone", Local(), Ncnn()))
+
+
+def test_another_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ziglang")
+    monkeypatch.setenv("EDGENAS_CACHE", str(tmp_path))
+    source = tmp_path / "ncnn.tar.gz"
+    source.write_bytes(b"something else")
+    digest = hashlib.sha256(b"something else").hexdigest()
+    with pytest.raises(DataError, match=f"has sha256 {digest}, not"):
+        build("x86_64", source, lambda what, done, total: None)
+    assert not native.runner_path("x86_64").exists()
+
+
+def test_a_job_is_lines_that_hold_all_of_it() -> None:
+    models = [{"id": "a b", "path": "/x"}, {"id": "c", "path": "/y"}]
+    visits = [[0, "c"], [4, "a b"]]
+    job = {"verb": "time", "threads": 1, "models": models, "visits": visits, "visit_ms": 4.0}
+    lines = Ncnn().encode(job).decode().splitlines()
+    assert lines[-4:] == ["model\t/x\ta b", "model\t/y\tc", "visit\t0\t1", "visit\t4\t0"]
+    assert {"verb\ttime", "threads\t1", "visit_ms\t4.0"} < set(lines)
