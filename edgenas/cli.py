@@ -138,6 +138,22 @@ def build_runner(arch: str, source: Path | None) -> None:
         click.echo(build(arch, source, bars))
 
 
+@cli.command("build-emulator")
+@click.option("--mirror", help="A mirror of Debian, where this machine's apt uses none.")
+def build_emulator(mirror: str | None) -> None:
+    """Put together the emulated ARM machine of the devices qemu-arm64, once.
+
+    Needs edgenas[native], apt-get and dpkg; takes a minute and half a gigabyte, installs nothing.
+
+    Example: edgenas build-emulator
+    """
+    from edgenas.build_emulator import build
+    from edgenas.console import Bars
+
+    with Bars() as bars:
+        click.echo(build(mirror, bars))
+
+
 def _shelf_command(name: str, package: str, what: str) -> None:
     @cli.command(name, help=f"List the {what}.\n\nExample: edgenas {name}")
     @json_option
@@ -156,14 +172,39 @@ _shelf_command("datasets", "edgenas.datasets", "sources of images")
 # --- tables -------------------------------------------------------------------------------------
 
 
+def _space_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say a search space; the command gets it as ``space``, a function of progress."""
+    for option in (
+        click.option("--classes", type=int, default=None, help="Classes."),
+        click.option("--channels", type=int, default=None, help="Image channels."),
+        click.option("--resolution", type=int, default=None, help="Image height = width, pixels."),
+        click.option("--preset", help="Preset of the space, e.g. tiny, small, proxyless."),
+        click.option("--space", default="mobile", show_default=True, help="Search space."),
+        click.option(
+            "--config", type=click.Path(path_type=Path), help="Take the space of this config."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _searched(config: Path | None, tables: Path, space: str, settings: dict[str, Any]) -> Any:
+    """The search space that ``_space_options`` name."""
+    if config is None:
+        from edgenas.space import load_space
+
+        return load_space({"kind": space, **{k: v for k, v in settings.items() if v is not None}})
+    from edgenas.config import load_config
+    from edgenas.console import Bars
+    from edgenas.pipeline.context import Context
+
+    with Bars() as bars:
+        return Context(Path("."), load_config(config), tables, bars).space
+
+
 @cli.command()
 @click.argument("device")
-@click.option("--config", type=click.Path(path_type=Path), help="Profile the space of this config.")
-@click.option("--space", default="mobile", show_default=True, help="Search space.")
-@click.option("--preset", default=None, help="Preset of the space, e.g. tiny, small, proxyless.")
-@click.option("--resolution", type=int, default=None, help="Image height = width, pixels.")
-@click.option("--channels", type=int, default=None, help="Image channels.")
-@click.option("--classes", type=int, default=None, help="Classes.")
+@_space_options
 @click.option("--precision", multiple=True, help="fp32 or int8-static; default: all of the device.")
 @click.option("--networks", default=48, show_default=True, help="Whole networks to measure.")
 @click.option(
@@ -194,8 +235,8 @@ _shelf_command("datasets", "edgenas.datasets", "sources of images")
 def profile(
     device: str, config: Path | None, precision: tuple[str, ...], networks: int,
     from_networks: int | None, prior: Path | None, budget_minutes: float | None, precise: bool,
-    seed: int,
-    fresh: bool, dry_run: bool, tables: Path, as_json: bool, **space: Any,
+    seed: int, fresh: bool, dry_run: bool, tables: Path, as_json: bool, space: str,
+    **settings: Any,
 ) -> None:  # fmt: skip
     """Measure a latency table of DEVICE: every operator of a space, alone and in whole networks.
 
@@ -208,7 +249,6 @@ def profile(
     from edgenas.latency import LatencyTable
     from edgenas.profile import PRECISE, STANDARD, estimate_seconds, profile, within
     from edgenas.profile_networks import HELD_OUT, profile_from_networks
-    from edgenas.space import load_space
     from edgenas.store import table_path
 
     if precise and budget_minutes is not None:
@@ -218,15 +258,7 @@ def profile(
         raise UsageError("--prior helps to estimate rows: it goes with --from-networks N")
     told = None if prior is None else LatencyTable.load(prior)
     board = load_device(device)
-    if config is None:
-        settings = {"kind": space.pop("space"), **{k: v for k, v in space.items() if v is not None}}
-        searched = load_space(settings)
-    else:
-        from edgenas.config import load_config
-        from edgenas.pipeline.context import Context
-
-        with Bars() as bars:
-            searched = Context(Path("."), load_config(config), tables, bars).space
+    searched = _searched(config, tables, space, settings)
     out = []
     with Bars() as bars:
         for p in precision or board.precisions:
@@ -255,6 +287,44 @@ def profile(
         return
     for path, table in out:
         click.echo(table_line(path, table))
+
+
+@cli.command()
+@click.argument("device")
+@_space_options
+@click.option("--precision", multiple=True, help="fp32 or int8-static; default: all of the device.")
+@click.option("--fresh", is_flag=True, help="Count again what is there.")
+@_tables
+@json_option
+def count(
+    device: str, config: Path | None, precision: tuple[str, ...], fresh: bool, tables: Path,
+    as_json: bool, space: str, **settings: Any,
+) -> None:  # fmt: skip
+    """Count the instructions of every operator of a space on an emulated DEVICE.
+
+    They are no milliseconds: 'edgenas lut calibrate' makes a table of them and of ten or more
+    operators that were timed on the real board.
+
+    Example: edgenas count qemu-arm64 --preset tiny --resolution 28 --channels 1
+    """
+    from edgenas.console import Bars
+    from edgenas.count import count as counted
+    from edgenas.count import table_path
+    from edgenas.device import load_device
+    from edgenas.latency import Missing
+
+    board = load_device(device)
+    searched = _searched(config, tables, space, settings)
+    for p in precision or board.precisions:
+        with Bars() as bars:
+            table = counted(board, searched, p, tables, fresh=fresh, progress=bars)
+        path = table_path(tables, board.name, searched.id, p)
+        lame = sum(isinstance(row, Missing) for row in table.rows.values())
+        if as_json:
+            emit({"file": str(path), "rows": len(table.rows), "not_counted": lame})
+        else:
+            rest = f", {lame} of them not counted" if lame else ""
+            click.echo(f"{path}: {len(table.rows)} rows of instructions{rest}")
 
 
 cli.add_command(lut)

@@ -12,6 +12,22 @@ from edgenas.printing import emit, json_option, table_line
 _table = click.argument("table", type=click.Path(path_type=Path))
 
 
+_margin = click.option(
+    "--margin",
+    type=click.FloatRange(0, 1000),
+    default=None,
+    metavar="PERCENT",
+    help="Let it be searched under, predictions raised by so much; it was never checked here.",
+)
+_folder = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("latency_tables"),
+    show_default=True,
+    help="Folder.",
+)
+
+
 @click.group()
 def lut() -> None:
     """Look at latency tables, check and compare them."""
@@ -35,6 +51,9 @@ def show(table: Path, sort: str, kind: str | None, as_json: bool) -> None:  # fm
     """
     from edgenas.latency import LatencyTable, Timing
 
+    if table.name.endswith(".instructions.jsonl"):
+        _show_instructions(table, kind, as_json)
+        return
     loaded = LatencyTable.load(table)
     rows = {op: row for op, row in loaded.rows.items() if kind in (None, op.kind)}
     if not rows:
@@ -69,6 +88,24 @@ def show(table: Path, sort: str, kind: str | None, as_json: bool) -> None:  # fm
     for op in rest:
         gap: Any = rows[op]
         click.echo(f"{op!s:<{width}}  {gap.status}: {gap.reason}")
+
+
+def _show_instructions(path: Path, kind: str | None, as_json: bool) -> None:
+    from edgenas.instructions import Counts, InstructionTable
+
+    table = InstructionTable.load(path)
+    rows = {str(op): row for op, row in table.rows.items() if kind in (None, op.kind)}
+    if as_json:
+        listed = {op: asdict(row) for op, row in rows.items()}
+        emit({"header": asdict(table.header), "rows": listed})
+        return
+    width = max(map(len, rows), default=0)
+    for op, row in sorted(rows.items()):
+        if isinstance(row, Counts):
+            share = row.simd / max(row.total, 1)
+            click.echo(f"{op:<{width}}  {row.total:14,} instructions, {share:.0%} of them simd")
+        else:
+            click.echo(f"{op:<{width}}  {row.status}: {row.reason}")
 
 
 @lut.command()
@@ -191,20 +228,8 @@ def plot(table: Path, out: Path | None) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--device", required=True, help="Name of the device it was measured on.")
 @click.option("--precision", default="fp32", show_default=True)
-@click.option(
-    "--margin",
-    type=click.FloatRange(0, 1000),
-    default=None,
-    metavar="PERCENT",
-    help="Let it be searched under, predictions raised by so much; it was never checked here.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("latency_tables"),
-    show_default=True,
-    help="Folder.",
-)
+@_margin
+@_folder
 @json_option
 def import_(
     file: Path, device: str, precision: str, margin: float | None, out: Path, as_json: bool
@@ -228,3 +253,41 @@ def import_(
         emit(table_facts(path, table))
     else:
         click.echo(table_line(path, table))
+
+
+@lut.command()
+@click.argument("instructions", type=click.Path(path_type=Path))
+@click.argument("measured", type=click.Path(path_type=Path))
+@_margin
+@_folder
+@json_option
+def calibrate(
+    instructions: Path, measured: Path, margin: float | None, out: Path, as_json: bool
+) -> None:
+    """Make a latency table of INSTRUCTIONS and of ten or more operators MEASURED on the board.
+
+    Both must come from the same version of the same runtime. Rows that were measured stay as they
+    are, the others are estimated.
+
+    Example: edgenas lut calibrate latency_tables/qemu-arm64.<space>.fp32.instructions.jsonl
+    latency_tables/pi.imported.fp32.jsonl
+    """
+    from edgenas import lut as tables
+    from edgenas.instructions import InstructionTable
+    from edgenas.latency import LatencyTable
+    from edgenas.printing import table_facts
+    from edgenas.store import table_path
+
+    counts, timed = InstructionTable.load(instructions), LatencyTable.load(measured)
+    table = tables.calibrate(counts, timed, None if margin is None else margin / 100)
+    h = table.header
+    path = table_path(out, h.device, h.space, h.precision)
+    if path.exists() and LatencyTable.load(path).header.provenance == "measured":
+        raise UsageError(f"{path} was measured: write the estimate elsewhere with --out")
+    table.save(path)
+    error = h.protocol["left_out_mape"][h.protocol["prices"]]
+    if as_json:
+        emit({**table_facts(path, table), "left_out_mape": error})
+    else:
+        number = h.protocol["calibrated_on"]
+        click.echo(f"{table_line(path, table)}; error {error:.1%} on {number} operators, left out")

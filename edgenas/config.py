@@ -67,12 +67,14 @@ class Gates:
     """What a delivered file must keep beside its latency budget.
 
     ``drop``: int8-static below fp32. ``agreement``: equal top-1 with the PyTorch network.
+    ``same_on``: further devices, e.g. an emulated one, on which it must compute the same.
     """
 
     drop: Quantity = "<= 1 point"
     agreement: Quantity = ">= 97 %"
     accuracy: Quantity | None = None
     size: Quantity | None = None
+    same_on: tuple[str, ...] = ()
 
     @property
     def max_drop(self) -> float:

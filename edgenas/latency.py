@@ -5,15 +5,14 @@ diff. Units are in the keys.
 """
 
 import difflib
-import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from edgenas.errors import CorruptFile, ForeignTable, MissingLatency, UsageError
+from edgenas import tablefile
+from edgenas.errors import ForeignTable, MissingLatency, UsageError
 from edgenas.files import write_text
 from edgenas.spec import OpSpec
 from edgenas.validate import construct
@@ -183,10 +182,11 @@ class LatencyTable:
 
     def dumps(self) -> str:
         """The text of the file."""
-        lines = [_line({"op": str(op), **_row_json(row)}) for op, row in self.rows.items()]
-        body = "".join(sorted(lines))
-        head = {"schema": SCHEMA, **asdict(self.header), "rows_sha256": _sha(body)}
-        return _line(head) + body
+        rows = {
+            op: {k: v for k, v in asdict(row).items() if v is not None}
+            for op, row in self.rows.items()
+        }
+        return tablefile.dumps({"schema": SCHEMA, **asdict(self.header)}, rows)
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
@@ -196,77 +196,36 @@ class LatencyTable:
     def load(cls, path: Path) -> "LatencyTable":
         """Inverse of ``save``. Raises UsageError (absent) or CorruptFile with the line."""
         try:
-            text = path.read_text()
+            text = tablefile.read(path)
         except FileNotFoundError:
             raise UsageError(
                 f"there is no table {path}. Measure it: edgenas profile {path.name.split('.')[0]}"
             ) from None
-        except (OSError, UnicodeDecodeError) as e:
-            raise CorruptFile(f"{path} cannot be read: {e}") from e
         return cls.loads(text, str(path))
 
     @classmethod
     def loads(cls, text: str, where: str) -> "LatencyTable":
         """Parse the text of a table; ``where`` names it in messages."""
-        head, _, body = text.partition("\n")
-        try:
-            data = _parsed(head)
-            if (schema := data.pop("schema", None)) != SCHEMA:
-                raise ValueError(f"schema {schema!r}; this edgenas reads {SCHEMA}: profile --fresh")
-            if data.pop("rows_sha256", None) != _sha(body):
-                raise ValueError("rows do not match their hash: the file was cut short or edited")
-            header = construct(Header, data, "header")
-        except (ValueError, UsageError, RecursionError) as e:
-            raise CorruptFile(f"{where}, line 1: not a whole latency table: {e}") from e
-        rows: dict[OpSpec, Row] = {}
-        for number, line in enumerate(body.splitlines(), 2):
-            try:
-                row = _parsed(line)
-                op = OpSpec.parse(row.pop("op"))
-                if op in rows:
-                    raise ValueError(f"'{op}' twice")
-                rows[op] = Missing(**row) if "status" in row else _timing(row)
-            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
-                raise CorruptFile(f"{where}, line {number}: {e!s:.200}") from e
-        return cls(header, rows)
+        return cls(*tablefile.loads(text, where, "latency table", _header, _row))
 
 
-def _parsed(line: str) -> dict[str, Any]:
-    data = json.loads(line, parse_float=_finite, parse_constant=_finite)
-    if not isinstance(data, dict):
-        raise ValueError(f"expected an object, found {line[:40]!r}")
-    return data
+def _header(data: dict[str, Any]) -> Header:
+    if "unit" in data:
+        raise ValueError(
+            f"it holds {data['unit']!r}, no milliseconds: see edgenas lut calibrate --help"
+        )
+    if (schema := data.pop("schema", None)) != SCHEMA:
+        raise ValueError(f"schema {schema!r}; this edgenas reads {SCHEMA}: profile --fresh")
+    return construct(Header, data, "header")
 
 
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is no number")
-    return value
-
-
-def _timing(row: dict[str, Any]) -> Timing:
-    if "interval_ms" in row:
-        low, high = row.pop("interval_ms")
-        row["interval_ms"] = (low, high)
-    return Timing(**{"p90_ms": None, **row})
-
-
-def _row_json(row: Row) -> dict[str, Any]:
-    return {k: _rounded(v) for k, v in asdict(row).items() if v is not None}
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_rounded(v) for v in value]
-    return round(value, 7) if isinstance(value, float) else value
-
-
-def _line(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, allow_nan=False) + "\n"
-
-
-def _sha(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _row(data: dict[str, Any]) -> Row:
+    if "status" in data:
+        return Missing(**data)
+    if "interval_ms" in data:
+        low, high = data.pop("interval_ms")
+        data["interval_ms"] = (low, high)
+    return Timing(**{"p90_ms": None, **data})
 
 
 def _differ(have: Any, want: Any) -> str:

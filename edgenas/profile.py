@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from edgenas import sentinel, store
+from edgenas import sentinel, specimen, store
 from edgenas.device import Device
 from edgenas.errors import CapabilityError, DeviceError, UsageError
 from edgenas.latency import LatencyTable, Missing, Row, Timing
@@ -19,7 +19,6 @@ from edgenas.session import probe
 from edgenas.space import Space
 from edgenas.spec import Architecture, OpSpec
 
-EMPTY = OpSpec.of("conv", 1, 1, 1, k=1, s=1)
 EMPTY_ID = "empty"
 CALIBRATION, HELD_OUT_AT_LEAST = 8, 4  # networks
 NETWORKS = 48  # by default: 8 to calibrate, 40 held out
@@ -68,6 +67,7 @@ def profile(
         )
     path = store.table_path(folder, device.name, space.id, precision)
     fingerprint, _ = probe(device)
+    store.require_clock(device, fingerprint)
     old = None if fresh else store.stored(path, device, space, precision, fingerprint)
     if old is not None and not store.usable(old, allow_unstable):
         old = None
@@ -78,7 +78,7 @@ def profile(
             return old
     store.refuse_short(effort, len(wanted) + networks + 1)
     archs = store.sampled(space, networks, seed) if old is None else []
-    subjects: dict[str, Subject] = {EMPTY_ID: EMPTY, **{str(op): op for op in wanted}}
+    subjects: dict[str, Subject] = {EMPTY_ID: specimen.EMPTY, **{str(op): op for op in wanted}}
     subjects |= {_network_id(i): arch for i, arch in enumerate(archs)}
     campaign = Campaign(device, space, precision, fingerprint, subjects, effort, seed)
     header, results = store.measured(campaign, path, fresh, allow_unstable, progress)

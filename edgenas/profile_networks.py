@@ -44,6 +44,7 @@ def profile_from_networks(
         raise UsageError(f"{networks} networks do not make a table: measure {LEAST} or more")
     path = store.table_path(folder, device.name, space.id, precision)
     fingerprint, _ = probe(device)
+    store.require_clock(device, fingerprint)
     old = None if fresh else store.stored(path, device, space, precision, fingerprint)
     if old is not None and store.usable(old, allow_unstable):
         return old

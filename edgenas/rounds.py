@@ -250,8 +250,8 @@ class Campaign:
         number = visits[0][0] if visits else 0
         events = time_models(self.device, models, visits, self.effort.pace)
         with contextlib.closing(events):
-            for done, event in enumerate(events):
-                progress("timing", min(before + done, total), total)
+            done = before
+            for event in events:
                 if not isinstance(event, Visit):
                     _note(journal, event)
                     continue
@@ -260,6 +260,8 @@ class Campaign:
                 number = event.round
                 spent = {} if event.uj is None else {"uj": event.uj}
                 journal.append({"round": event.round, "id": event.id, "ns": event.ns, **spent})
+                progress("timing", done, total)
+                done += 1
         progress("timing", before + len(visits), total)
 
     def _health(self, records: Sequence[Record], known_ms: float | None) -> Health:

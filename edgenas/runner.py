@@ -16,6 +16,11 @@ time     "models": [{"id", "path"}], "visits": [[round, id], ...], "visit_ms", "
             {"id", "round", "ns": [...], "uj"}  each visit, in the order given; microjoules that the
                                                 whole visit took, where something counts them
             {"event": "end", "timed_ns"}
+count    "models", the first of them small: it is called more often, "calls": as often each is
+         counted; only where COUNTER names a counter's file
+         -> "loading" and refusals as of "time"
+            {"id", "counts": {a class of instructions: how many of them one call executes}}
+            {"event": "end"}
 predict  "model", "inputs" (.npy, normalised NCHW float32), "output" (.npy, float32), "batch"
          -> {"event": "progress", "done", "total"}, {"event": "end"}
 Any verb -> {"event": "refused", "reason"}      the board lacks something; says what to install
@@ -27,6 +32,7 @@ import importlib.util
 import json
 import os
 import platform
+import struct
 import sys
 import tempfile
 import time
@@ -36,6 +42,9 @@ from typing import Any, Protocol
 
 CPUS = "/sys/devices/system/cpu"
 POWERCAP = "/sys/class/powercap"
+COUNTER = "EDGENAS_COUNTER"  # set by an emulator; its file holds how many of each class so far
+WARM = 20  # Python calls a function with fewer instructions once it knows it
+CLASSES = ("load", "store", "simd", "branch", "integer")
 Call = Callable[[], object]  # returns nanoseconds where the device itself timed it
 Emit = Callable[[Mapping[str, Any]], None]
 
@@ -523,22 +532,28 @@ def _reason(e: BaseException) -> str:
     return (" ".join(str(e).split()) or type(e).__name__)[:300]
 
 
-def time_models(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
-    """Load every model, then visit them in the order given."""
-    calls: dict[str, Call] = {}
-    warm_ns = 1e6 * job["warm_ms"]
+def _loaded(job: Mapping[str, Any], backend: Backend, emit: Emit) -> Iterator[tuple[str, Call]]:
+    """Each model that runs, warm; why the others do not is said."""
     for model in job["models"]:
         emit({"event": "loading", "id": model["id"]})
         try:
             call = backend.load(model["path"])
-            timed(call, warm_ns, 1, sys.maxsize)
-            calls[model["id"]] = call
-            nodes, outside = backend.placed()
-            if nodes:
-                emit({"event": "placed", "id": model["id"], "nodes": nodes, "outside": outside})
+            timed(call, 1e6 * job.get("warm_ms", 0), 1, sys.maxsize)
         except Exception as e:  # runtimes share no class of errors; it is the model's row
             status = "unsupported" if any(text in str(e) for text in NO_SUCH_OP) else "failed"
             emit({"id": model["id"], "status": status, "reason": _reason(e)})
+            continue
+        nodes, outside = backend.placed()
+        if nodes:
+            emit({"event": "placed", "id": model["id"], "nodes": nodes, "outside": outside})
+        yield model["id"], call
+
+
+def time_models(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
+    """Load every model, then visit them in the order given."""
+    if COUNTER in os.environ:
+        raise Refused("it is emulated, its milliseconds mean nothing: see edgenas count --help")
+    calls = dict(_loaded(job, backend, emit))
     emit({"event": "loaded"})
     visit_ns, total, energy = 1e6 * job["visit_ms"], 0, Rapl()
     gc.disable()
@@ -556,6 +571,37 @@ def time_models(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
         spent = {} if energy.why else {"uj": energy.since(before)}
         emit({"id": name, "round": number, "ns": ns, **spent})
     emit({"event": "end", "timed_ns": total})
+
+
+def count(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
+    """Count the instructions of one call of each model, the fewest of some."""
+    path = os.environ.get(COUNTER)
+    if path is None:
+        raise Refused("nothing counts instructions there: only an emulated device does")
+    layout = struct.Struct(str(len(CLASSES)) + "Q")
+
+    def now() -> tuple[int, ...]:
+        os.getppid()  # the counter writes its file
+        counter.seek(0)
+        return layout.unpack(counter.read(layout.size))
+
+    def fewest(call: Call) -> list[int]:
+        tries = []
+        for _ in range(job["calls"]):
+            before = now()
+            call()
+            tries.append([b - a for a, b in zip(before, now())])  # noqa: B905
+        return min(tries, key=sum)
+
+    gc.disable()
+    with open(path, "rb", buffering=0) as counter:
+        warm = 0
+        for name, call in _loaded(job, backend, emit):
+            while warm < WARM:
+                fewest(call)
+                warm += 1
+            emit({"id": name, "counts": dict(zip(CLASSES, fewest(call)))})  # noqa: B905
+    emit({"event": "end"})
 
 
 def predict(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
@@ -632,6 +678,8 @@ def probe(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
         "threads": job["threads"],
     }
     fingerprint.update(backend.identity)
+    if COUNTER in os.environ:
+        fingerprint["emulator"] = "qemu"
     if job.get("affinity"):
         fingerprint["affinity"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     facts: dict[str, Any] = {
@@ -658,6 +706,7 @@ def probe(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
 VERBS: Mapping[str, Callable[[Mapping[str, Any], Backend, Emit], None]] = {
     "probe": probe,
     "time": time_models,
+    "count": count,
     "predict": predict,
 }
 

@@ -50,6 +50,14 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """How many instructions of each class one call of a model executes."""
+
+    id: str
+    instructions: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Pace:
     """How a visit goes: ``warm_ms`` once when loaded, then timed calls for ``visit_ms``.
 
@@ -86,15 +94,7 @@ def time_models(
     All are loaded before the first visit. Returns the nanoseconds spent inside timed calls.
     Closing the generator ends the process.
     """
-    for artifact in models.values():
-        check(device, artifact)
-    paths = device.transport.push([artifact.path for artifact in models.values()])
-    job = {
-        "verb": "time",
-        "models": [{"id": id, "path": path} for id, path in zip(models, paths, strict=True)],
-        "visits": visits,
-        **asdict(pace),
-    }
+    job = _job("time", device, models, visits=visits, **asdict(pace))
     timed_ns = 0
     with contextlib.closing(_events(device, job)) as events:
         for event in events:
@@ -108,6 +108,33 @@ def time_models(
                 case {"event": "end"}:
                     timed_ns = event["timed_ns"]
     return timed_ns
+
+
+def count(
+    device: Device, models: Mapping[str, Artifact], calls: int
+) -> Generator[Counted | Refusal, None, None]:
+    """Count the instructions of ``models`` (by id) on an emulated device, the fewest of ``calls``.
+
+    The first should be a small one: it also warms the loop. Raises DeviceError where nothing counts them. Closing the generator ends the process.
+    """
+    with contextlib.closing(_events(device, _job("count", device, models, calls=calls))) as events:
+        for event in events:
+            match event:
+                case {"id": str(id), "counts": dict(instructions)}:
+                    yield Counted(id, instructions)
+                case {"id": str(id), "status": "unsupported" | "failed" as status}:
+                    yield Refusal(id, status, event["reason"])
+
+
+def _job(
+    verb: str, device: Device, models: Mapping[str, Artifact], **more: Any
+) -> Mapping[str, Any]:
+    """A job on ``models``, which are brought there."""
+    for artifact in models.values():
+        check(device, artifact)
+    paths = device.transport.push([artifact.path for artifact in models.values()])
+    listed = [{"id": id, "path": path} for id, path in zip(models, paths, strict=True)]
+    return {"verb": verb, "models": listed, **more}
 
 
 def predict(device: Device, artifact: Artifact, inputs: np.ndarray, batch: int = 64) -> np.ndarray:

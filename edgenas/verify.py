@@ -19,6 +19,9 @@ from edgenas.session import predict
 
 FP32_AGREEMENT = 0.999  # the same weights in another kernel library: only ties may turn
 INTEGER_SHARE = 1.0
+SAME_IMAGES = 256  # an emulated device takes some ten milliseconds each
+# Largest difference of two devices, of the largest logit: float error, some steps of an int8 output
+SAME = {"fp32": 1e-4, "int8-static": 0.02}
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,16 @@ def gates(
     if config.gates.max_bytes is not None:
         out.append(_gate(f"size:{fmt}", n.size_bytes, "<=", config.gates.max_bytes, "bytes"))
     return out
+
+
+def same_gate(device: Device, other: Device, artifact: Artifact, x: np.ndarray) -> dict[str, Any]:
+    """Whether ``other`` computes of images ``x``, the first few of them, what ``device`` does."""
+    here, there = (predict(d, artifact, x[:SAME_IMAGES]) for d in (device, other))
+    apart = float(np.abs(here - there).max() / np.abs(here).max())
+    return _gate(
+        f"same:{artifact.format} on {other.name}", float(f"{apart:.2g}"), "<=",
+        SAME[artifact.precision], "of the largest logit",
+    )  # fmt: skip
 
 
 def _gate(name: str, value: float, comparison: str, limit: float, unit: str) -> dict[str, Any]:

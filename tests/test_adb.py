@@ -83,6 +83,9 @@ class Phones:
         adb.chmod(0o755)
         with (home / "server.log").open("wb") as log:  # it cannot start itself through a loader
             self.server = subprocess.Popen([adb, "nodaemon", "server"], stdout=log, stderr=log)
+        deadline = time.monotonic() + 60
+        while "List of devices" not in (said := self.adb("devices")):
+            assert time.monotonic() < deadline, said
 
     def adb(self, *arguments: str) -> str:
         command = [str(self.home / "bin" / "adb"), *arguments]

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,13 +77,22 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def whole_run(folder: Path, *arguments: str) -> None:
+    """A run to its end; a machine too noisy to be trusted is measured anew, as the line says."""
+    for _ in range(3):
+        done = run(folder, *arguments)
+        if done.returncode != 5:
+            break
+        shutil.rmtree(folder / "latency_tables", ignore_errors=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run in runs/mine."""
     folder = tmp_path_factory.mktemp("chain")
     (folder / "mine.yaml").write_text(CONFIG.format(task=npz(folder)))
-    done = run(folder)
-    assert done.returncode == 0, done.stderr
+    whole_run(folder)
     return folder
 
 
@@ -279,8 +289,7 @@ def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) 
 def test_a_folder_of_images_and_a_named_precision(tmp_path: Path) -> None:
     text = CONFIG.format(task=images(tmp_path))
     (tmp_path / "mine.yaml").write_text(text + "precision: int8-static\n")
-    done = run(tmp_path, "--set", "prune.epochs=0")
-    assert done.returncode == 0, done.stderr
+    whole_run(tmp_path, "--set", "prune.epochs=0")
     v = verdict(tmp_path)
     assert {d["precision"] for d in v["delivered"].values()} == {"int8-static"}
     assert v["task"]["classes"] == ["bolts", "nuts"]

@@ -292,10 +292,11 @@ def test_a_job_whose_host_was_killed_gives_way(board: Ssh) -> None:
 def test_closing_ends_the_command_there_and_removes_its_folder(board: Ssh) -> None:
     running = board.lines(["sh", "-c", "echo $$; sleep 600"])
     pid = int(next(running))
-    children = psutil.Process(pid).children()
+    shell = psutil.Process(pid)
+    family = [shell, *shell.children()]
     running.close()
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive and not psutil.pid_exists(pid)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
     assert left(board) == {"jobs"}
 
 

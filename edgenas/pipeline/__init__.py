@@ -48,10 +48,8 @@ def run(
     Raises EdgenasError; what was whole stays.
     """
     wanted = up_to(until)
-    search.method(config.search)  # a wrong key is refused before anything is loaded
-    ctx = Context(runs / config.name, config, tables, progress)
+    ctx = _context(config, runs, tables, progress)
     rundir = RunDir(ctx.root)
-    torch.set_num_threads(config.threads or torch.get_num_threads())
     with rundir.locked():
         write_text(ctx.root / "config.yaml", config.dumps)
         for stage in wanted:
@@ -72,14 +70,22 @@ def survey(
     progress: Progress = silent,
 ) -> list[Cost]:
     """What ``run`` would do and about how long it takes, from a short measured training."""
-    search.method(config.search)
-    ctx = Context(runs / config.name, config, tables, progress)
+    ctx = _context(config, runs, tables, progress)
     rundir = RunDir(ctx.root)
-    torch.set_num_threads(config.threads or torch.get_num_threads())
     pending = list(up_to(until))
     while pending and rundir.is_whole(pending[0].name, _key(pending[0], ctx, rundir)):
         pending.pop(0)
     return costs(ctx, [s.name for s in up_to(until)], [s.name for s in pending])
+
+
+def _context(config: Config, runs: Path, tables: Path, progress: Progress) -> Context:
+    """A run; a wrong key or device is refused before anything is loaded."""
+    search.method(config.search)
+    ctx = Context(runs / config.name, config, tables, progress)
+    for device in ctx.same_on:
+        _ = device.transport.python  # says it where that is not built yet
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    return ctx
 
 
 def up_to(name: str) -> tuple[Stage, ...]:

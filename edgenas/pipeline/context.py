@@ -56,6 +56,18 @@ class Context:
         """Of all targets, by name."""
         return {t.device: load_device(t.device) for t in self.config.targets}
 
+    @cached_property
+    def same_on(self) -> tuple[Device, ...]:
+        """Further devices that delivered files are run on. Raises UsageError."""
+        others = tuple(map(load_device, self.config.gates.same_on))
+        formats = {d.runtime.format for d in self.devices.values()}
+        for other in others:
+            if other.runtime.format not in formats:
+                raise UsageError(
+                    f"gates: same_on: {other.name} runs {other.runtime.format}, and no target does"
+                )
+        return others
+
     def precisions(self, device: Device) -> tuple[str, ...]:
         """What is profiled on ``device``."""
         if self.config.precision == "auto":

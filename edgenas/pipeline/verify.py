@@ -21,7 +21,7 @@ from edgenas.pipeline.export import export
 from edgenas.pipeline.stage import Stage
 from edgenas.search import Budget
 from edgenas.train import SCORING_BATCH, evaluating
-from edgenas.verify import Candidate, Choice, Numbers, choose, described, gates, numbers
+from edgenas.verify import Candidate, Choice, Numbers, choose, described, gates, numbers, same_gate
 
 HEADROOM = 0.97  # a repaired network aims a little below the limit, so that one round suffices
 
@@ -162,6 +162,12 @@ def _write(
             "device": t["device"],
         }
         checks += gates(choice, mine, ctx.config, t["limit_ms"])
+        images = np.ascontiguousarray(ctx.task.tensors("test")[0].numpy())
+        checks += [
+            same_gate(ctx.devices[t["device"]], other, best, images)
+            for other in ctx.same_on
+            if other.runtime.format == best.format
+        ]
         rows += [
             {**described(c, choice), "file": str(_relative(c.artifact.path, ctx, folder))}
             for c in mine

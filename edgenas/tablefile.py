@@ -1,0 +1,96 @@
+"""Tables in files: JSON lines, a header with the hash of the rest, then sorted rows."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edgenas.errors import CorruptFile, UsageError
+from edgenas.spec import OpSpec
+
+H = TypeVar("H")
+R = TypeVar("R")
+
+
+def dumps(header: Mapping[str, Any], rows: Mapping[OpSpec, Mapping[str, Any]]) -> str:
+    """The text of a file; re-measuring reads as a diff. Floats of rows keep seven digits."""
+    body = "".join(sorted(_line({"op": str(op), **_rounded(row)}) for op, row in rows.items()))
+    return _line({**header, "rows_sha256": _sha(body)}) + body
+
+
+def read(path: Path) -> str:
+    """The text of the file at ``path``. Raises CorruptFile; FileNotFoundError where it is not."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as e:
+        raise CorruptFile(f"{path} cannot be read: {e}") from e
+
+
+def loads(
+    text: str,
+    where: str,
+    what: str,
+    header: Callable[[dict[str, Any]], H],
+    row: Callable[[dict[str, Any]], R],
+) -> tuple[H, dict[OpSpec, R]]:
+    """Inverse of ``dumps``: ``header`` and ``row`` read their parts, and raise ValueError.
+
+    ``where`` names the file in messages, ``what`` what it should be. Raises CorruptFile with the
+    line.
+    """
+    first, _, body = text.partition("\n")
+    try:
+        data = _parsed(first)
+        digest = data.pop("rows_sha256", None)
+        head = header(data)
+        if digest != _sha(body):
+            raise ValueError("rows do not match their hash: the file was cut short or edited")
+    except (ValueError, UsageError, RecursionError) as e:
+        raise CorruptFile(f"{where}, line 1: not a whole {what}: {e}") from e
+    rows: dict[OpSpec, R] = {}
+    for number, line in enumerate(body.splitlines(), 2):
+        try:
+            data = _parsed(line)
+            op = OpSpec.parse(data.pop("op"))
+            if op in rows:
+                raise ValueError(f"'{op}' twice")
+            rows[op] = row(data)
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
+            raise CorruptFile(f"{where}, line {number}: {e!s:.200}") from e
+    return head, rows
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    data = json.loads(line, parse_float=_finite, parse_constant=_finite)
+    if not isinstance(data, dict):
+        raise ValueError(f"expected an object, found {line[:40]!r}")
+    return data
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
+def _rounded(value: Any) -> Any:
+    match value:
+        case dict():
+            return {k: _rounded(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_rounded(v) for v in value]
+        case float():
+            return round(value, 7)
+    return value
+
+
+def _line(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, allow_nan=False) + "\n"
+
+
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
