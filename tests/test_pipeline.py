@@ -286,11 +286,27 @@ def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) 
     ]
 
 
+def test_a_device_that_shall_compute_the_same_is_known_before_anything_runs(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.yaml").write_text(CONFIG.format(task=npz(tmp_path)))
+    for name, says in (("nowhere", "no device 'nowhere'"), ("phone", "runs ncnn, and no target")):
+        (tmp_path / "devices").mkdir(exist_ok=True)
+        (tmp_path / "devices" / "phone.yaml").write_text(
+            "{transport: {kind: adb}, runtime: {kind: ncnn}}"
+        )
+        done = run(tmp_path, "--set", f"gates.same_on=[{name}]")
+        assert done.returncode == 2 and says in done.stderr, done.stderr
+        assert not (tmp_path / "runs").exists()
+
+
 def test_a_folder_of_images_and_a_named_precision(tmp_path: Path) -> None:
     text = CONFIG.format(task=images(tmp_path))
     (tmp_path / "mine.yaml").write_text(text + "precision: int8-static\n")
-    whole_run(tmp_path, "--set", "prune.epochs=0")
+    whole_run(tmp_path, "--set", "prune.epochs=0", "--set", "gates.same_on=[cpu-litert-t2]")
     v = verdict(tmp_path)
+    (same,) = (g for g in v["gates"] if g["name"].startswith("same:"))
+    assert same["name"] == "same:tflite on cpu-litert-t2" and same["met"]
     assert {d["precision"] for d in v["delivered"].values()} == {"int8-static"}
     assert v["task"]["classes"] == ["bolts", "nuts"]
     assert {"int8:onnx", "int8:tflite"} <= {g["name"] for g in v["gates"]}
