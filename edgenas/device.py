@@ -19,7 +19,10 @@ class Transport(Protocol):
     """Moves files and runs commands somewhere; knows nothing of models.
 
     Every failure to reach the board or to run there is a DeviceError that says what to check.
+    Where it is ``emulated`` on this machine, results are true and times are not.
     """
+
+    emulated: ClassVar[bool]
 
     @property
     def python(self) -> str:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import ClassVar
 
 from edgenas.errors import DeviceError
 
@@ -16,6 +17,8 @@ TAIL_LINES = 3
 
 class Here:
     """A subclass says which ``python`` it is."""
+
+    emulated: ClassVar[bool] = False
 
     def push(self, files: Sequence[Path]) -> list[str]:
         """Nothing to move: the absolute paths."""

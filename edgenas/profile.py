@@ -15,7 +15,7 @@ from edgenas.latency import LatencyTable, Missing, Row, Timing
 from edgenas.ops import macs
 from edgenas.predict import fitted
 from edgenas.rounds import Campaign, Effort, Progress, Subject
-from edgenas.session import probe
+from edgenas.session import probe, require_clock
 from edgenas.space import Space
 from edgenas.spec import Architecture, OpSpec
 
@@ -66,8 +66,8 @@ def profile(
             "or more are held out"
         )
     path = store.table_path(folder, device.name, space.id, precision)
+    require_clock(device)
     fingerprint, _ = probe(device)
-    store.require_clock(device, fingerprint)
     old = None if fresh else store.stored(path, device, space, precision, fingerprint)
     if old is not None and not store.usable(old, allow_unstable):
         old = None

@@ -11,7 +11,7 @@ from edgenas.latency import LatencyTable, Missing, Timing
 from edgenas.predict import fitted
 from edgenas.profile import STANDARD
 from edgenas.rounds import Campaign, Effort, Progress, Subject
-from edgenas.session import probe
+from edgenas.session import probe, require_clock
 from edgenas.space import Space
 from edgenas.spec import OpSpec
 
@@ -43,8 +43,8 @@ def profile_from_networks(
     if networks < LEAST:
         raise UsageError(f"{networks} networks do not make a table: measure {LEAST} or more")
     path = store.table_path(folder, device.name, space.id, precision)
+    require_clock(device)
     fingerprint, _ = probe(device)
-    store.require_clock(device, fingerprint)
     old = None if fresh else store.stored(path, device, space, precision, fingerprint)
     if old is not None and store.usable(old, allow_unstable):
         return old

@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from edgenas.errors import DeviceError, UsageError
 
@@ -114,6 +114,7 @@ class Remote(ABC):
     ``folder`` there is ours. ``patience_s``: how long to try to reach again a board that was there.
     """
 
+    emulated: ClassVar[bool] = False
     python: str
     folder: str
     patience_s: float

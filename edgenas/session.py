@@ -94,6 +94,7 @@ def time_models(
     All are loaded before the first visit. Returns the nanoseconds spent inside timed calls.
     Closing the generator ends the process.
     """
+    require_clock(device)
     job = _job("time", device, models, visits=visits, **asdict(pace))
     timed_ns = 0
     with contextlib.closing(_events(device, job)) as events:
@@ -115,7 +116,8 @@ def count(
 ) -> Generator[Counted | Refusal, None, None]:
     """Count the instructions of ``models`` (by id) on an emulated device, the fewest of ``calls``.
 
-    The first should be a small one: it also warms the loop. Raises DeviceError where nothing counts them. Closing the generator ends the process.
+    The first should be a small one: it also warms the loop. Raises DeviceError where nothing counts
+    them. Closing the generator ends the process.
     """
     with contextlib.closing(_events(device, _job("count", device, models, calls=calls))) as events:
         for event in events:
@@ -124,6 +126,15 @@ def count(
                     yield Counted(id, instructions)
                 case {"id": str(id), "status": "unsupported" | "failed" as status}:
                     yield Refusal(id, status, event["reason"])
+
+
+def require_clock(device: Device) -> None:
+    """Raise CapabilityError where time on ``device`` is not that of a real machine."""
+    if device.transport.emulated:
+        raise CapabilityError(
+            f"{device.name} is emulated, its milliseconds mean nothing. Count instructions: "
+            f"edgenas count {device.name}"
+        )
 
 
 def _job(

@@ -46,15 +46,6 @@ def require_precision(device: Device, precision: str) -> None:
         )
 
 
-def require_clock(device: Device, fingerprint: Fingerprint) -> None:
-    """Raise CapabilityError where time on ``device`` is not that of a real machine."""
-    if "emulator" in fingerprint:
-        raise CapabilityError(
-            f"{device.name} is emulated, its milliseconds mean nothing. Count instructions: "
-            f"edgenas count {device.name}"
-        )
-
-
 def stored(
     path: Path, device: Device, space: Space, precision: str, fingerprint: Fingerprint
 ) -> LatencyTable | None:

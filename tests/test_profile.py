@@ -96,6 +96,7 @@ class Planted:
     counts: bool = False  # energy
     jobs: list[dict] = field(default_factory=list)
     python: str = "python"
+    emulated: bool = False
 
     def push(self, files: Sequence[Path]) -> list[str]:
         return [str(path) for path in files]

@@ -11,13 +11,13 @@ from edgenas import build_emulator, native, specimen
 from edgenas.cli import main
 from edgenas.count import count, table_path
 from edgenas.device import Device
-from edgenas.errors import CorruptFile, DataError, EdgenasError, UsageError
+from edgenas.errors import CapabilityError, CorruptFile, DataError, EdgenasError, UsageError
 from edgenas.export import exporter_for
 from edgenas.instructions import Counts, InstructionTable
 from edgenas.runtimes.litert import LiteRt
 from edgenas.runtimes.ncnn import Ncnn
 from edgenas.runtimes.onnxruntime import OnnxRuntime
-from edgenas.session import predict, probe
+from edgenas.session import Pace, predict, probe, time_models
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
 from edgenas.transports.local import Local
@@ -135,6 +135,9 @@ def test_the_runner_for_phones_computes_on_arm_what_the_others_do(tmp_path: Path
         exporter = exporter_for(device.runtime.format)
         artifact = specimen.network(exporter, SPACE, arch, "fp32", path)
         logits.append(predict(device, artifact, x))
+        if device.transport.emulated:
+            with pytest.raises(CapabilityError, match="milliseconds mean nothing"):
+                list(time_models(device, {"n": artifact}, [(0, "n")], Pace(1)))
     np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-5 * np.abs(logits[1]).max())
 
 

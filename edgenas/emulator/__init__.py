@@ -66,5 +66,6 @@ def command(counter: Path) -> list[str]:
     return [
         str(loader), "--library-path", f"{host}/lib/{libraries}:{host}/usr/lib/{libraries}",
         str(host / "usr" / "bin" / "qemu-aarch64"), "-cpu", CORE, "-L", str(built / "guest"),
-        "-E", f"{COUNTER}={counter},PYTHONHASHSEED=0", "-plugin", f"{built / 'count.so'},out={counter}",
+        "-E", f"{COUNTER}={counter},PYTHONHASHSEED=0",
+        "-plugin", f"{built / 'count.so'},out={counter}",
     ]  # fmt: skip

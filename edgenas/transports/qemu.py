@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from edgenas import emulator
 from edgenas.here import Here
@@ -14,6 +15,8 @@ __all__ = ["Qemu"]
 @dataclass(frozen=True)
 class Qemu(Here):
     """Runs programs for ARM under QEMU, and counts the instructions that they execute."""
+
+    emulated: ClassVar[bool] = True
 
     @property
     def python(self) -> str:
