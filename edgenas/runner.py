@@ -396,7 +396,7 @@ class TensorRt:
         self.torch = self.gpu.torch
         self.identity = self.gpu.identity
         self.logger = self.trt.Logger(self.trt.Logger.ERROR)
-        self.cache = Path(job.get("timing_cache", "timing.cache"))
+        self.cache = Path.home() / ".cache" / "edgenas" / ("tensorrt-" + self.version + ".cache")
 
     def placed(self) -> tuple[int, int]:
         """An engine runs on the GPU, whole."""
@@ -423,6 +423,7 @@ class TensorRt:
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise RuntimeError("TensorRT could not build an engine of it")
+        self.cache.parent.mkdir(parents=True, exist_ok=True)
         self.cache.write_bytes(bytes(config.get_timing_cache().serialize()))
         engine = self.trt.Runtime(self.logger).deserialize_cuda_engine(plan)
         return engine, engine.create_execution_context()

@@ -605,6 +605,7 @@ class Recorded:
 
     inner: Local
     jobs: list[dict]
+    emulated: bool = False
 
     @property
     def python(self) -> str:

@@ -1,4 +1,4 @@
-"""A real OpenSSH client against a real sshd on loopback, with keys of their own."""
+"""The real OpenSSH client against a server on loopback, with keys of their own."""
 
 import contextlib
 import os
@@ -24,11 +24,11 @@ from edgenas.rounds import Effort
 from edgenas.runtimes.onnxruntime import OnnxRuntime
 from edgenas.spaces.mobile import Mobile
 from edgenas.transports.ssh import Ssh
+from ssh_servers import SSHD, InProcess, Server, Sshd, key
 
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-pytestmark = pytest.mark.skipif(
-    SSHD is None or shutil.which("ssh") is None,
-    reason="no sshd on this machine: install openssh-server",
+pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh on this machine")
+BOTH = pytest.mark.parametrize(
+    "server", [*([Sshd] if SSHD else []), InProcess], indirect=True, ids=lambda kind: kind.__name__
 )
 SPACE = Mobile(
     resolution=8, channels=1, classes=3, stem=4, stem_stride=1, first=4, widths=(8,),
@@ -36,61 +36,14 @@ SPACE = Mobile(
 )  # fmt: skip
 
 
-class Server:
-    """sshd as the present user; its log says on which port it listens."""
-
-    def __init__(self, home: Path, host_key: Path) -> None:
-        self.home = home
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        self.config = home / "sshd_config"
-        self.start(host_key)
-
-    def start(self, host_key: Path) -> None:
-        self.config.write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nUsePAM no\n"
-            f"StrictModes no\nPidFile none\nPasswordAuthentication no\nMaxStartups 100\n"
-            f"AuthorizedKeysFile {self.home}/id.pub\n"
-        )
-        if os.getuid() == 0:
-            Path("/run/sshd").mkdir(exist_ok=True)  # sshd's own requirement
-        assert SSHD is not None
-        log = (self.home / "log").open("wb")
-        self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", self.config], stderr=log)
-        log.close()
-        while b"Server listening" not in (self.home / "log").read_bytes():
-            assert self.process.poll() is None, (self.home / "log").read_text()
-
-    def sessions(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=False)
-
-    def cut(self) -> None:
-        """Every connection, not what runs behind it."""
-        for session in self.sessions():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for process in [*session.children(), session]:
-                    if process.name().startswith("sshd"):
-                        process.kill()
-
-    def stop(self) -> None:
-        self.cut()
-        self.process.terminate()
-        self.process.wait()
-
-
-def key(path: Path) -> Path:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
-    return path
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
+    """sshd where there is one; a test may ask for another."""
     home = tmp_path / "sshd"
     home.mkdir()
     key(home / "id")
-    server = Server(home, key(home / "host"))
-    public = (home / "host.pub").read_text()
+    public = key(home / "host").with_suffix(".pub").read_text()
+    server = getattr(request, "param", Sshd if SSHD else InProcess)(home)
     (home / "known").write_text(f"[127.0.0.1]:{server.port} {public}")
     yield server
     server.stop()
@@ -120,6 +73,7 @@ def left(board: Ssh) -> set[str]:
 COUNT = "for i in $(seq 2000); do echo line $i; done; sleep 0.2; printf end"
 
 
+@BOTH
 def test_a_command_there_says_what_it_says_here(board: Ssh) -> None:
     said = list(board.lines(["sh", "-c", COUNT]))
     assert said == [f"line {i}\n" for i in range(1, 2001)] + ["end"]
@@ -197,6 +151,7 @@ def test_what_is_there_is_not_sent_again_and_a_cut_push_is_completed(
     assert left(board) == set()
 
 
+@BOTH
 def test_a_connection_cut_five_times_loses_and_doubles_nothing(board: Ssh, server: Server) -> None:
     slow = "for i in $(seq 400); do echo line $i; sleep 0.01; done"
     rng = random.Random(0)
@@ -238,6 +193,7 @@ def test_a_full_profile_with_the_connection_cut_at_random_has_every_row_once(
     assert left(board) <= {"jobs"}
 
 
+@BOTH
 def test_an_unknown_and_a_changed_host_key_are_refused_with_advice(
     board: Ssh, server: Server, tmp_path: Path
 ) -> None:
