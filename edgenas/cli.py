@@ -16,7 +16,7 @@ import click
 
 from edgenas.cli_lut import lut
 from edgenas.errors import EdgenasError, GateNotMet, UsageError
-from edgenas.printing import emit, json_option, table_facts, table_line
+from edgenas.printing import emit, json_option, minutes, table_facts, table_line
 
 INTERRUPTED = 130
 
@@ -247,7 +247,7 @@ def profile(
     from edgenas.console import Bars
     from edgenas.device import load_device
     from edgenas.latency import LatencyTable
-    from edgenas.profile import PRECISE, STANDARD, estimate_seconds, profile, within
+    from edgenas.profile import PRECISE, STANDARD, profile, within
     from edgenas.profile_networks import HELD_OUT, profile_from_networks
     from edgenas.store import table_path
 
@@ -259,14 +259,14 @@ def profile(
     told = None if prior is None else LatencyTable.load(prior)
     board = load_device(device)
     searched = _searched(config, tables, space, settings)
+    operators = len(searched.vocabulary()) + 1 if from_networks is None else 0
+    whole = networks if from_networks is None else from_networks + HELD_OUT
     out = []
     with Bars() as bars:
         for p in precision or board.precisions:
-            if from_networks is None:
-                seconds = estimate_seconds(searched, networks=networks, effort=effort)
-            else:
-                seconds = effort.seconds(from_networks + HELD_OUT)
-            click.echo(f"{device} {p}: about {seconds / 60:.1f} min at most", err=True)
+            usual, most = (minutes(s) for s in effort.estimate_seconds(operators, whole))
+            noisy = f", at most {most} where it is noisy" if most != usual else ""
+            click.echo(f"{device} {p}: about {usual}{noisy}", err=True)
             if dry_run:
                 continue
             how: dict[str, Any] = {

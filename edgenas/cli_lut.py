@@ -1,5 +1,6 @@
 """``edgenas lut``: parse, call one public function, print."""
 
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import click
 from edgenas.errors import UnstableMeasurement, UsageError
 from edgenas.printing import emit, json_option, table_line
 
+ALIKE = 5  # findings that differ in the row only
 _table = click.argument("table", type=click.Path(path_type=Path))
 
 
@@ -131,8 +133,10 @@ def check(table: Path, config: Path | None, as_json: bool) -> None:  # fmt: skip
     if as_json:
         emit([asdict(f) for f in found])
     else:
-        for f in found:
+        for f, more in _shortened(found):
             click.echo(f"{f.kind:<11} {f.text}")
+            if more:
+                click.echo(f"{f.kind:<11} ... and {more} more rows like these: --json lists them")
     kinds = {f.kind for f in found}
     if "missing" in kinds:
         raise UsageError(f"{table} is not whole: edgenas profile {loaded.header.device}")
@@ -140,6 +144,16 @@ def check(table: Path, config: Path | None, as_json: bool) -> None:  # fmt: skip
         raise UnstableMeasurement(
             f"{table} keeps no budget: edgenas profile {loaded.header.device} --precise --fresh"
         )
+
+
+def _shortened(found: list[Any]) -> list[tuple[Any, int]]:
+    """The first few of the findings that are alike, the last of them with how many are left out."""
+    shown = []
+    for _, alike in itertools.groupby(found, key=lambda f: (f.kind, f.about)):
+        every = list(alike)
+        shown += [(f, 0) for f in every[:ALIKE]]
+        shown[-1] = (shown[-1][0], max(len(every) - ALIKE, 0))
+    return shown
 
 
 def _vocabulary(config: Path) -> set[Any]:

@@ -18,6 +18,11 @@ def emit(data: Any) -> None:
     click.echo(json.dumps(data, indent=1))
 
 
+def minutes(seconds: float) -> str:
+    """How long, for a person who waits."""
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
 def table_facts(path: Path, table: "LatencyTable") -> dict[str, Any]:
     """What a program wants to know of a table."""
     h = table.header

@@ -33,8 +33,7 @@ def within(minutes: float) -> Effort:
 
 def estimate_seconds(space: Space, *, networks: int = NETWORKS, effort: Effort = STANDARD) -> float:
     """About how long ``profile`` takes where a few calls of a model fit into one visit."""
-    least = effort.seconds(len(space.vocabulary()) + networks + 1)
-    return least if effort.limit_s is None else max(least, effort.limit_s)
+    return effort.estimate_seconds(len(space.vocabulary()) + 1, networks)[0]
 
 
 def profile(

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,16 @@ class Effort:
     def seconds(self, models: int) -> float:
         """About how long it takes where a few calls of a model fit into one visit."""
         return self.passes + 1.6 * self.visits(models, self.passes) * self.visit_ms / 1000
+
+    def estimate_seconds(self, operators: int, networks: int) -> tuple[float, float]:
+        """About how long it takes, and at most: where a device is so noisy that all is added."""
+        models = operators + networks
+        usual = self.seconds(models)
+        if self.limit_s is not None:
+            return (max(usual, self.limit_s),) * 2
+        whole = replace(self, passes=self.passes + self.extensions).seconds(models)
+        settling = 1.6 * self.visits(networks, self.settling) * self.visit_ms / 1000
+        return usual, whole + self.settling + settling
 
     def visits(self, models: int, passes: int) -> int:
         """How many visits so many passes over so many models are."""

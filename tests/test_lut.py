@@ -51,6 +51,19 @@ def texts(whole: LatencyTable, kind: str) -> list[str]:
 # --- check
 
 
+def test_of_many_rows_that_look_alike_the_command_prints_a_few(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "wide.jsonl"
+    whole = table()
+    replace(whole, rows={op: row(1e-7 * ops.macs(op), half=0.3) for op in OPS}).save(path)
+    assert main(["lut", "check", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and f"... and {len(OPS) - 5} more rows like these" in lines[-1]
+    assert main(["lut", "check", str(path), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == len(OPS)
+
+
 def test_nothing_is_wrong_with_a_good_table() -> None:
     assert check(table(), OPS, ops.macs) == []
 

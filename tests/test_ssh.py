@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ssh_servers import SSHD, InProcess, Server, Sshd, key
 
 from edgenas import remote
 from edgenas.device import Device, load_device
@@ -24,7 +25,6 @@ from edgenas.rounds import Effort
 from edgenas.runtimes.onnxruntime import OnnxRuntime
 from edgenas.spaces.mobile import Mobile
 from edgenas.transports.ssh import Ssh
-from ssh_servers import SSHD, InProcess, Server, Sshd, key
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh on this machine")
 BOTH = pytest.mark.parametrize(

@@ -24,11 +24,12 @@ OUTLIER = 5.0  # robust standard deviations from the common price of work
 class Finding:
     """``missing``: the table is not whole. ``untrusted``: no budget can be kept by it.
 
-    ``suspicious``: look at it; a kernel may really be so.
+    ``suspicious``: look at it; a kernel may really be so. ``about``: what many rows may have alike.
     """
 
     kind: Literal["missing", "untrusted", "suspicious"]
     text: str
+    about: str = ""
 
 
 def check(
@@ -41,9 +42,9 @@ def check(
     ``vocabulary``: what it must cover. ``work``: multiply-accumulates of an operator, to find rows
     that cost unlike others of their kind.
     """
-    found = [Finding("missing", f"no row for '{op}'") for op in table.missing(vocabulary)]
+    found = [Finding("missing", f"no row for '{op}'", "absent") for op in table.missing(vocabulary)]
     found += [
-        Finding("missing", f"'{op}' is {row.status}: {row.reason}")
+        Finding("missing", f"'{op}' is {row.status}: {row.reason}", row.status)
         for op, row in table.rows.items()
         if isinstance(row, Missing)
     ]
@@ -70,11 +71,11 @@ def _noisy(timed: dict[OpSpec, Timing]) -> Iterator[Finding]:
     for op, row in timed.items():
         low, high = row.interval_ms or (row.floor_ms, row.floor_ms)
         if row.floor_ms and (high - low) / 2 > WIDE * row.floor_ms:
-            yield Finding("suspicious", f"'{op}': wide interval, {low:.4g} to {high:.4g} ms")
+            text = f"'{op}': wide interval, {low:.4g} to {high:.4g} ms"
+            yield Finding("suspicious", text, "interval")
         elif row.provenance == "measured" and row.p50_ms > (1 + NOISY) * row.floor_ms:
-            yield Finding(
-                "suspicious", f"'{op}': p50 {row.p50_ms:.4g} ms is far over {row.floor_ms:.4g}"
-            )
+            text = f"'{op}': p50 {row.p50_ms:.4g} ms is far over {row.floor_ms:.4g}"
+            yield Finding("suspicious", text, "p50")
 
 
 def _steps(timed: dict[OpSpec, Timing]) -> Iterator[Finding]:
@@ -96,6 +97,7 @@ def _steps(timed: dict[OpSpec, Timing]) -> Iterator[Finding]:
                     "suspicious",
                     f"'{more}' has more {changed} than '{less}' and is faster: "
                     f"{timed[more].floor_ms:.4g} against {timed[less].floor_ms:.4g} ms",
+                    "order",
                 )
 
 
@@ -117,4 +119,5 @@ def _outliers(timed: dict[OpSpec, Timing], work: Callable[[OpSpec], float]) -> I
                     "suspicious",
                     f"'{op}': {timed[op].floor_ms:.4g} ms is {math.exp(far):.2g} times what "
                     f"{kind} of that much work take",
+                    "price",
                 )
