@@ -53,6 +53,7 @@ class Runtime(Protocol):
     """Says how an artifact is run and timed; knows nothing of where."""
 
     format: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]]
     provenance: ClassVar[Provenance]
 
     @property
@@ -81,19 +82,31 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True)
 class Device:
-    """One board. New boards are data, not code. ``precisions``: what it is asked to run."""
+    """One board. New boards are data, not code.
+
+    ``precisions``: what it is asked to run; all that its runtime can, where nothing is said.
+    """
 
     name: str
     transport: Transport
     runtime: Runtime
-    precisions: tuple[str, ...] = ("fp32", "int8-static")
+    precisions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        can = self.runtime.precisions
+        if unable := set(self.precisions) - set(can):
+            raise UsageError(
+                f"{self.name}: runtime {self.runtime.name} runs {', '.join(can)}, not "
+                f"{', '.join(sorted(unable))}"
+            )
+        object.__setattr__(self, "precisions", self.precisions or can)
 
 
 @dataclass(frozen=True)
 class _File:
     transport: dict[str, Any]
     runtime: dict[str, Any]
-    precisions: tuple[str, ...] = Device.precisions
+    precisions: tuple[str, ...] = ()
     description: str = ""
 
 

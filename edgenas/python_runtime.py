@@ -33,6 +33,7 @@ class PythonRuntime:
 
     name: ClassVar[str]
     format: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8-static")
     provenance: ClassVar[Provenance] = "measured"
 
     def __post_init__(self) -> None:

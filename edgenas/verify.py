@@ -149,7 +149,7 @@ def _least_accuracy(c: Candidate, candidates: Sequence[Candidate], config: Confi
     by = {(k.variant, k.precision): k.numbers.accuracy for k in candidates}
     least = c.numbers.torch_accuracy - config.gates.max_drop
     least = max(least, config.gates.min_accuracy or 0.0)
-    if c.precision != "fp32":
+    if c.precision != "fp32" and (c.variant, "fp32") in by:
         least = max(least, by[c.variant, "fp32"] - config.gates.max_drop)
     if c.variant != "found" and not c.repaired:
         least = max(least, by["found", c.precision] - config.prune.drop)

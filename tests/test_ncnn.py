@@ -1,6 +1,8 @@
 """The program for boards without Python, built from source and run here."""
 
 import hashlib
+import os
+import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from edgenas import native, ops
+from edgenas import native, ops, run
 from edgenas.build_runner import build
+from edgenas.config import parse_config
 from edgenas.device import Device, load_device
-from edgenas.errors import CapabilityError, CorruptFile, DataError, DeviceError, UsageError
+from edgenas.errors import (
+    CapabilityError,
+    CorruptFile,
+    DataError,
+    DeviceError,
+    UnstableMeasurement,
+    UsageError,
+)
 from edgenas.export import exporter_for
 from edgenas.exporters.ncnn import Ncnn as Writer
 from edgenas.graph import calibrate, trace
@@ -87,6 +97,7 @@ def test_it_says_what_the_board_is_and_keeps_to_cores(board: Device) -> None:
     assert facts["kernel"] and "affinity" not in fingerprint
     kept = replace(board, runtime=Ncnn("x86_64", affinity="0"))
     assert (probe(kept)[0]["affinity"], probe(kept)[1]["affinity"]) == ("0", [0])
+    assert probe(kept)[0]["cores"] == fingerprint["cores"] == len(os.sched_getaffinity(0))
     with pytest.raises(DeviceError, match=r"kept to cores \[9999\]|its cores are all alike"):
         probe(replace(board, runtime=Ncnn("x86_64", affinity="9999")))
 
@@ -193,3 +204,40 @@ def test_a_job_is_lines_that_hold_all_of_it() -> None:
     lines = Ncnn().encode(job).decode().splitlines()
     assert lines[-4:] == ["model\t/x\ta b", "model\t/y\tc", "visit\t0\t1", "visit\t4\t0"]
     assert {"verb\ttime", "threads\t1", "visit_ms\t4.0"} < set(lines)
+
+
+def test_a_whole_run_for_a_board_of_one_precision_delivers_its_file(
+    board: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 3
+    x = (rng.integers(0, 80, (240, 8, 8, 1)) + 80 * y[:, None, None, None]).astype(np.uint8)
+    np.savez("data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    Path("devices").mkdir()
+    Path("devices/phone.yaml").write_text(
+        "{transport: {kind: local}, runtime: {kind: ncnn, arch: x86_64}}"
+    )
+    settings = {
+        "task": {"dataset": "npz", "path": "data.npz"},
+        "space": {
+            "kind": "mobile", "stem": 8, "first": 8, "widths": [8], "depths": [2],
+            "strides": [2], "head": 16, "kernels": [3, 5], "expansions": [2, 4],
+        },
+        "targets": [{"device": "phone", "latency": "<= 100 ms"}],
+        "search": {"method": "random"},
+        "train": {"epochs": 1},
+        "prune": {"epochs": 0},
+        "gates": {"drop": "100 points", "agreement": ">= 50 %"},
+        "measure": {"networks": 12, "blocks": 2, "block_seconds": 0.02},
+        "threads": 1,
+    }  # fmt: skip
+    for _ in range(3):
+        try:
+            verdict = run(parse_config(settings, "test"))
+            break
+        except UnstableMeasurement:  # a machine too noisy just now
+            shutil.rmtree("latency_tables", ignore_errors=True)
+    assert verdict["met"], verdict["gates"]
+    assert verdict["delivered"]["ncnn"]["precision"] == "fp32"
+    assert exporter_for("ncnn").inspect(Path("runs/run/model.ncnn")).precision == "fp32"

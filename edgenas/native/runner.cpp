@@ -363,12 +363,12 @@ std::string cpu_model() {
   return said.empty() ? "unknown" : said;
 }
 
-void probe(const Job& job) {
+void probe(const Job& job, size_t cores) {
   utsname system;
   uname(&system);
   std::string fingerprint =
       "\"cpu\":" + escaped(cpu_model()) + ",\"arch\":" + escaped(system.machine) +
-      ",\"cores\":" + std::to_string(sysconf(_SC_NPROCESSORS_CONF)) +
+      ",\"cores\":" + std::to_string(cores) +
       ",\"runtime\":\"ncnn\",\"runtime_version\":" + escaped(NCNN_VERSION_STRING) + ",\"threads\":1";
   if (!job.text("affinity").empty())
     fingerprint += ",\"affinity\":" + escaped(joined(kept_to()));
@@ -401,10 +401,11 @@ int main(int count, char** arguments) {
   }
   try {
     const Job job = read_job(arguments[1]);
+    const size_t cores = kept_to().size();  // before it keeps to some of them
     if (!job.text("affinity").empty()) keep_to(cores_meant(job.text("affinity")));
     const std::string verb = job.text("verb");
     if (verb == "probe")
-      probe(job);
+      probe(job, cores);
     else if (verb == "time")
       time_models(job);
     else if (verb == "predict")

@@ -1,4 +1,4 @@
-"""Stage ``export``: every variant at both precisions in the format of every target."""
+"""Stage ``export``: every variant at the precisions and in the format of every target."""
 
 import json
 from collections.abc import Mapping
@@ -19,12 +19,13 @@ CALIBRATION_BATCH = 64
 
 
 def _settings(ctx: Context) -> Mapping[str, Any]:
-    return {"data": ctx.task.digest("calibration"), "formats": formats(ctx)}
+    return {"data": ctx.task.digest("calibration"), "formats": _wanted(ctx)}
 
 
-def formats(ctx: Context) -> list[str]:
-    """Of the targets, sorted."""
-    return sorted({d.runtime.format for d in ctx.devices.values()})
+def _wanted(ctx: Context) -> list[tuple[str, str]]:
+    """Precision and format of the files, sorted."""
+    devices = ctx.devices.values()
+    return sorted({(p, d.runtime.format) for d in devices for p in d.precisions})
 
 
 def _work(ctx: Context, folder: Path) -> None:
@@ -42,15 +43,14 @@ def export(ctx: Context, variant: str, folder: Path) -> list[Artifact]:
     _, net = ctx.network(variant, folder)
     fp32 = trace(net, ctx.space.input)
     x, _ = ctx.task.tensors("calibration")
-    graphs = (fp32, calibrate(fp32, torch.split(x, CALIBRATION_BATCH)))
+    graphs = {"fp32": fp32, "int8-static": calibrate(fp32, torch.split(x, CALIBRATION_BATCH))}
     return [
         exporter_for(fmt).network(
-            graph,
-            folder / f"{variant}.{graph.precision}.{fmt}",
-            _metadata(ctx, variant, graph.precision),
+            graphs[precision],
+            folder / f"{variant}.{precision}.{fmt}",
+            _metadata(ctx, variant, precision),
         )
-        for graph in graphs
-        for fmt in formats(ctx)
+        for precision, fmt in _wanted(ctx)
     ]
 
 

@@ -85,7 +85,10 @@ def _judged(
     judged: dict[str, list[Candidate]] = {}
     for t in ctx.targets:
         device = ctx.devices[t["device"]]
-        mine = [(v, a) for v, a in files if a.format == t["format"]]
+        mine = [
+            (v, a) for v, a in files
+            if a.format == t["format"] and a.precision in device.precisions
+        ]  # fmt: skip
         timings = measure(
             device, [a for _, a in mine], blocks=ctx.config.measure.blocks,
             block_seconds=ctx.config.measure.block_seconds, seed=ctx.config.seed,

@@ -31,6 +31,7 @@ class Ncnn:
 
     name: ClassVar[str] = "ncnn"
     format: ClassVar[str] = "ncnn"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     provenance: ClassVar[Provenance] = "measured"
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ class Torch(PythonRuntime):
 
     name: ClassVar[str] = "torch"
     format: ClassVar[str] = "torch"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
