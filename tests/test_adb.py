@@ -254,10 +254,11 @@ def test_no_phone_and_no_adb_are_a_line_each(
 def test_closing_ends_the_command_there(phone: Adb) -> None:
     running = phone.lines(["sh", "-c", "echo $$; sleep 600"])
     pid = int(next(running))
-    children = psutil.Process(pid).children()
+    shell = psutil.Process(pid)
+    family = [shell, *shell.children()]
     running.close()
-    _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive and not psutil.pid_exists(pid)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
     assert not list(Path(phone.folder).glob("jobs/*")) and not Path(phone.folder, "lock").exists()
 
 
