@@ -1,4 +1,4 @@
-"""Runtimes that ``edgenas/runner.py`` drives on the board, through their Python packages."""
+"""What runtimes have in common: cores, and ``edgenas/runner.py``, which drives Python packages."""
 
 import json
 import re
@@ -11,18 +11,9 @@ from edgenas.errors import UsageError
 from edgenas.latency import Provenance
 
 
-def require_affinity(runtime: str, affinity: str) -> None:
-    """Raise UsageError unless it names cores as devices do."""
-    if not re.fullmatch(r"|big|little|\d+(-\d+)?(,\d+(-\d+)?)*", affinity):
-        raise UsageError(
-            f"runtime {runtime}: affinity cannot be {affinity!r}; say big, little, or the numbers "
-            "of cores, e.g. 4-7"
-        )
-
-
 @dataclass(frozen=True)
-class PythonRuntime:
-    """``threads``: how many one inference may use. A subclass says ``name`` and ``format``.
+class Cores:
+    """``threads``: how many one inference may use.
 
     ``affinity``: the cores it is kept to there: ``big``, ``little``, or numbers as ``4-7`` or
     ``0,2``; all, where nothing is said.
@@ -32,20 +23,30 @@ class PythonRuntime:
     affinity: str = ""
 
     name: ClassVar[str]
-    format: ClassVar[str]
-    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8-static")
     provenance: ClassVar[Provenance] = "measured"
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise UsageError(f"runtime {self.name}: threads must be 1 or more, not {self.threads}")
-        require_affinity(self.name, self.affinity)
+        if not re.fullmatch(r"|big|little|\d+(-\d+)?(,\d+(-\d+)?)*", self.affinity):
+            raise UsageError(
+                f"runtime {self.name}: affinity cannot be {self.affinity!r}; say big, little, or "
+                "the numbers of cores, e.g. 4-7"
+            )
 
     @property
     def options(self) -> Mapping[str, Any]:
         """``threads``, and ``affinity`` where it is given."""
         placed = {"affinity": self.affinity} if self.affinity else {}
         return {"threads": self.threads, **placed}
+
+
+@dataclass(frozen=True)
+class PythonRuntime(Cores):
+    """A subclass says ``name`` and ``format``."""
+
+    format: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8-static")
 
     @property
     def payload(self) -> Path:

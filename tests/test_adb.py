@@ -209,7 +209,7 @@ def test_a_phone_on_which_nothing_is_installed_runs_networks(
     phone: Adb, native_runner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "runner_path", lambda arch: native_runner)
-    bare = Device("phone", replace(phone, python="no-python"), Ncnn("x86_64"), ("fp32",))
+    bare = Device("phone", replace(phone, python="no-python"), Ncnn(arch="x86_64"), ("fp32",))
     graph = trace(ops.build(OpSpec.parse("mbconv 8-8 @6 e4 k3 s1")).eval(), (8, 6, 6))
     artifact = Writer().network(graph, tmp_path / "m.ncnn", {})
     x = torch.randn(66, 8, 6, 6)

@@ -50,7 +50,7 @@ FEW = Pace(visit_ms=0.01, min_calls=3, max_calls=3)
 def board(native_runner: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setenv("EDGENAS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(native, "runner_path", lambda arch: native_runner)
-    return Device("board", Local(), Ncnn("x86_64"), ("fp32",))
+    return Device("board", Local(), Ncnn(arch="x86_64"), ("fp32",))
 
 
 @pytest.mark.parametrize("text", OPERATORS)
@@ -95,11 +95,11 @@ def test_it_says_what_the_board_is_and_keeps_to_cores(board: Device) -> None:
     assert fingerprint["runtime_version"] == native.VERSION
     assert (fingerprint["runtime"], fingerprint["threads"]) == ("ncnn", 1)
     assert facts["kernel"] and "affinity" not in fingerprint
-    kept = replace(board, runtime=Ncnn("x86_64", affinity="0"))
+    kept = replace(board, runtime=Ncnn(arch="x86_64", affinity="0"))
     assert (probe(kept)[0]["affinity"], probe(kept)[1]["affinity"]) == ("0", [0])
     assert probe(kept)[0]["cores"] == fingerprint["cores"] == len(os.sched_getaffinity(0))
     with pytest.raises(DeviceError, match=r"kept to cores \[9999\]|its cores are all alike"):
-        probe(replace(board, runtime=Ncnn("x86_64", affinity="9999")))
+        probe(replace(board, runtime=Ncnn(arch="x86_64", affinity="9999")))
 
 
 def test_models_that_do_not_load_are_told_apart_and_ids_are_escaped(

@@ -130,7 +130,7 @@ def test_the_runner_for_phones_computes_on_arm_what_the_others_do(tmp_path: Path
     arch = SPACE.sample(random.Random(1))
     x = np.random.default_rng(0).standard_normal((4, *SPACE.input)).astype(np.float32)
     logits = []
-    for device in (arm(Ncnn("aarch64")), Device("here", Local(), OnnxRuntime())):
+    for device in (arm(Ncnn(arch="aarch64")), Device("here", Local(), OnnxRuntime())):
         path = tmp_path / f"n.{device.runtime.format}"
         exporter = exporter_for(device.runtime.format)
         artifact = specimen.network(exporter, SPACE, arch, "fp32", path)

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from edgenas import native
 from edgenas.errors import CapabilityError, UsageError
-from edgenas.latency import Provenance
-from edgenas.python_runtime import require_affinity
+from edgenas.python_runtime import Cores
 
 __all__ = ["Ncnn"]
 
@@ -19,34 +18,22 @@ _FACTS = (
 
 
 @dataclass(frozen=True)
-class Ncnn:
-    """Runs ``.ncnn`` files in fp32 on one thread. ``arch``: of the board, as ``uname -m`` says it.
-
-    ``affinity``: as of the other runtimes.
-    """
+class Ncnn(Cores):
+    """Runs ``.ncnn`` files in fp32 on one thread. ``arch``: of the board, as ``uname -m`` has it."""
 
     arch: str = "aarch64"
-    threads: int = 1
-    affinity: str = ""
 
     name: ClassVar[str] = "ncnn"
     format: ClassVar[str] = "ncnn"
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
-    provenance: ClassVar[Provenance] = "measured"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.arch not in native.CPU:
             known = ", ".join(native.CPU)
             raise UsageError(f"runtime ncnn: arch cannot be {self.arch!r}. Known: {known}")
         if self.threads != 1:
             raise UsageError(f"runtime ncnn: its program has 1 thread, not {self.threads}")
-        require_affinity(self.name, self.affinity)
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """``threads``, and ``affinity`` where it is given."""
-        placed = {"affinity": self.affinity} if self.affinity else {}
-        return {"threads": self.threads, **placed}
 
     @property
     def payload(self) -> Path:
