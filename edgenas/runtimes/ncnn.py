@@ -19,7 +19,7 @@ _FACTS = (
 
 @dataclass(frozen=True)
 class Ncnn(Cores):
-    """Runs ``.ncnn`` files in fp32 on one thread. ``arch``: of the board, as ``uname -m`` has it."""
+    """Runs ``.ncnn`` files in fp32 on one thread. ``arch``: what ``uname -m`` says there."""
 
     arch: str = "aarch64"
 
