@@ -1,12 +1,13 @@
-"""What the real ssh client talks to: sshd, or a server in this process where there is none."""
+"""What the real ssh client talks to: sshd, or a server of Python where there is none."""
 
 import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
-import threading
+import sys
 from pathlib import Path
 
 import asyncssh
@@ -61,38 +62,47 @@ class Sshd:
         self.process.wait()
 
 
-class InProcess:
-    """The same by asyncssh, in a thread: commands run in shells of this machine."""
+class PythonServer:
+    """The same by asyncssh, this file as a program: commands run in shells of this machine."""
 
     def __init__(self, home: Path) -> None:
         self.home, self.port = home, free_port()
-        self.connections: set[asyncssh.SSHServerConnection] = set()
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
-        self.listener = self._wait(self._listen())
+        with (home / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, __file__, str(home), str(self.port)],
+                stdout=subprocess.PIPE, stderr=log,
+            )  # fmt: skip
+        self._said(b"listening\n")
 
-    def _wait(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+    def _said(self, line: bytes) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == line, (self.home / "log").read_text()
 
-    async def _listen(self) -> asyncssh.SSHAcceptor:
-        connections = self.connections
+    def cut(self) -> None:
+        """Every connection, not what runs behind it."""
+        self.process.send_signal(signal.SIGUSR1)
+        self._said(b"cut\n")
 
-        class Door(asyncssh.SSHServer):
-            def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-                self.conn = conn
-                connections.add(conn)
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
-            def connection_lost(self, exc: Exception | None) -> None:
-                connections.discard(self.conn)
 
-        return await asyncssh.listen(
-            "127.0.0.1", self.port, server_factory=Door, process_factory=self._shell,
-            server_host_keys=[str(self.home / "host")], encoding=None,
-            authorized_client_keys=str(self.home / "id.pub"),
-        )  # fmt: skip
+async def serve(home: Path, port: int) -> None:
+    """Until killed; SIGUSR1 aborts all connections."""
+    connections: set[asyncssh.SSHServerConnection] = set()
 
-    async def _shell(self, process: asyncssh.SSHServerProcess) -> None:
+    class Door(asyncssh.SSHServer):
+        def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+            self.conn = conn
+            connections.add(conn)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            connections.discard(self.conn)
+
+    async def shell(process: asyncssh.SSHServerProcess) -> None:
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(
             "sh", "-c", process.command, stdin=pipe, stdout=pipe, stderr=pipe,
@@ -101,26 +111,22 @@ class InProcess:
         await process.redirect(child.stdin, child.stdout, child.stderr)
         process.exit(await child.wait())
 
-    def cut(self) -> None:
-        """Every connection, not what runs behind it."""
+    def cut() -> None:
+        for connection in list(connections):
+            connection.abort()
+        print("cut", flush=True)
 
-        async def abort() -> None:
-            for connection in list(self.connections):
-                connection.abort()
-
-        self._wait(abort())
-
-    def stop(self) -> None:
-        self.cut()
-
-        async def close() -> None:
-            self.listener.close()
-            await self.listener.wait_closed()
-
-        self._wait(close())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
+    await asyncssh.listen(
+        "127.0.0.1", port, server_factory=Door, process_factory=shell,
+        server_host_keys=[str(home / "host")], encoding=None,
+        authorized_client_keys=str(home / "id.pub"),
+    )  # fmt: skip
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, cut)
+    print("listening", flush=True)
+    await asyncio.Event().wait()
 
 
-Server = Sshd | InProcess
+Server = Sshd | PythonServer
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2])))

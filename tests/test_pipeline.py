@@ -249,25 +249,32 @@ def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(finished: Path, tmp_
     assert not list((tmp_path / "runs" / "mine").glob(".*.part"))
 
 
-def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) -> None:
-    """Tables that promise too much: what is found measures over budget and has to be cut."""
-    (tmp_path / "mine.yaml").symlink_to(finished / "mine.yaml")
-    (tmp_path / "latency_tables").mkdir()
-    for path in (finished / "latency_tables").glob("cpu-onnxruntime.*.jsonl"):
+def promise(tables: Path, into: Path, share: float) -> None:
+    """The tables of cpu-onnxruntime, predicting but ``share`` of what they should."""
+    for path in tables.glob("cpu-onnxruntime.*.jsonl"):
         table = LatencyTable.load(path)
         fit = table.header.fit
         assert fit is not None
         flattering = replace(
-            fit, slope=fit.slope * 0.9, intercept_ms=fit.intercept_ms * 0.9, margin=0.0
+            fit, slope=fit.slope * share, intercept_ms=fit.intercept_ms * share, margin=0.0
         )
-        header = replace(table.header, fit=flattering)
-        replace(table, header=header).save(tmp_path / "latency_tables" / path.name)
-    done = run(
-        tmp_path, "--set", "targets=[{device: cpu-onnxruntime, latency: '100 %'}]",
-        "--set", "precision=fp32", "--set", "prune.epochs=0", "--set", "train.epochs=1",
-    )  # fmt: skip
-    assert done.returncode in (0, 3), done.stderr
-    v = verdict(tmp_path)
+        replace(table, header=replace(table.header, fit=flattering)).save(into / path.name)
+
+
+def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) -> None:
+    """Tables that promise too much: what is found measures over budget and has to be cut."""
+    (tmp_path / "mine.yaml").symlink_to(finished / "mine.yaml")
+    for share in (0.9, 0.8, 0.65):  # tables that were made amid noise promise too little
+        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+        promise(finished / "latency_tables", tmp_path / "latency_tables", share)
+        done = run(
+            tmp_path, "--set", "targets=[{device: cpu-onnxruntime, latency: '100 %'}]",
+            "--set", "precision=fp32", "--set", "prune.epochs=0", "--set", "train.epochs=1",
+        )  # fmt: skip
+        assert done.returncode in (0, 3), done.stderr
+        v = verdict(tmp_path)
+        if v["repairs"]:
+            break
     first = v["repairs"][0]
     device = "cpu-onnxruntime"
     assert first["measured_ms"][device] > first["limit_ms"][device]

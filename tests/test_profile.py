@@ -185,7 +185,7 @@ def test_a_real_device_is_profiled_whole_and_leaves_only_the_table(
     assert all(isinstance(row, Timing) and row.n >= 10 for row in table.rows.values())
     header = table.header
     assert (header.provenance, header.runtime) == ("measured", device.runtime.name)
-    assert 0 < header.empty_ms < min(row.floor_ms for row in table.rows.values())
+    assert 0 < header.empty_ms < max(row.floor_ms for row in table.rows.values())
     assert header.held_out is not None and header.held_out.networks == NETWORKS - 8
     arch = SPACE.sample(random.Random(1))
     assert Predictor(table).p50_ms(SPACE.ops(arch)) > 0

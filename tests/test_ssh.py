@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ssh_servers import SSHD, InProcess, Server, Sshd, key
+from ssh_servers import SSHD, PythonServer, Server, Sshd, key
 
 from edgenas import remote
 from edgenas.device import Device, load_device
@@ -28,7 +28,10 @@ from edgenas.transports.ssh import Ssh
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh on this machine")
 BOTH = pytest.mark.parametrize(
-    "server", [*([Sshd] if SSHD else []), InProcess], indirect=True, ids=lambda kind: kind.__name__
+    "server",
+    [*([Sshd] if SSHD else []), PythonServer],
+    indirect=True,
+    ids=lambda kind: kind.__name__,
 )
 SPACE = Mobile(
     resolution=8, channels=1, classes=3, stem=4, stem_stride=1, first=4, widths=(8,),
@@ -43,7 +46,7 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     home.mkdir()
     key(home / "id")
     public = key(home / "host").with_suffix(".pub").read_text()
-    server = getattr(request, "param", Sshd if SSHD else InProcess)(home)
+    server = getattr(request, "param", Sshd if SSHD else PythonServer)(home)
     (home / "known").write_text(f"[127.0.0.1]:{server.port} {public}")
     yield server
     server.stop()
