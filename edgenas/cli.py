@@ -16,7 +16,7 @@ import click
 
 from edgenas.cli_lut import lut
 from edgenas.errors import EdgenasError, GateNotMet, UsageError
-from edgenas.printing import emit, json_option, minutes, table_facts, table_line
+from edgenas.printing import Number, emit, json_option, minutes, table_facts, table_line
 
 INTERRUPTED = 130
 
@@ -48,9 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(e), e.exit_code)
     except click.exceptions.Exit as e:
         return e.exit_code
+    except click.UsageError as e:
+        command = e.ctx.command_path if e.ctx else "edgenas"
+        said = " ".join(e.format_message().split()).rstrip(".")
+        return _complain(f"{said}. See {command} --help", 2)
     except click.ClickException as e:
-        e.show()
-        return 2
+        return _complain(e.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         return _complain(
             "interrupted; what was whole is kept, the same command goes on", INTERRUPTED
@@ -106,15 +109,22 @@ def devices(as_json: bool) -> None:
 
     Example: edgenas devices
     """
-    from edgenas.device import device_files
+    from edgenas.device import device_files, load_device
     from edgenas.validate import read_yaml
 
-    known = {name: read_yaml(path) for name, path in device_files().items()}
+    known: dict[str, Any] = {}
+    for name, path in device_files().items():
+        try:
+            load_device(name)
+            known[name] = read_yaml(path)
+        except UsageError as e:
+            known[name] = {"error": str(e)}
     if as_json:
         emit(known)
         return
     for name, facts in known.items():
-        click.echo(f"{name:<22} {facts['transport']['kind']} + {facts['runtime']['kind']}")
+        parts = [facts[part]["kind"] for part in ("transport", "runtime") if part in facts]
+        click.echo(f"{name:<22} {facts.get('error') or ' + '.join(parts)}")
 
 
 @cli.command("build-runner")
@@ -222,7 +232,7 @@ def _searched(config: Path | None, tables: Path, space: str, settings: dict[str,
 )
 @click.option(
     "--budget-minutes",
-    type=click.FloatRange(0, 10_000, min_open=True),
+    type=Number(0, 10_000, min_open=True),
     default=None,
     help="Spend about so long on each precision, most of it on the least certain rows.",
 )
@@ -247,7 +257,7 @@ def profile(
     from edgenas.console import Bars
     from edgenas.device import load_device
     from edgenas.latency import LatencyTable
-    from edgenas.profile import PRECISE, STANDARD, profile, within
+    from edgenas.profile import PRECISE, STANDARD, profile, require, within
     from edgenas.profile_networks import HELD_OUT, profile_from_networks
     from edgenas.store import table_path
 
@@ -261,12 +271,20 @@ def profile(
     searched = _searched(config, tables, space, settings)
     operators = len(searched.vocabulary()) + 1 if from_networks is None else 0
     whole = networks if from_networks is None else from_networks + HELD_OUT
-    out = []
+    out, plan = [], []
     with Bars() as bars:
         for p in precision or board.precisions:
-            usual, most = (minutes(s) for s in effort.estimate_seconds(operators, whole))
-            noisy = f", at most {most} where it is noisy" if most != usual else ""
-            click.echo(f"{device} {p}: about {usual}{noisy}", err=True)
+            require(board, p, networks)
+            path = table_path(tables, board.name, searched.id, p)
+            usual, most = effort.estimate_seconds(operators, whole)
+            if path.exists() and not fresh:
+                says = f"{path} is there: only what it lacks is measured, all of it with --fresh"
+            elif most > usual:
+                says = f"about {minutes(usual)}, at most {minutes(most)} where it is noisy"
+            else:
+                says = f"about {minutes(usual)}"
+            click.echo(f"{device} {p}: {says}", err=True)
+            plan.append({"precision": p, "file": str(path), "seconds": usual, "at_most": most})
             if dry_run:
                 continue
             how: dict[str, Any] = {
@@ -281,12 +299,14 @@ def profile(
             )
             for warning in table.header.facts.get("warnings", ()):
                 click.echo(f"{device} {p}: warning: {warning}", err=True)
-            out.append((table_path(tables, board.name, searched.id, p), table))
-    if as_json:
+            out.append((path, table))
+    if dry_run and as_json:
+        emit(plan)
+    elif as_json:
         emit([table_facts(path, table) for path, table in out])
-        return
-    for path, table in out:
-        click.echo(table_line(path, table))
+    else:
+        for path, table in out:
+            click.echo(table_line(path, table))
 
 
 @cli.command()

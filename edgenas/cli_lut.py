@@ -1,6 +1,7 @@
 """``edgenas lut``: parse, call one public function, print."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import click
 
 from edgenas.errors import UnstableMeasurement, UsageError
-from edgenas.printing import emit, json_option, table_line
+from edgenas.printing import Number, emit, json_option, table_line
 
 ALIKE = 5  # findings that differ in the row only
 _table = click.argument("table", type=click.Path(path_type=Path))
@@ -16,7 +17,7 @@ _table = click.argument("table", type=click.Path(path_type=Path))
 
 _margin = click.option(
     "--margin",
-    type=click.FloatRange(0, 1000),
+    type=Number(0, 1000),
     default=None,
     metavar="PERCENT",
     help="Let it be searched under, predictions raised by so much; it was never checked here.",
@@ -213,6 +214,7 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
     from edgenas.printing import table_facts
 
     table = known.merge([LatencyTable.load(path) for path in tables])
+    _require_free(out, ".jsonl", tables)
     table.save(out)
     if as_json:
         emit(table_facts(out, table))
@@ -234,8 +236,17 @@ def plot(table: Path, out: Path | None) -> None:
     from edgenas.report import render_table
 
     page = out or table.with_suffix(".html")
+    _require_free(page, ".html", (table,))
     write_text(page, render_table(LatencyTable.load(table), macs))
     click.echo(page)
+
+
+def _require_free(out: Path, suffix: str, inputs: Sequence[Path]) -> None:
+    """Nothing is lost by writing ``out``: it is none of the inputs, nor a file of another kind."""
+    if out.suffix != suffix:
+        raise UsageError(f"--out {out}: name a file that ends in {suffix}")
+    if out.resolve() in [path.resolve() for path in inputs]:
+        raise UsageError(f"--out {out} is what is read: name another file")
 
 
 @lut.command("import")

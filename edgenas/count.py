@@ -39,10 +39,15 @@ def count(
     """The instruction table of ``device`` for ``space``; only what it lacks is counted.
 
     Killed at any time and called again, it goes on where it was; ``fresh`` counts all anew. Raises
-    UsageError where the stored one is of another device or runtime, DeviceError where nothing
-    counts there.
+    UsageError where the stored one is of another device or runtime, CapabilityError where the
+    device is not emulated.
     """
     store.require_precision(device, precision)
+    if not device.transport.emulated:
+        raise CapabilityError(
+            f"{device.name} is a real machine, where nothing counts instructions. Measure "
+            f"milliseconds: edgenas profile {device.name}"
+        )
     path = table_path(folder, device.name, space.id, precision)
     fingerprint, facts = probe(device)
     header = Header(

@@ -147,4 +147,7 @@ def _part(shelf: Shelf, facts: Mapping[str, Any], where: str) -> Any:
     kind = fields.pop("kind", None)
     if not isinstance(kind, str):
         raise UsageError(f"{where}: kind is missing. Known: {', '.join(shelf)}")
-    return construct(shelf[kind], fields, where)
+    try:
+        return construct(shelf[kind], fields, where)
+    except UsageError as e:  # a value that makes no sense says which, not of what file
+        raise e if str(e).startswith(where) else type(e)(f"{where}: {e}") from None

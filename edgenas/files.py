@@ -15,21 +15,24 @@ from edgenas.errors import CorruptFile, UsageError
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, renamed to it when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with temporary.open("rb") as f:
             os.fsync(f.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as e:
-        e.filename = e.filename or str(path)  # a failed write does not say where
+        if e.filename in (None, str(temporary)) or path.parent == Path(str(e.filename)).parent:
+            e.filename = str(path)  # a failed write does not say where, or names what is ours
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary != path:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -198,8 +198,9 @@ class LatencyTable:
         try:
             text = tablefile.read(path)
         except FileNotFoundError:
+            device = path.name.split(".")[0] if path.suffix == ".jsonl" else "<device>"
             raise UsageError(
-                f"there is no table {path}. Measure it: edgenas profile {path.name.split('.')[0]}"
+                f"there is no table {path}. Measure one: edgenas profile {device}"
             ) from None
         return cls.loads(text, str(path))
 

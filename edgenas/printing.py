@@ -1,6 +1,7 @@
 """How commands print: JSON for programs, a line a table."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,17 @@ if TYPE_CHECKING:  # `edgenas --help` must not wait for it
     from edgenas.latency import LatencyTable
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Number(click.FloatRange):
+    """A float in a range; not NaN, which is below and above nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As of ``click.FloatRange``."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is no number.", param, ctx)
+        return number
 
 
 def emit(data: Any) -> None:

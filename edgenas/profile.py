@@ -36,6 +36,17 @@ def estimate_seconds(space: Space, *, networks: int = NETWORKS, effort: Effort =
     return effort.estimate_seconds(len(space.vocabulary()) + 1, networks)[0]
 
 
+def require(device: Device, precision: str, networks: int) -> None:
+    """Raise what ``profile`` would raise of these before it measures anything."""
+    store.require_precision(device, precision)
+    require_clock(device)
+    if networks < CALIBRATION + HELD_OUT_AT_LEAST:
+        raise UsageError(
+            f"{networks} networks are too few: {CALIBRATION} calibrate, and {HELD_OUT_AT_LEAST} "
+            "or more are held out"
+        )
+
+
 def profile(
     device: Device,
     space: Space,
@@ -58,14 +69,8 @@ def profile(
     ``warnings``. Raises ForeignTable where the stored table is another device's,
     UnstableMeasurement, DeviceError, UsageError where ``effort.limit_s`` is too little.
     """
-    store.require_precision(device, precision)
-    if networks < CALIBRATION + HELD_OUT_AT_LEAST:
-        raise UsageError(
-            f"{networks} networks are too few: {CALIBRATION} calibrate, and {HELD_OUT_AT_LEAST} "
-            "or more are held out"
-        )
+    require(device, precision, networks)
     path = store.table_path(folder, device.name, space.id, precision)
-    require_clock(device)
     fingerprint, _ = probe(device)
     old = None if fresh else store.stored(path, device, space, precision, fingerprint)
     if old is not None and not store.usable(old, allow_unstable):

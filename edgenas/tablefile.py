@@ -27,7 +27,9 @@ def read(path: Path) -> str:
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as e:
-        raise CorruptFile(f"{path} cannot be read: {e}") from e
+        raise CorruptFile(
+            f"{path} cannot be read: {getattr(e, 'strerror', None) or 'no text'}"
+        ) from e
 
 
 def loads(
@@ -43,14 +45,18 @@ def loads(
     line.
     """
     first, _, body = text.partition("\n")
+    if not text.strip():
+        raise CorruptFile(f"{where}, line 1: not a whole {what}: it is empty")
     try:
         data = _parsed(first)
         digest = data.pop("rows_sha256", None)
         head = header(data)
         if digest != _sha(body):
-            raise ValueError("rows do not match their hash: the file was cut short or edited")
+            raise ValueError(
+                "rows do not match their hash, it was cut short or edited: make it anew, --fresh"
+            )
     except (ValueError, UsageError, RecursionError) as e:
-        raise CorruptFile(f"{where}, line 1: not a whole {what}: {e}") from e
+        raise CorruptFile(f"{where}, line 1: not a whole {what}: {_one_line(e)}") from e
     rows: dict[OpSpec, R] = {}
     for number, line in enumerate(body.splitlines(), 2):
         try:
@@ -60,15 +66,22 @@ def loads(
                 raise ValueError(f"'{op}' twice")
             rows[op] = row(data)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
-            raise CorruptFile(f"{where}, line {number}: {e!s:.200}") from e
+            raise CorruptFile(f"{where}, line {number}: {_one_line(e)}") from e
     return head, rows
 
 
 def _parsed(line: str) -> dict[str, Any]:
-    data = json.loads(line, parse_float=_finite, parse_constant=_finite)
+    try:
+        data = json.loads(line, parse_float=_finite, parse_constant=_finite)
+    except json.JSONDecodeError as e:
+        raise ValueError(f"no JSON: {line[:40]!r}") from e
     if not isinstance(data, dict):
         raise ValueError(f"expected an object, found {line[:40]!r}")
     return data
+
+
+def _one_line(e: Exception) -> str:
+    return " ".join(str(e).split())[:300]  # a key of the file may be in it
 
 
 def _finite(text: str) -> float:

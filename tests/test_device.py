@@ -17,6 +17,7 @@ from torch import nn
 
 from edgenas import runner
 from edgenas.artifact import Artifact
+from edgenas.cli import main
 from edgenas.device import Device, load_device
 from edgenas.errors import CapabilityError, DeviceError, EdgenasError, UnknownName, UsageError
 from edgenas.exporters.tflite import Tflite
@@ -413,3 +414,18 @@ def test_timing_writes_nothing_into_the_home_folder(tmp_path: Path, monkeypatch)
 def test_a_pace_without_calls_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(EdgenasError):
         Pace(**bad)
+
+
+def test_a_broken_device_file_says_which_and_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "devices" / "empty.yaml").write_text("")
+    (tmp_path / "devices" / "none.yaml").write_text(
+        "{transport: {kind: local}, runtime: {kind: onnxruntime, threads: 0}}"
+    )
+    assert main(["devices"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "devices/empty.yaml" in lines["empty"] and "local + litert" in lines["cpu-litert"]
+    assert "devices/none.yaml: runtime" in lines["none"] and "threads must be 1" in lines["none"]

@@ -391,3 +391,52 @@ def test_import_writes_a_table_that_show_reads(
     assert "classifier 1280-1000 @7" in capsys.readouterr().out
     assert main(["lut", "check", made["file"]]) == 5
     assert "never checked against whole networks" in capsys.readouterr().out
+
+
+def test_out_is_never_what_is_read_nor_a_file_of_another_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path, script = tmp_path / "a.jsonl", tmp_path / "script.sh"
+    table().save(path)
+    script.write_text("mine")
+    before = path.read_bytes()
+    for command in (
+        ["merge", str(path), str(path), "--out", str(path)],
+        ["merge", str(path), str(path), "--out", str(script)],
+        ["plot", str(path), "--out", str(path)],
+        ["plot", str(path), "--out", str(script)],
+    ):
+        assert main(["lut", *command]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert path.read_bytes() == before and script.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["lut", "calibrate", "a", "b", "--margin", "nan"],
+        ["lut", "import", "a", "--device", "x", "--margin", "inf"],
+        ["profile", "cpu-litert", "--budget-minutes", "nan", "--dry-run"],
+        ["lut", "merge", "a"],
+        ["lut", "nothing"],
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("edgenas: ") and line.endswith("--help")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "is empty"), (b"a: b\n", "no JSON: 'a: b'"), (b"\xff\x00", "cannot be read: no text")],
+)
+def test_what_is_no_table_is_a_line(
+    content: bytes, says: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    assert main(["lut", "show", str(path)]) == 2
+    assert says in capsys.readouterr().err
+    assert main(["lut", "show", str(tmp_path)]) == 2
+    assert "Is a directory" in capsys.readouterr().err

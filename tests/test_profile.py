@@ -645,3 +645,21 @@ def test_the_command_spends_the_time_it_is_given_and_says_what_it_made(
     if code == 0:
         (made,) = json.loads(out.out)
         assert made["provenance"] == "estimated"
+
+
+def test_a_dry_run_refuses_what_a_run_would_and_says_what_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    base = [
+        "profile", "cpu-onnxruntime", "--preset", "tiny", "--resolution", "12", "--channels", "1",
+        "--tables", str(tmp_path), "--dry-run", "--precision",
+    ]  # fmt: skip
+    for wrong in (["int4"], ["fp32", "--networks", "5"]):
+        assert main([*base, *wrong]) == 2
+        capsys.readouterr()
+    assert main([*base, "fp32", "--json"]) == 0
+    (plan,) = json.loads(capsys.readouterr().out)
+    assert plan["precision"] == "fp32" and 0 < plan["seconds"] < plan["at_most"]
+    Path(plan["file"]).write_text("x")
+    assert main([*base, "fp32"]) == 0
+    assert "is there: only what it lacks is measured" in capsys.readouterr().err

@@ -70,13 +70,13 @@ def _require_alike(counts: InstructionTable, measured: LatencyTable) -> None:
             f"{ours.device} was counted at {ours.precision}, {theirs.device} timed at "
             f"{theirs.precision}"
         )
-    keys = ("runtime", "runtime_version")
+    keys = ("runtime", "runtime_version", "arch")
     for key in keys:
         want, have = ours.fingerprint.get(key), theirs.fingerprint.get(key)
         if have is not None and have != want:
             raise ForeignTable(
                 f"{theirs.device} was timed with {key} {have}, {ours.device} counted with {want}: "
-                "instructions are those of one kernel library. Bring both to the same"
+                "instructions are those of one kernel library on one architecture"
             )
 
 
