@@ -117,6 +117,17 @@ def test_a_mutated_table_gives_its_rows_or_one_line(data: st.DataObject) -> None
         assert LatencyTable.loads(table.dumps(), "t").dumps() == table.dumps()
 
 
+def test_a_key_of_two_lines_is_still_one_line() -> None:
+    head, first, *rest = TABLE.dumps().splitlines()
+    body = "".join(
+        line + "\n" for line in [first.replace('"provenance"', '"prov\\nance"', 1), *rest]
+    )
+    data = {**json.loads(head), "rows_sha256": hashlib.sha256(body.encode()).hexdigest()}
+    with pytest.raises(CorruptFile, match="prov ance") as e:
+        LatencyTable.loads(json.dumps(data) + "\n" + body, "t")
+    assert len(str(e.value).splitlines()) == 1
+
+
 def test_numbers_and_nesting_beyond_reason_are_refused() -> None:
     head = json.loads(TABLE.dumps().partition("\n")[0])
     for value in ("9" * 500, "[" * 100_000):
