@@ -335,16 +335,19 @@ def count(
 
     board = load_device(device)
     searched = _searched(config, tables, space, settings)
+    out = []
     for p in precision or board.precisions:
         with Bars() as bars:
             table = counted(board, searched, p, tables, fresh=fresh, progress=bars)
         path = table_path(tables, board.name, searched.id, p)
         lame = sum(isinstance(row, Missing) for row in table.rows.values())
-        if as_json:
-            emit({"file": str(path), "rows": len(table.rows), "not_counted": lame})
-        else:
-            rest = f", {lame} of them not counted" if lame else ""
-            click.echo(f"{path}: {len(table.rows)} rows of instructions{rest}")
+        out.append({"file": str(path), "rows": len(table.rows), "not_counted": lame})
+    if as_json:
+        emit(out)
+        return
+    for made in out:
+        rest = f", {made['not_counted']} of them not counted" if made["not_counted"] else ""
+        click.echo(f"{made['file']}: {made['rows']} rows of instructions{rest}")
 
 
 cli.add_command(lut)

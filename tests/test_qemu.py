@@ -1,5 +1,6 @@
 """Files on emulated ARM: they compute what they compute here, and their instructions repeat."""
 
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,23 @@ def test_emulated_milliseconds_are_refused_and_so_are_counts_of_a_real_machine(
     assert main(["count", "cpu-litert", *SMALL]) == 2
     assert "is a real machine, where nothing counts instructions" in capfd.readouterr().err
     assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_the_command_counts_both_precisions_and_says_so_in_one_document(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "mine.yaml"
+    space = {"kind": "mobile", "stem": 8, "first": 8, "widths": [8], "depths": [1], "strides": [2]}
+    y = np.arange(30) % 3
+    x = np.zeros((30, 8, 8, 1), np.uint8)
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    task = {"dataset": "npz", "path": str(tmp_path / "data.npz")}
+    target = {"device": "cpu-litert", "latency": "<= 5 ms"}
+    config.write_text(json.dumps({"task": task, "space": space, "targets": [target]}))
+    told = ["--config", str(config), "--tables", str(tmp_path), "--json"]
+    assert main(["count", "qemu-arm64", *told]) == 0
+    made = json.loads(capfd.readouterr().out)
+    assert len(made) == 2 and all(m["not_counted"] == 0 < m["rows"] for m in made)
 
 
 def test_an_operator_without_a_kernel_is_a_row_that_says_so(tmp_path: Path) -> None:
