@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from edgenas import ops
+from edgenas.budgets import Latency
 from edgenas.compress.prune import cut, importance, plan, widths
 from edgenas.errors import ImpossibleBudget
 from edgenas.latency import LatencyTable, Timing
 from edgenas.predict import Predictor
-from edgenas.search import Budget
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
 from edgenas.task import Task
@@ -79,13 +79,13 @@ def test_the_plan_keeps_the_budget_and_the_most_important_channels(
 ) -> None:
     scores = importance(net, layers, task, batches=2, size=32, seed=0)
     full = predictor.p50_ms(layers)
-    made = plan(layers, scores, [Budget("paper", 0.93 * full, predictor)])
+    made = plan(layers, scores, [Latency("paper", 0.93 * full, predictor)])
     assert predictor.p50_ms(made.ops) <= 0.93 * full
     assert made.keep
     for i, stay in made.keep.items():
         lost = [float(s) for k, s in enumerate(scores[i]) if k not in stay]
         assert max(lost) <= min(float(scores[i][k]) for k in stay)
-    loose = plan(layers, scores, [Budget("paper", 2 * full, predictor)])
+    loose = plan(layers, scores, [Latency("paper", 2 * full, predictor)])
     assert loose.ops == layers
     assert not loose.keep
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_reached_is_refused(
 ) -> None:
     scores = importance(net, layers, task, batches=1, size=32, seed=0)
     with pytest.raises(ImpossibleBudget, match="every block is at its narrowest"):
-        plan(layers, scores, [Budget("paper", 0.1 * predictor.p50_ms(layers), predictor)])
+        plan(layers, scores, [Latency("paper", 0.1 * predictor.p50_ms(layers), predictor)])
 
 
 def test_cutting_dead_channels_changes_nothing(
@@ -103,7 +103,7 @@ def test_cutting_dead_channels_changes_nothing(
 ) -> None:
     """Channels that are to go are silenced first: the smaller network must compute the same."""
     scores = importance(net, layers, task, batches=1, size=32, seed=0)
-    made = plan(layers, scores, [Budget("paper", 0.9 * predictor.p50_ms(layers), predictor)])
+    made = plan(layers, scores, [Latency("paper", 0.9 * predictor.p50_ms(layers), predictor)])
     with torch.no_grad():
         for i, stay in made.keep.items():
             norms = [m for m in net.layers[i].modules() if isinstance(m, torch.nn.BatchNorm2d)]

@@ -13,9 +13,9 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from edgenas import ops
+from edgenas.budgets import Latency, Row
 from edgenas.errors import ImpossibleBudget
 from edgenas.project import knapsack
-from edgenas.search import Budget
 from edgenas.space import Space
 from edgenas.spec import OpSpec
 from edgenas.task import Task
@@ -73,8 +73,10 @@ def importance(
     return scores
 
 
-def plan(layers: Sequence[OpSpec], scores: Mapping[int, Tensor], budgets: Sequence[Budget]) -> Plan:
-    """The widths that lose the least importance and fit every budget, exactly.
+def plan(
+    layers: Sequence[OpSpec], scores: Mapping[int, Tensor], budgets: Sequence[Latency]
+) -> Plan:
+    """The widths that lose the least importance and fit every budget, exactly, without margin.
 
     Raises ImpossibleBudget where even the narrowest do not fit.
     """
@@ -85,9 +87,14 @@ def plan(layers: Sequence[OpSpec], scores: Mapping[int, Tensor], budgets: Sequen
         [-_lost(scores[i], ops.hidden(o)) if i in scores else 0.0 for o in row]
         for i, row in enumerate(options)
     ]
-    costs = [[[b.predictor.cost_ms(o) for o in row] for row in options] for b in budgets]
-    limits = [b.limit_ms - b.predictor.fixed_ms for b in budgets]
-    picks = knapsack(values, costs, limits)
+    rows = [
+        Row(
+            [[b.predictor.cost_ms(o) for o in row] for row in options],
+            b.limit_ms - b.predictor.fixed_ms,
+        )
+        for b in budgets
+    ]
+    picks = knapsack(values, rows)
     if picks is None:
         raise ImpossibleBudget(
             "pruning cannot reach "
