@@ -217,6 +217,11 @@ def parameters(op: OpSpec) -> int:
     return sum((p.k**2 * p.reads + 1) * p.cout for p in _products(op))
 
 
+def biases(op: OpSpec) -> int:
+    """Those among ``parameters``: one an output channel of each product."""
+    return sum(p.cout for p in _products(op))
+
+
 def activation_elements(op: OpSpec) -> int:
     """Numbers that one image needs at once: what a step reads, writes, or a later one still reads.
 
