@@ -67,7 +67,7 @@ class Task:
         order = torch.randperm(len(images), generator=Generator().manual_seed(seed))
         if augmented and len(order) > size:
             order = order[: len(order) // size * size]
-        batches = order.to(images.x.device).split(size)
+        batches = torch.split(order.to(images.x.device), size)
         for number, index in enumerate(batches[start:], start):
             x = images.x[index]
             if augmented:

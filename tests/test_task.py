@@ -172,6 +172,26 @@ def test_batches_repeat_by_seed(toy: dict[str, Any]) -> None:
     assert not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("augmented", [True, False])
+def test_a_batch_is_made_without_those_before_it(toy: dict[str, Any], augmented: bool) -> None:
+    task = load_task(toy | {"augment": {"cutout": 3}}, 0)
+    whole = list(task.batches("train", 32, 5, augmented=augmented))
+    for start in (0, 1, 7, len(whole) - 1, len(whole), 99):
+        rest = list(task.batches("train", 32, 5, augmented=augmented, start=start))
+        assert len(rest) == max(len(whole) - start, 0)
+        for (x, y), (want, labels) in zip(rest, whole[start:], strict=True):
+            assert torch.equal(x, want) and torch.equal(y, labels)
+
+
+def test_batches_are_changed_each_in_its_own_way(tmp_path: Path) -> None:
+    same = np.tile(_numbered(1), (200, 1, 1, 1))
+    np.savez(tmp_path / "a.npz", x_train=same, y_train=np.arange(200) % 2)
+    task = load_task({"dataset": "npz", "path": tmp_path / "a.npz", "augment": {"shift": 4}}, 0)
+    batches = [x for x, _ in task.batches("train", 16, 0, augmented=True)]
+    for number, x in enumerate(batches):
+        assert all(not torch.equal(x, other) for other in batches[:number])
+
+
 def test_a_short_batch_is_dropped_when_augmented_unless_alone(toy: dict[str, Any]) -> None:
     task = load_task(toy, 0)
     assert [len(y) for _, y in task.batches("test", 16, 0, augmented=True)] == [16, 16]
@@ -183,6 +203,24 @@ def test_augmentation_leaves_the_data_as_it_is(toy: dict[str, Any]) -> None:
     before = task.digest("train")
     list(task.batches("train", 340, 0, augmented=True))
     assert task.digest("train") == before
+
+
+def test_the_cpu_needs_no_copy(toy: dict[str, Any]) -> None:
+    task = load_task(toy, 0)
+    assert task.on(torch.device("cpu")) is task
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_accelerator_makes_the_same_batches(toy: dict[str, Any]) -> None:
+    task = load_task(toy | {"augment": {"cutout": 3}}, 0)
+    moved = task.on(torch.device("cuda"))
+    assert moved.parts["train"].x.is_cuda
+    assert moved.digest("train") == task.digest("train")
+    here, there = (list(t.batches("train", 32, 5, augmented=True)) for t in (task, moved))
+    for (x, y), (other, labels) in zip(here, there, strict=True):
+        assert other.is_cuda
+        torch.testing.assert_close(x, other.cpu())
+        assert torch.equal(y, labels.cpu())
 
 
 def test_limit_spreads_over_the_part(tmp_path: Path) -> None:

@@ -87,5 +87,6 @@ def _millions(name: str, unit: str, limit: float, of: Callable[[OpSpec], float])
 
 
 def file_bytes(op: OpSpec, width: int) -> int:
-    """Estimate of what ``op`` adds to a file: its weights, ``width`` bytes each."""
-    return ops.parameters(op) * width
+    """Estimate of what ``op`` adds to a file: weights of ``width`` bytes, biases, scales."""
+    biases = ops.biases(op)
+    return (ops.parameters(op) - biases) * width + biases * (4 if width == 4 else 8)
