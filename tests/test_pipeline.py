@@ -317,3 +317,42 @@ def test_a_folder_of_images_and_a_named_precision(tmp_path: Path) -> None:
     assert {d["precision"] for d in v["delivered"].values()} == {"int8-static"}
     assert v["task"]["classes"] == ["bolts", "nuts"]
     assert {"int8:onnx", "int8:tflite"} <= {g["name"] for g in v["gates"]}
+
+
+def test_a_front_is_one_search_and_a_run_of_each_network(tmp_path: Path) -> None:
+    config = CONFIG.format(task=npz(tmp_path)).replace(
+        'cpu-onnxruntime, latency: "<= 100 ms"',
+        'cpu-onnxruntime, latency: ["<= 20 %", "<= 100 ms"]',
+    )
+    config = config.replace("prune: {", "precision: int8-static\nprune: {epochs: 0, ")
+    lines = [line for line in config.splitlines() if "cpu-litert" not in line]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    done = run(tmp_path, "--set", "repairs=0")
+    assert done.returncode in (0, 3), done.stderr
+    front, root = verdict(tmp_path), tmp_path / "runs" / "mine"
+    assert list(front["networks"]) == ["1-20percent", "2-100ms"]
+    own = {
+        name: json.loads((root / n["verdict"]).read_text()) for name, n in front["networks"].items()
+    }
+    assert front["met"] == all(v["met"] for v in own.values())
+    assert [(g["network"], g["name"]) for g in front["gates"]] == [
+        (name, g["name"]) for name, v in own.items() for g in v["gates"]
+    ]
+    assert len(list((root / "networks").glob("*/model.onnx"))) == 2
+    found = json.loads((root / "search" / "search.json").read_text())["levels"]
+    searched = [
+        json.loads((root / "networks" / name / "search" / "search.json").read_text())
+        for name in own
+    ]
+    assert [f["ops"] for f in found] == [s["ops"] for s in searched]
+    narrow, wide = (f["predicted"]["cpu-onnxruntime"]["p50_ms"] for f in found)
+    assert narrow <= wide
+    page = (root / "report.html").read_text()
+    assert "networks/1-20percent/report.html" in page and "2-100ms" in page
+    assert not (root / "train").exists()
+    again = run(tmp_path, "--set", "repairs=0")
+    assert again.returncode == done.returncode
+    assert (
+        sum("search" in str(e.get("stage")) and e["event"] == "start" for e in events(tmp_path))
+        == 1
+    )
