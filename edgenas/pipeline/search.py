@@ -7,6 +7,7 @@ from typing import Any
 
 from edgenas.files import write_json
 from edgenas.pipeline.blocks import label
+from edgenas.pipeline.confirm import confirm
 from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.stage import Stage
@@ -38,11 +39,15 @@ def _work(ctx: Context, folder: Path) -> None:
     asked = objectives(ctx.config, ctx.targets, ctx.predictors())
     problem = Problem(ctx.space, ctx.task, asked, seed=ctx.config.seed)
     found = method(ctx.config.search).run(problem, ctx.ledger(), ctx.progress)
+    found, confirmed = confirm(ctx, found, asked)
     if found.supernet is not None:
         save_weights(found.supernet, folder / "supernet.safetensors")
     for level, arch in enumerate(found.archs):
         write_json(folder / architecture_file(level), arch.to_json())
-    levels = [_described(ctx, level, arch) for level, arch in enumerate(found.archs)]
+    levels = [
+        {**_described(ctx, level, arch), "confirmed": tried}
+        for level, (arch, tried) in enumerate(zip(found.archs, confirmed, strict=True))
+    ]
     write_json(
         folder / "search.json",
         {"method": ctx.config.search["method"], **levels[0], "levels": levels},
