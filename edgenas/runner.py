@@ -1,5 +1,7 @@
 """What runs on a board: one file, no edgenas import; Python 3.9, numpy and a runtime.
 
+It is pushed to boards as it is, so it stays one file however long: nothing can be moved out of it.
+
 ``python runner.py JOB.json`` prints JSON lines and stops when nobody reads them any more.
 JOB: ``{"verb": ..., "backend": a name of BACKENDS, "threads": 1, ...}``; "affinity", where it
 is given, is "big", "little", or the numbers of the cores to keep to ("4-7", "0,2"); "provider", for
