@@ -1,6 +1,7 @@
 """``edgenas profile``, ``count``, ``build-*``: parse, call one public function, print."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,13 @@ def _searched(config: Path | None, tables: Path, space: str, settings: dict[str,
 @click.argument("device")
 @_space_options
 @click.option("--precision", multiple=True, help="fp32 or int8-static; default: all of the device.")
-@click.option("--networks", default=48, show_default=True, help="Whole networks to measure.")
+@click.option(
+    "--networks",
+    type=int,
+    default=None,
+    show_default="48",
+    help="Whole networks to measure beside the operators.",
+)
 @click.option(
     "--from-networks",
     type=click.IntRange(1, 10_000),
@@ -113,7 +120,7 @@ def _searched(config: Path | None, tables: Path, space: str, settings: dict[str,
 @tables_option
 @json_option
 def profile(
-    device: str, config: Path | None, precision: tuple[str, ...], networks: int,
+    device: str, config: Path | None, precision: tuple[str, ...], networks: int | None,
     from_networks: int | None, prior: Path | None, budget_minutes: float | None, precise: bool,
     seed: int, fresh: bool, dry_run: bool, tables: Path, as_json: bool, space: str,
     **settings: Any,
@@ -127,8 +134,9 @@ def profile(
     from edgenas.console import Bars
     from edgenas.device import load_device
     from edgenas.latency import LatencyTable
-    from edgenas.profile import PRECISE, STANDARD, profile, require, within
+    from edgenas.profile import NETWORKS, PRECISE, STANDARD, profile, require, within
     from edgenas.profile_networks import HELD_OUT, profile_from_networks
+    from edgenas.profile_networks import require as require_from_networks
     from edgenas.store import table_path
 
     if precise and budget_minutes is not None:
@@ -136,15 +144,24 @@ def profile(
     effort = PRECISE if precise else STANDARD if budget_minutes is None else within(budget_minutes)
     if prior is not None and from_networks is None:
         raise UsageError("--prior helps to estimate rows: it goes with --from-networks N")
+    if networks is not None and from_networks is not None:
+        raise UsageError("--networks goes with operators, which --from-networks N leaves out")
     told = None if prior is None else LatencyTable.load(prior)
     board = load_device(device)
     searched = _searched(config, tables, space, settings)
-    operators = len(searched.vocabulary()) + 1 if from_networks is None else 0
-    whole = networks if from_networks is None else from_networks + HELD_OUT
+    made: Callable[..., LatencyTable]
+    if from_networks is None:
+        made, needs = profile, require
+        number = NETWORKS if networks is None else networks
+        operators, whole = len(searched.vocabulary()) + 1, number
+    else:
+        made, needs = partial(profile_from_networks, prior=told), require_from_networks
+        number = from_networks
+        operators, whole = 0, number + HELD_OUT
     out, plan = [], []
     with Bars() as bars:
         for p in precision or board.precisions:
-            require(board, p, networks)
+            needs(board, p, number)
             path = table_path(tables, board.name, searched.id, p)
             usual, most = effort.estimate_seconds(operators, whole)
             if path.exists() and not fresh:
@@ -157,16 +174,10 @@ def profile(
             plan.append({"precision": p, "file": str(path), "seconds": usual, "at_most": most})
             if dry_run:
                 continue
-            how: dict[str, Any] = {
-                "seed": seed, "fresh": fresh, "effort": effort, "progress": bars,
-            }  # fmt: skip
-            table = (
-                profile(board, searched, p, tables, networks=networks, **how)
-                if from_networks is None
-                else profile_from_networks(
-                    board, searched, p, tables, networks=from_networks, prior=told, **how
-                )
-            )
+            table = made(
+                board, searched, p, tables, networks=number, seed=seed, fresh=fresh,
+                effort=effort, progress=bars,
+            )  # fmt: skip
             for warning in table.header.facts.get("warnings", ()):
                 click.echo(f"{device} {p}: warning: {warning}", err=True)
             out.append((path, table))
