@@ -93,11 +93,7 @@ class InstructionTable:
     @classmethod
     def load(cls, path: Path) -> "InstructionTable":
         """Inverse of ``save``. Raises UsageError (absent) or CorruptFile with the line."""
-        try:
-            text = tablefile.read(path)
-        except FileNotFoundError:
-            raise UsageError(f"there is no {path}. Count: see edgenas count --help") from None
-        return cls.loads(text, str(path))
+        return cls.loads(tablefile.read(path, "Count: see edgenas count --help"), str(path))
 
     @classmethod
     def loads(cls, text: str, where: str) -> "InstructionTable":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgenas import tablefile
-from edgenas.errors import ForeignTable, MissingLatency, UsageError
+from edgenas.errors import ForeignTable, MissingLatency
 from edgenas.files import write_text
 from edgenas.spec import OpSpec
 from edgenas.validate import construct
@@ -195,13 +195,8 @@ class LatencyTable:
     @classmethod
     def load(cls, path: Path) -> "LatencyTable":
         """Inverse of ``save``. Raises UsageError (absent) or CorruptFile with the line."""
-        try:
-            text = tablefile.read(path)
-        except FileNotFoundError:
-            device = path.name.split(".")[0] if path.suffix == ".jsonl" else "<device>"
-            raise UsageError(
-                f"there is no table {path}. Measure one: edgenas profile {device}"
-            ) from None
+        device = path.name.split(".")[0] if path.suffix == ".jsonl" else "<device>"
+        text = tablefile.read(path, f"Measure one: edgenas profile {device}")
         return cls.loads(text, str(path))
 
     @classmethod

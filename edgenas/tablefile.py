@@ -20,12 +20,12 @@ def dumps(header: Mapping[str, Any], rows: Mapping[OpSpec, Mapping[str, Any]]) -
     return _line({**header, "rows_sha256": _sha(body)}) + body
 
 
-def read(path: Path) -> str:
-    """The text of the file at ``path``. Raises CorruptFile; FileNotFoundError where it is not."""
+def read(path: Path, advice: str) -> str:
+    """The text of the file at ``path``. Raises UsageError with ``advice`` (absent), CorruptFile."""
     try:
         return path.read_text()
     except FileNotFoundError:
-        raise
+        raise UsageError(f"there is no table {path}. {advice}") from None
     except (OSError, UnicodeDecodeError) as e:
         raise CorruptFile(
             f"{path} cannot be read: {getattr(e, 'strerror', None) or 'no text'}"
