@@ -8,7 +8,7 @@ from pathlib import Path
 from edgenas import specimen, store
 from edgenas.artifact import Artifact
 from edgenas.device import Device
-from edgenas.errors import CapabilityError, DeviceError, UsageError
+from edgenas.errors import CapabilityError, DeviceError
 from edgenas.export import exporter_for
 from edgenas.instructions import Counts, Header, InstructionTable, Row
 from edgenas.latency import Missing
@@ -39,7 +39,7 @@ def count(
     """The instruction table of ``device`` for ``space``; only what it lacks is counted.
 
     Killed at any time and called again, it goes on where it was; ``fresh`` counts all anew. Raises
-    UsageError where the stored one is of another device or runtime, CapabilityError where the
+    ForeignTable where the stored one is of another device or runtime, CapabilityError where the
     device is not emulated.
     """
     store.require_precision(device, precision)
@@ -56,7 +56,11 @@ def count(
     )  # fmt: skip
     table = InstructionTable(header, {})
     if path.exists() and not fresh:
-        table = _same(InstructionTable.load(path), header, path)
+        table = InstructionTable.load(path)
+        table.require(
+            device=device.name, runtime=device.runtime.name, precision=precision,
+            space=space.id, fingerprint=fingerprint,
+        )  # fmt: skip
     vocabulary = sorted(space.vocabulary(), key=str)
     todo = [op for op in vocabulary if op not in table.rows]
     for start in range(0, len(todo), TOGETHER):
@@ -70,16 +74,6 @@ def count(
         table = table.with_rows(found)
         table.save(path)
     progress("counting", len(vocabulary), len(vocabulary))
-    return table
-
-
-def _same(table: InstructionTable, header: Header, path: Path) -> InstructionTable:
-    for key in ("device", "runtime", "precision", "space", "fingerprint"):
-        have, want = getattr(table.header, key), getattr(header, key)
-        if have != want:
-            raise UsageError(
-                f"{path} is for {key} {have!r}, not {want!r}: count again with --fresh"
-            )
     return table
 
 

@@ -81,6 +81,12 @@ class InstructionTable:
         """This table and further rows."""
         return replace(self, rows={**self.rows, **rows})
 
+    def require(self, **want: Any) -> None:
+        """Refuse the table unless header fields equal ``want``. Raises ForeignTable."""
+        device = want.get("device", self.header.device)
+        advice = f"Count anew: edgenas count {device} --fresh"
+        tablefile.require(self.header, want, advice)
+
     def dumps(self) -> str:
         """The text of the file."""
         head = {"unit": UNIT, "schema": SCHEMA, **asdict(self.header)}
