@@ -4,12 +4,15 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgenas.errors import UnstableMeasurement, UsageError
 from edgenas.printing import Number, emit, json_option, table_line
+
+if TYPE_CHECKING:  # `edgenas --help` must not wait for it
+    from edgenas.instructions import InstructionTable
 
 ALIKE = 5  # findings that differ in the row only
 _table = click.argument("table", type=click.Path(path_type=Path))
@@ -52,12 +55,13 @@ def show(table: Path, sort: str, kind: str | None, as_json: bool) -> None:  # fm
 
     Example: edgenas lut show latency_tables/<device>.<space>.<precision>.jsonl
     """
-    from edgenas.latency import LatencyTable, Timing
+    from edgenas.instructions import InstructionTable, load_table
+    from edgenas.latency import Timing
 
-    if table.name.endswith(".instructions.jsonl"):
-        _show_instructions(table, kind, as_json)
+    loaded = load_table(table)
+    if isinstance(loaded, InstructionTable):
+        _show_instructions(loaded, kind, as_json)
         return
-    loaded = LatencyTable.load(table)
     rows = {op: row for op, row in loaded.rows.items() if kind in (None, op.kind)}
     if not rows:
         kinds = sorted({op.kind for op in loaded.rows})
@@ -93,10 +97,9 @@ def show(table: Path, sort: str, kind: str | None, as_json: bool) -> None:  # fm
         click.echo(f"{op!s:<{width}}  {gap.status}: {gap.reason}")
 
 
-def _show_instructions(path: Path, kind: str | None, as_json: bool) -> None:
-    from edgenas.instructions import Counts, InstructionTable
+def _show_instructions(table: "InstructionTable", kind: str | None, as_json: bool) -> None:
+    from edgenas.instructions import Counts
 
-    table = InstructionTable.load(path)
     rows = {str(op): row for op, row in table.rows.items() if kind in (None, op.kind)}
     if as_json:
         listed = {op: asdict(row) for op, row in rows.items()}

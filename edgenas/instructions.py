@@ -11,7 +11,7 @@ from typing import Any
 from edgenas import tablefile
 from edgenas.errors import UsageError
 from edgenas.files import write_text
-from edgenas.latency import Missing, Provenance
+from edgenas.latency import LatencyTable, Missing, Provenance
 from edgenas.spec import OpSpec
 from edgenas.validate import construct
 
@@ -105,6 +105,13 @@ class InstructionTable:
     def loads(cls, text: str, where: str) -> "InstructionTable":
         """Parse the text of a table; ``where`` names it in messages."""
         return cls(*tablefile.loads(text, where, "table of instructions", _header, _row))
+
+
+def load_table(path: Path) -> LatencyTable | InstructionTable:
+    """The table at ``path``, of instructions where its header says so. Raises as their ``load``."""
+    text = tablefile.read(path, "Measure one: see edgenas profile --help")
+    kind = InstructionTable if tablefile.unit(text) == UNIT else LatencyTable
+    return kind.loads(text, str(path))
 
 
 def _header(data: dict[str, Any]) -> Header:

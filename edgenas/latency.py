@@ -190,7 +190,8 @@ class LatencyTable:
     @classmethod
     def load(cls, path: Path) -> "LatencyTable":
         """Inverse of ``save``. Raises UsageError (absent) or CorruptFile with the line."""
-        device = path.name.split(".")[0] if path.suffix == ".jsonl" else "<device>"
+        # <device>.<space>.<precision>.jsonl: only the first of them may hold dots
+        device = path.name.rsplit(".", 3)[0] if path.suffix == ".jsonl" else "<device>"
         text = tablefile.read(path, f"Measure one: edgenas profile {device}")
         return cls.loads(text, str(path))
 

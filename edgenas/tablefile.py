@@ -32,6 +32,14 @@ def read(path: Path, advice: str) -> str:
         ) from e
 
 
+def unit(text: str) -> object:
+    """What the header of ``text`` says that rows hold; None where it says nothing, or is none."""
+    try:
+        return _parsed(text.partition("\n")[0]).get("unit")
+    except (ValueError, RecursionError):
+        return None
+
+
 def require(header: Any, want: Mapping[str, Any], advice: str) -> None:
     """Raise ForeignTable with ``advice`` unless fields of ``header`` equal ``want``."""
     for key, value in want.items():
