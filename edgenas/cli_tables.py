@@ -83,6 +83,13 @@ def _searched(config: Path | None, tables: Path, space: str, settings: dict[str,
         return Context(Path("."), load_config(config), tables, bars).space
 
 
+def _kept(path: Path, fresh: bool, made: str) -> str:
+    """What is said in place of a cost where the table is there; else nothing."""
+    if fresh or not path.exists():
+        return ""
+    return f"{path} is there: only what it lacks is {made}, all of it with --fresh"
+
+
 @click.command()
 @click.argument("device")
 @_space_options
@@ -164,13 +171,9 @@ def profile(
             needs(board, p, number)
             path = table_path(tables, board.name, searched.id, p)
             usual, most = effort.estimate_seconds(operators, whole)
-            if path.exists() and not fresh:
-                says = f"{path} is there: only what it lacks is measured, all of it with --fresh"
-            elif most > usual:
-                says = f"about {minutes(usual)}, at most {minutes(most)} where it is noisy"
-            else:
-                says = f"about {minutes(usual)}"
-            click.echo(f"{device} {p}: {says}", err=True)
+            noisy = f", at most {minutes(most)} where it is noisy" if most > usual else ""
+            cost = f"about {minutes(usual)}{noisy}"
+            click.echo(f"{device} {p}: {_kept(path, fresh, 'measured') or cost}", err=True)
             plan.append({"precision": p, "file": str(path), "seconds": usual, "at_most": most})
             if dry_run:
                 continue
@@ -181,10 +184,8 @@ def profile(
             for warning in table.header.facts.get("warnings", ()):
                 click.echo(f"{device} {p}: warning: {warning}", err=True)
             out.append((path, table))
-    if dry_run and as_json:
-        emit(plan)
-    elif as_json:
-        emit([table_facts(path, table) for path, table in out])
+    if as_json:
+        emit(plan if dry_run else [table_facts(path, table) for path, table in out])
     else:
         for path, table in out:
             click.echo(table_line(path, table))
@@ -195,11 +196,12 @@ def profile(
 @_space_options
 @click.option("--precision", multiple=True, help="fp32 or int8-static; default: all of the device.")
 @click.option("--fresh", is_flag=True, help="Count again what is there.")
+@click.option("--dry-run", is_flag=True, help="Say what it would cost and stop.")
 @tables_option
 @json_option
 def count(
-    device: str, config: Path | None, precision: tuple[str, ...], fresh: bool, tables: Path,
-    as_json: bool, space: str, **settings: Any,
+    device: str, config: Path | None, precision: tuple[str, ...], fresh: bool, dry_run: bool,
+    tables: Path, as_json: bool, space: str, **settings: Any,
 ) -> None:  # fmt: skip
     """Count the instructions of every operator of a space on an emulated DEVICE.
 
@@ -210,21 +212,28 @@ def count(
     """
     from edgenas.console import Bars
     from edgenas.count import count as counted
-    from edgenas.count import table_path
+    from edgenas.count import estimate_seconds, require, table_path
     from edgenas.device import load_device
     from edgenas.latency import Missing
 
     board = load_device(device)
     searched = _searched(config, tables, space, settings)
-    out = []
+    seconds = estimate_seconds(searched)
+    out, plan = [], []
     for p in precision or board.precisions:
+        require(board, p)
+        path = table_path(tables, board.name, searched.id, p)
+        cost = _kept(path, fresh, "counted") or f"about {minutes(seconds)}"
+        click.echo(f"{device} {p}: {cost}", err=True)
+        plan.append({"precision": p, "file": str(path), "seconds": seconds})
+        if dry_run:
+            continue
         with Bars() as bars:
             table = counted(board, searched, p, tables, fresh=fresh, progress=bars)
-        path = table_path(tables, board.name, searched.id, p)
         lame = sum(isinstance(row, Missing) for row in table.rows.values())
         out.append({"file": str(path), "rows": len(table.rows), "not_counted": lame})
     if as_json:
-        emit(out)
+        emit(plan if dry_run else out)
         return
     for made in out:
         rest = f", {made['not_counted']} of them not counted" if made["not_counted"] else ""
