@@ -217,7 +217,7 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
     from edgenas.printing import table_facts
 
     table = known.merge([LatencyTable.load(path) for path in tables])
-    _require_free(out, ".jsonl", tables)
+    _require_output(out, ".jsonl", tables)
     table.save(out)
     if as_json:
         emit(table_facts(out, table))
@@ -239,13 +239,13 @@ def plot(table: Path, out: Path | None) -> None:
     from edgenas.report import render_table
 
     page = out or table.with_suffix(".html")
-    _require_free(page, ".html", (table,))
+    _require_output(page, ".html", (table,))
     write_text(page, render_table(LatencyTable.load(table), macs))
     click.echo(page)
 
 
-def _require_free(out: Path, suffix: str, inputs: Sequence[Path]) -> None:
-    """Nothing is lost by writing ``out``: it is none of the inputs, nor a file of another kind."""
+def _require_output(out: Path, suffix: str, inputs: Sequence[Path]) -> None:
+    """Refuse ``out`` where its name is another kind's, or it is an input; else it is replaced."""
     if out.suffix != suffix:
         raise UsageError(f"--out {out}: name a file that ends in {suffix}")
     if out.resolve() in [path.resolve() for path in inputs]:
