@@ -311,7 +311,7 @@ def calibrate(
     h = table.header
     path = table_path(out, h.device, h.space, h.precision)
     if path.exists() and LatencyTable.load(path).header.provenance == "measured":
-        raise UsageError(f"{path} was measured: write the estimate elsewhere with --out")
+        raise UsageError(f"{path} was measured: write elsewhere with --out")
     table.save(path)
     error = h.protocol["left_out_mape"][h.protocol["prices"]]
     if as_json:

@@ -78,6 +78,22 @@ def test_the_error_that_is_stated_is_the_error_that_is_made() -> None:
     assert np.mean(within) >= 0.8
 
 
+def test_only_a_table_with_an_estimated_row_is_estimated() -> None:
+    every = board(len(OPS), 0.1)
+    whole = calibrate(counts(), every, None)
+    assert whole.header.provenance == "measured" and whole.rows == every.rows
+    assert calibrate(counts(), board(len(OPS) - 1), None).header.provenance == "estimated"
+
+
+def test_what_was_measured_stays_though_nothing_is_learned_from_it() -> None:
+    free, lame, known, timed = OPS[0], OPS[1], counts(), board(len(OPS))
+    timed = replace(timed, rows={**timed.rows, free: Timing(0.001, 0.001, None, 30)})
+    known = replace(known, rows={**known.rows, lame: Missing("unsupported", "no kernel")})
+    table = calibrate(known, timed, None)
+    assert table.rows == timed.rows
+    assert table.header.protocol["calibrated_on"] == len(OPS) - 2
+
+
 @pytest.mark.parametrize(
     ("instructions", "measured", "error", "says"),
     [
@@ -114,7 +130,7 @@ def test_the_command_writes_a_table_and_never_over_a_measured_one(
     assert "pi.s.fp32.jsonl: 24 rows, estimated" in said and "on 12 operators, left out" in said
     board(24).save(tmp_path / "pi.s.fp32.jsonl")
     assert main(command) == 2
-    assert "was measured: write the estimate elsewhere with --out" in capfd.readouterr().err
+    assert "was measured: write elsewhere with --out" in capfd.readouterr().err
     assert LatencyTable.load(tmp_path / "pi.s.fp32.jsonl").header.provenance == "measured"
 
 
