@@ -174,7 +174,7 @@ class OnnxRuntime:
         binding = session.io_binding()
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, value(array))
-        for output, array in zip(session.get_outputs(), session.run(None, feeds)):  # noqa: B905
+        for output, array in zip(session.get_outputs(), session.run(None, feeds)):
             binding.bind_ortvalue_output(output.name, value(array))
         return lambda: session.run_with_iobinding(binding)
 
@@ -591,7 +591,7 @@ def count(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
         for _ in range(job["calls"]):
             before = now()
             call()
-            tries.append([b - a for a, b in zip(before, now())])  # noqa: B905
+            tries.append([b - a for a, b in zip(before, now())])
         return min(tries, key=sum)
 
     gc.disable()
@@ -601,7 +601,7 @@ def count(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
             while warm < WARM:
                 fewest(call)
                 warm += 1
-            emit({"id": name, "counts": dict(zip(CLASSES, fewest(call)))})  # noqa: B905
+            emit({"id": name, "counts": dict(zip(CLASSES, fewest(call)))})
     emit({"event": "end"})
 
 
