@@ -56,9 +56,9 @@ def build_emulator(mirror: str | None) -> None:
 def _space_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that name a search space: arguments of ``_searched``, ``settings`` by keyword."""
     for option in (
-        click.option("--classes", type=int, default=None, help="Classes."),
-        click.option("--channels", type=int, default=None, help="Image channels."),
-        click.option("--resolution", type=int, default=None, help="Image height = width, pixels."),
+        click.option("--classes", type=click.IntRange(2), help="Classes."),
+        click.option("--channels", type=click.IntRange(1), help="Image channels."),
+        click.option("--resolution", type=click.IntRange(1), help="Image height = width, pixels."),
         click.option("--preset", help="Preset of the space, e.g. tiny, small, proxyless."),
         click.option("--space", default="mobile", show_default=True, help="Search space."),
         click.option(
