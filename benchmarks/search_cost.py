@@ -35,7 +35,7 @@ from edgenas.relax import train_supernet
 from edgenas.search import Ledger, Objective, Problem
 from edgenas.space import load_space
 from edgenas.spaces.mobile import Mobile
-from edgenas.task import Task
+from edgenas.task import Part, Task
 from edgenas.train import TrainRecipe, train
 
 BATCH, STEPS, NETWORKS = 128, 60, 15
@@ -52,9 +52,9 @@ def noise(n: int, seed: int) -> Images:
 
 def task(steps: int) -> Task:
     """As many training images as ``steps`` take."""
-    parts = {"train": noise(steps * BATCH, 0), "search": noise(20 * BATCH, 1)}
+    parts: dict[Part, Images] = {"train": noise(steps * BATCH, 0), "search": noise(20 * BATCH, 1)}
     names = tuple("0123456789")
-    return Task("noise", names, (1, 28, 28), (0.5,), (0.3,), parts, Augment())  # type: ignore[arg-type]
+    return Task("noise", names, (1, 28, 28), (0.5,), (0.3,), parts, Augment())
 
 
 def side_search(space: Mobile) -> float:

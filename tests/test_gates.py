@@ -1,6 +1,7 @@
 """Gates reproduce the update rules of the reference implementation (proxylessnas, A.2)."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,8 @@ def mixed() -> tuple[list[nn.Module], Mixed]:
     return options, Mixed("c", options)
 
 
-def policy_of(space: object, lr: float = 0.1) -> TwoPaths:
-    policy = TwoPaths(space, lr, random.Random(0))  # type: ignore[arg-type]
+def policy_of(space: Any, lr: float = 0.1) -> TwoPaths:
+    policy = TwoPaths(space, lr, random.Random(0))
     for a in policy.alpha.values():
         nn.init.normal_(a)
     return policy

@@ -109,8 +109,10 @@ def test_emulated_milliseconds_are_refused_and_so_are_counts_of_a_real_machine(
     assert "its milliseconds mean nothing. Count instructions: edgenas count qemu-arm64" in (
         capfd.readouterr().err
     )
-    assert main(["count", "cpu-litert", *SMALL]) == 2
-    assert "is a real machine, where nothing counts instructions" in capfd.readouterr().err
+    for more in ([], ["--dry-run"]):
+        assert main(["count", "cpu-litert", *SMALL, *more]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "is a real machine, where nothing counts instructions" in line
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
@@ -127,9 +129,26 @@ def test_the_command_counts_both_precisions_and_says_so_in_one_document(
     config.write_text(json.dumps({"task": task, "space": space, "targets": [target]}))
     told = ["--config", str(config), "--tables", str(tmp_path), "--json"]
     code = main(["count", "qemu-arm64", *told])
-    assert code == 0, capfd.readouterr().err
-    made = json.loads(capfd.readouterr().out)
+    said = capfd.readouterr()
+    assert code == 0, said.err
+    made = json.loads(said.out)
     assert len(made) == 2 and all(m["not_counted"] == 0 < m["rows"] for m in made)
+    assert "qemu-arm64 fp32: about 5 s" in said.err.splitlines()[0]
+    assert main(["count", "qemu-arm64", *told, "--dry-run"]) == 0
+    assert "is there: only what it lacks is counted" in capfd.readouterr().err
+
+
+def test_a_dry_run_counts_nothing_and_a_larger_space_takes_longer(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seconds = []
+    for preset in ("tiny", "proxyless"):
+        told = ["count", "qemu-arm64", "--preset", preset, "--tables", str(tmp_path), "--dry-run"]
+        assert main([*told, "--precision", "fp32", "--json"]) == 0
+        (plan,) = json.loads(capfd.readouterr().out)
+        seconds.append(plan["seconds"])
+    assert 0 < 2 * seconds[0] < seconds[1]
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_operator_without_a_kernel_is_a_row_that_says_so(tmp_path: Path) -> None:

@@ -165,12 +165,10 @@ def _write(
             "device": t["device"],
         }
         checks += gates(choice, mine, ctx.config, t["limit_ms"])
-        images = np.ascontiguousarray(ctx.task.tensors("test")[0].numpy())
-        checks += [
-            same_gate(ctx.devices[t["device"]], other, best, images)
-            for other in ctx.same_on
-            if other.runtime.format == best.format
-        ]
+        if others := [d for d in ctx.same_on if d.runtime.format == best.format]:
+            images = np.ascontiguousarray(ctx.task.tensors("test")[0].numpy())
+            here = ctx.devices[t["device"]]
+            checks += [same_gate(here, other, best, images) for other in others]
         rows += [
             {**described(c, choice), "file": str(_relative(c.artifact.path, ctx, folder))}
             for c in mine
