@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgenas.spec import OpSpec
 
@@ -97,14 +98,11 @@ class SqueezeExcitation(nn.Module):
         super().__init__()
         self.squeeze = nn.Conv2d(channels, squeezed, 1)
         self.excite = nn.Conv2d(squeezed, channels, 1)
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), self.squeeze, nn.ReLU(), self.excite, nn.Hardsigmoid()
-        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> the same shape."""
-        y: Tensor = x * self.gate(x)
-        return y
+        narrow = F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))
+        return x * F.hardsigmoid(self.excite(narrow))
 
 
 def _activation(op: OpSpec) -> nn.Module:
@@ -156,13 +154,12 @@ _BUILDERS: Mapping[str, Callable[[OpSpec], nn.Module]] = {
 
 
 def initialised(module: nn.Module) -> nn.Module:
-    """``module``, its convolutions drawn anew (He, fan out; of a gate fan in), its gates open."""
+    """``module``, its convolutions drawn anew (He, fan out), its gates open."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out")
     for m in module.modules():
         if isinstance(m, SqueezeExcitation):
-            nn.init.kaiming_normal_(m.squeeze.weight)  # few outputs, which many inputs feed
             nn.init.zeros_(m.excite.weight)
             nn.init.constant_(m.excite.bias, OPEN)  # type: ignore[arg-type]
     return module
