@@ -8,7 +8,7 @@ Policy  weight_gates(rng) -> Gates    which paths a weight step trains
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -111,7 +111,8 @@ class Schedule:
     """How a supernet is trained.
 
     ``warmup``: epochs before the architecture learns; then one architecture step every
-    ``arch_every`` weight steps. ``pressure``: kind and settings of a Pressure.
+    ``arch_every`` weight steps. ``pressure``: kind and settings of a Pressure. ``precision``: of
+    what is computed forward and back; weights and loss are fp32 in any case.
     """
 
     epochs: int = 5
@@ -122,6 +123,7 @@ class Schedule:
     weight_decay: float = 4e-5
     smoothing: float = 0.1
     arch_every: int = 3
+    precision: Literal["fp32", "bf16"] = "fp32"
     pressure: Mapping[str, Any] = field(default_factory=lambda: {"kind": "adaptive"})
 
 

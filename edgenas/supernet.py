@@ -117,7 +117,7 @@ class _Loop:
         rate = cosine(at.epoch + at.step / self.steps, schedule.epochs, 0)
         set_lr(self.optimiser, schedule.lr * rate)
         gates = policy.weight_gates(self.problem.rng(f"weights/{at.epoch}/{at.step}"))
-        loss = self.task.loss(self.net(x, gates), y, schedule.smoothing)
+        loss = self.task.loss(self._logits(x, gates), y, schedule.smoothing)
         self.optimiser.zero_grad()
         torch.autograd.backward(loss)
         self.optimiser.step()
@@ -128,11 +128,11 @@ class _Loop:
         x, y = self._validation_batch()
 
         def ce(gates: Gates) -> Tensor:
-            return self.task.loss(self.net(x, gates), y)
+            return self.task.loss(self._logits(x, gates), y)
 
         def accuracy(gates: Gates) -> float:
             with torch.no_grad():
-                return self.task.correct(self.net(x, gates), y) / len(y)
+                return self.task.correct(self._logits(x, gates), y) / len(y)
 
         for number, level in enumerate(self.levels):
             expected = level.expected()
@@ -186,6 +186,12 @@ class _Loop:
             self.at = _Progress(**saved.facts["at"])
         except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as e:
             raise checkpoint.corrupt(e) from e
+
+    def _logits(self, x: Tensor, gates: Gates) -> Tensor:
+        low = self.schedule.precision == "bf16"
+        with torch.autocast(self.where.type, torch.bfloat16, enabled=low):
+            logits: Tensor = self.net(x, gates)
+        return logits.float()
 
     def _validation_batch(self) -> tuple[Tensor, Tensor]:
         """Of the search part, shuffled anew each time round."""
