@@ -143,7 +143,9 @@ def _classifier(op: OpSpec) -> nn.Module:
     pool, last = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)], op.arg("h", 0)
     if not last:
         return nn.Sequential(*pool, nn.Linear(op.cin, op.cout))
-    return nn.Sequential(*pool, nn.Linear(op.cin, last), _activation(op), nn.Linear(last, op.cout))
+    features = nn.Linear(op.cin, last)
+    nn.init.kaiming_normal_(features.weight)  # no batch norm behind it makes up for small weights
+    return nn.Sequential(*pool, features, _activation(op), nn.Linear(last, op.cout))
 
 
 _BUILDERS: Mapping[str, Callable[[OpSpec], nn.Module]] = {
