@@ -48,13 +48,22 @@ class Target:
 
 @dataclass(frozen=True)
 class Train:
-    """How the found network is trained. ``from_supernet`` continues from the search's weights."""
+    """How the found network is trained: as of ``edgenas.train.TrainRecipe``.
+
+    ``from_supernet`` continues from the search's weights.
+    """
 
     epochs: int = 10
     batch: int = 128
     lr: float = 0.1
+    warmup: float = 0.5
     weight_decay: float = 1e-4
     smoothing: float = 0.1
+    ema: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    dead_after: float = 0.0
     from_supernet: bool = False
 
 
@@ -176,6 +185,7 @@ class Config:
     repairs: int = 2
     seed: int = 0
     threads: int = 0
+    accelerator: Literal["cpu", "cuda"] = "cpu"
     schema_version: int = 1
 
     @property
@@ -293,8 +303,13 @@ def _ranges(config: Config) -> Mapping[str, tuple[float, float, float]]:
         "train: epochs": (train.epochs, 1, 100_000),
         "train: batch": (train.batch, 2, 65_536),  # a batch norm needs two images
         "train: lr": (train.lr, 1e-9, 1e3),
+        "train: warmup": (train.warmup, 0, train.epochs),
         "train: weight_decay": (train.weight_decay, 0, 1),
         "train: smoothing": (train.smoothing, 0, 0.9),
+        "train: ema": (train.ema, 0, 0.999999),
+        "train: mixup": (train.mixup, 0, 100),
+        "train: cutmix": (train.cutmix, 0, 100),
+        "train: dead_after": (train.dead_after, 0, 1),
         "prune: epochs": (prune.epochs, 0, 100_000),
         "prune: lr": (prune.lr, 1e-9, 1e3),
         "measure: blocks": (measure.blocks, 2, 1000),

@@ -127,7 +127,7 @@ class Context:
 
 def save_weights(net: nn.Module, path: Path) -> None:
     """As safetensors, whole or not at all."""
-    tensors = {k: v.contiguous() for k, v in net.state_dict().items()}
+    tensors = {k: v.cpu().contiguous() for k, v in net.state_dict().items()}
     with aside(path) as temporary:
         temporary.write_bytes(save(tensors))
 

@@ -142,7 +142,7 @@ def _repair(ctx: Context, folder: Path, choices: Mapping[str, Choice], variant: 
         assert predictor is not None
         corrected = predictor.corrected(best.latency.p50_ms, layers)
         budgets.append(Latency(t["device"], t["limit_ms"] * HEADROOM, corrected))
-    prune(ctx, "found", variant, budgets, folder)
+    prune(ctx, STAGE, "found", variant, budgets, folder)
 
 
 def _write(
