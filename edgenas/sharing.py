@@ -104,5 +104,4 @@ class WeightSharing(Schedule, abc.ABC):
 
 
 def _beside(ledger: Ledger) -> Path:
-    folder: Path = ledger.path.parent / "checkpoints"
-    return folder / f"{ledger.path.stem}-search.safetensors"
+    return ledger.path.parent / ".checkpoints" / "search" / f"{ledger.path.stem}.safetensors"

@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_is_named(problem, tmp_path, monkeypatch):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    with pytest.raises(CorruptFile, match=r"-search\.safetensors.*delete it to start afresh"):
+    with pytest.raises(CorruptFile, match=r"search/ledger\.safetensors.*delete it to start afresh"):
         METHODS["proxyless"].run(problem, ledger)
 
 

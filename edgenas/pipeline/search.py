@@ -32,13 +32,18 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         "data": [ctx.task.digest("train"), ctx.task.digest("search")],
         "seed": ctx.config.seed,
         "threads": ctx.config.threads,
+        "accelerator": ctx.config.accelerator,
     }
 
 
 def _work(ctx: Context, folder: Path) -> None:
     asked = objectives(ctx.config, ctx.targets, ctx.predictors())
-    problem = Problem(ctx.space, ctx.task, asked, seed=ctx.config.seed)
+    problem = Problem(
+        ctx.space, ctx.task, asked, seed=ctx.config.seed, accelerator=ctx.config.accelerator
+    )
     found = method(ctx.config.search).run(problem, ctx.ledger(), ctx.progress)
+    if found.supernet is not None:
+        found.supernet.cpu()
     found, confirmed = confirm(ctx, found, asked)
     if found.supernet is not None:
         save_weights(found.supernet, folder / "supernet.safetensors")
