@@ -116,7 +116,8 @@ def searched(job: tuple[str, int, dict[str, Any], str, str, Path, str]) -> dict[
     ctx = Context(tables / "run", config, TABLES, lambda what, done, total: None)
     problem = Problem(
         load_space(json.loads(space_text)), task_of(task_text),
-        objectives(config, ctx.targets, ctx.predictors()), seed=seed, accelerator=accelerator,
+        objectives(config, ctx.space, ctx.targets, ctx.predictors()),
+        seed=seed, accelerator=accelerator,
     )  # fmt: skip
     answer = method({"method": who, **fields}).run(
         problem, Ledger(tables / f"{who}-{seed}" / "ledger.jsonl")
@@ -164,7 +165,7 @@ class Arena:
         self.ctx = Context(self.work / "run", config, TABLES, bars)
         assert isinstance(self.ctx.space, Relaxable)
         self.space = self.ctx.space
-        self.asked = objectives(config, self.ctx.targets, self.ctx.predictors())
+        self.asked = objectives(config, self.ctx.space, self.ctx.targets, self.ctx.predictors())
         self.limits: list[float] = self.ctx.targets[0]["limits_ms"]
 
     def confirmed(self, found: Found, levels: Sequence[int]) -> list[Architecture]:

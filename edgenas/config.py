@@ -145,7 +145,7 @@ class Limits:
 
     @property
     def max_bytes(self) -> float | None:
-        """Of the file, estimated from its weights; verified by the gate ``size``."""
+        """Of the file, predicted from those of its operators; the gate ``size`` verifies it."""
         return _limit(self.size, units.size_bytes, "budgets: size")
 
     @property
@@ -192,6 +192,12 @@ class Config:
     def levels(self) -> int:
         """How many networks are wanted, each within its own latencies."""
         return max(len(t.budgets) for t in self.targets)
+
+    @property
+    def max_bytes(self) -> float | None:
+        """Of a delivered file: what its gate and the search's budget ask for, the less."""
+        asked = [b for b in (self.gates.max_bytes, self.budgets.max_bytes) if b is not None]
+        return min(asked, default=None)
 
     def level(self, number: int) -> tuple[Target, ...]:
         """The targets of one of them."""

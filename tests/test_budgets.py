@@ -7,25 +7,28 @@ import random
 import pytest
 import torch
 
-from edgenas import ops
+from edgenas import ops, specimen
 from edgenas.budgets import Budget, Peak, Total
 from edgenas.config import parse_config
 from edgenas.errors import ImpossibleBudget, MissingLatency, UsageError
-from edgenas.pipeline.objectives import file_bytes, objectives
+from edgenas.export import exporter_for
+from edgenas.pipeline.objectives import FileSize, objectives
 from edgenas.predict import Predictor
 from edgenas.project import least, project
 from edgenas.relax import Loads
 from edgenas.search import Objective
 
-TARGET = {"device": "paper", "precision": "int8-static", "limits_ms": [3.0, 5.0]}
+TARGET = {
+    "device": "paper", "format": "onnx", "precision": "int8-static", "limits_ms": [3.0, 5.0]
+}  # fmt: skip
 
 
-def asked(table, **keys):
+def asked(table, space, **keys):
     target = {"device": "paper", "latency": ["<= 3 ms", "<= 5 ms"], **keys.pop("target", {})}
     config = parse_config(
         {"task": {"dataset": "npz", "path": "x.npz"}, "targets": [target], **keys}, "here"
     )
-    return objectives(config, [TARGET], {"paper": Predictor(table)})
+    return objectives(config, space, [TARGET], {"paper": Predictor(table)})
 
 
 def everything(space):
@@ -107,6 +110,7 @@ def test_a_peak_is_no_reason_to_take_more(space):
 def test_a_config_asks_for_all_kinds(table, space):
     found = asked(
         table,
+        space,
         budgets={"parameters": "<= 0.1 M", "macs": "<= 2 M", "size": "<= 90 kB",
                  "activations": "<= 30 kB"},
     )  # fmt: skip
@@ -115,13 +119,12 @@ def test_a_config_asks_for_all_kinds(table, space):
     want = {
         "parameters": sum(map(ops.parameters, network)) / 1e6,
         "macs": sum(map(ops.macs, network)) / 1e6,
-        "kB": sum(file_bytes(o, 1) for o in network) / 1e3,
         "activation_kB": max(map(ops.activation_elements, network)) / 1e3,
     }
-    limits = {"parameters": 0.1, "macs": 2, "kB": 90, "activation_kB": 30}
+    limits = {"parameters": 0.1, "macs": 2, "activation_kB": 30}
     for objective in found:
         by_name = {b.name: b for b in objective.budgets}
-        assert by_name.keys() == {"ms:paper", *want}
+        assert by_name.keys() == {"ms:paper", "kB:onnx", *want}
         for name, amount in want.items():
             assert by_name[name].limit == pytest.approx(limits[name])
             assert by_name[name].amount(by_name[name].load(network)) == pytest.approx(amount)
@@ -129,11 +132,11 @@ def test_a_config_asks_for_all_kinds(table, space):
 
 def test_energy_is_of_tables_that_count_it(table, space):
     target = {"energy": "<= 2 mJ"}
-    (budget,) = asked(table, target=target)[0].budgets[1:]
+    (budget,) = asked(table, space, target=target)[0].budgets[1:]
     with pytest.raises(MissingLatency, match=r"holds no energy of .*Leave the key energy out"):
         budget.load(space.fixed_ops())
     rows = {op: dataclasses.replace(t, energy_mj=0.25) for op, t in table.rows.items()}
-    (budget,) = asked(dataclasses.replace(table, rows=rows), target=target)[0].budgets[1:]
+    (budget,) = asked(dataclasses.replace(table, rows=rows), space, target=target)[0].budgets[1:]
     assert budget.load(space.fixed_ops()) == pytest.approx(0.25 * len(space.fixed_ops()) / 2)
 
 
@@ -150,9 +153,9 @@ def test_energy_is_of_tables_that_count_it(table, space):
         ({"target": {"latency": ["<= 3 ms", "4"]}}, "'4' has no unit"),
     ],
 )
-def test_a_budget_that_cannot_be_read_is_refused_in_one_line(table, keys, said):
+def test_a_budget_that_cannot_be_read_is_refused_in_one_line(table, space, keys, said):
     with pytest.raises(UsageError, match=said) as e:
-        asked(table, **keys)
+        asked(table, space, **keys)
     assert "\n" not in str(e.value)
 
 
@@ -167,3 +170,17 @@ def test_fronts_of_unequal_length_are_refused():
     config = parse_config({"task": {"dataset": "npz", "path": "x"}, "targets": targets}, "here")
     assert config.levels == 3
     assert [t.budgets[0].limit_ms for t in config.level(2)] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+@pytest.mark.parametrize("precision", ["fp32", "int8-static"])
+def test_the_size_of_a_file_is_predicted_from_those_of_its_operators(
+    format, precision, space, tmp_path
+):
+    size = FileSize(space, format, precision)
+    for seed in (11, 12, 13):
+        arch = space.sample(random.Random(seed))
+        path = tmp_path / f"{seed}.{format}"
+        real = specimen.network(exporter_for(format), space, arch, precision, path).size_bytes
+        predicted = size.base_kb + sum(map(size.kb, space.ops(arch)))
+        assert predicted == pytest.approx(real / 1e3, rel=0.02)

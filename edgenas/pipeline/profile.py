@@ -95,7 +95,7 @@ def _refuse_impossible(
     """Raise ImpossibleBudget before any training."""
     if isinstance(ctx.space, Relaxable):
         predictors = {t["device"]: Predictor(tables[t["device"], t["precision"]]) for t in targets}
-        for objective in objectives(ctx.config, targets, predictors):
+        for objective in objectives(ctx.config, ctx.space, targets, predictors):
             even = {c.name: torch.zeros(len(c.options)) for c in ctx.space.choices}
             project(ctx.space, even, objective.budgets)
 

@@ -37,7 +37,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
 
 
 def _work(ctx: Context, folder: Path) -> None:
-    asked = objectives(ctx.config, ctx.targets, ctx.predictors())
+    asked = objectives(ctx.config, ctx.space, ctx.targets, ctx.predictors())
     problem = Problem(
         ctx.space, ctx.task, asked, seed=ctx.config.seed, accelerator=ctx.config.accelerator
     )
