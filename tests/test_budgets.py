@@ -17,6 +17,7 @@ from edgenas.predict import Predictor
 from edgenas.project import least, project
 from edgenas.relax import Loads
 from edgenas.search import Objective
+from edgenas.space import load_space
 
 TARGET = {
     "device": "paper", "format": "onnx", "precision": "int8-static", "limits_ms": [3.0, 5.0]
@@ -174,9 +175,8 @@ def test_fronts_of_unequal_length_are_refused():
 
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
 @pytest.mark.parametrize("precision", ["fp32", "int8-static"])
-def test_the_size_of_a_file_is_predicted_from_those_of_its_operators(
-    format, precision, space, tmp_path
-):
+def test_the_size_of_a_file_is_predicted_from_those_of_its_operators(format, precision, tmp_path):
+    space = load_space({"kind": "mobile", "preset": "tiny"})
     size = FileSize(space, format, precision)
     for seed in (11, 12, 13):
         arch = space.sample(random.Random(seed))
