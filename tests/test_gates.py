@@ -139,7 +139,7 @@ def test_expected_load_reaches_alpha(problem, space):
     expected = loads.expected(probs)[0]
     grads = torch.autograd.grad(expected, list(policy.alpha.values()))
     for (c, p), grad in zip(probs.items(), grads, strict=True):
-        cost = loads.options[c][0]
+        cost = loads.options[c][0, 0]
         torch.testing.assert_close(grad, (p * (cost - p @ cost)).detach())  # A.4: p_i (F_i - E)
 
 
