@@ -77,7 +77,7 @@ def prune(
     """
     layers, net = ctx.network(source)
     settings, seed = ctx.config.prune, ctx.config.seed
-    scores = importance(net, layers, ctx.task, IMPORTANCE_BATCHES, ctx.config.train.batch, seed)
+    scores = importance(net, layers, ctx.fitted, IMPORTANCE_BATCHES, ctx.config.train.batch, seed)
     made: Plan = plan(layers, scores, budgets)
     smaller = cut(net, ctx.space, made)
     recipe = TrainRecipe(
@@ -90,11 +90,11 @@ def prune(
         ledger.append("finetune", "epoch", variant=name, **epoch_event(e, smaller, ctx))
         ctx.progress(f"fine-tune {name}", e.number, e.epochs)
 
-    train(smaller, ctx.task, recipe, seed, on_epoch, teacher=net)
+    train(smaller, ctx.fitted, recipe, seed, on_epoch, teacher=net)
     save_weights(smaller, folder / f"{name}.safetensors")
     described = {
         "ops": [str(o) for o in made.ops],
-        "accuracy": accuracy(smaller, ctx.task, "test"),
+        "accuracy": accuracy(smaller, ctx.fitted, "test"),
         "target_ms": {b.device: b.limit_ms for b in budgets},
     }
     write_json(folder / f"{name}.json", described)

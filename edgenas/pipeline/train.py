@@ -43,14 +43,14 @@ def _work(ctx: Context, folder: Path) -> None:
         ledger.append("train", "epoch", **epoch_event(e, net, ctx))
         ctx.progress("train", e.number, e.epochs)
 
-    train(net, ctx.task, recipe, ctx.config.seed, on_epoch)
+    train(net, ctx.fitted, recipe, ctx.config.seed, on_epoch)
     save_weights(net, folder / "found.safetensors")
     layers = ctx.space.ops(ctx.architecture)
     write_json(folder / "found.json", {"ops": [str(o) for o in layers]})
     write_json(
         folder / "train.json",
         {
-            "accuracy": accuracy(net, ctx.task, "test"),
+            "accuracy": accuracy(net, ctx.fitted, "test"),
             "epochs": settings.epochs,
             "images": len(ctx.task.parts["train"].y),
         },
@@ -59,7 +59,7 @@ def _work(ctx: Context, folder: Path) -> None:
 
 def epoch_event(e: Epoch, net: nn.Module, ctx: Context) -> dict[str, Any]:
     """An epoch as the ledger keeps it; accuracy is of search-validation, not of training."""
-    score = accuracy(net, ctx.task, "search", SCORED)
+    score = accuracy(net, ctx.fitted, "search", SCORED)
     return {"epoch": e.number, "epochs": e.epochs, "loss": e.loss, "accuracy": score}
 
 
