@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from edgenas import elastic, ops
+from edgenas.alignment import align
 from edgenas.errors import UsageError
 from edgenas.gates import Gates, Mix, mixture, run
 from edgenas.registry import nearest
@@ -73,7 +74,6 @@ _ACTIVATIONS = {"relu6": "", "hard-swish": "hs"}  # as a label of an option says
 _AXES = ("kernels", "expansions", "ses", "activations")  # what a block chooses
 _LATER = ("ses", "edge_activation", "features", "multipliers", "resolutions")  # not in first ids
 ROUND = 8  # channels: kernels work on vectors of eight
-QUIET = 0.1  # scale of a new branch beside its shortcut
 
 
 class Network(nn.Module):
@@ -207,7 +207,7 @@ class Mobile(ChoiceSpace):
                     f"{activation!r}"
                 )
         self._check_multipliers()
-        sizes = self._sizes
+        sizes = self.resolutions
         if len(set(sizes)) != len(sizes) or not all(1 <= r <= 4096 for r in sizes):
             raise UsageError(f"space mobile: resolutions are {sizes}; each once, 1 to 4096 px")
         numbers = (
@@ -451,7 +451,7 @@ class Mobile(ChoiceSpace):
         forms = [[op for (op,) in at] for at in zip(*each_width, strict=True) if at[0]]
         bodies = [ops.mbconv_body(max(at, key=lambda op: (op.cin, op.cout))) for at in forms]
         skippable = choice.options[-1] == "skip"
-        _align(bodies, quiet=skippable)
+        align(bodies, quiet=skippable)
         options = [
             body if len(at) == 1 else elastic.Block("width", at, body)
             for at, body in zip(forms, bodies, strict=True)
@@ -482,40 +482,3 @@ class Mobile(ChoiceSpace):
 
 def _scaled(width: int, multiplier: float) -> int:
     return width if multiplier == 1 else max(1, int(width * multiplier / ROUND + 0.5)) * ROUND
-
-
-def _align(bodies: Sequence[nn.Sequential], quiet: bool) -> None:
-    """Draw the weights of one choice: every option starts as a part of the largest.
-
-    What follows then sees much the same features whichever option is live; ``quiet`` beside a
-    shortcut. With independent weights, three epochs teach subnets half as much.
-    """
-    convolutions = [[m for m in b if isinstance(m, nn.Conv2d)] for b in bodies]
-    largest = max(convolutions, key=lambda c: (c[-1].in_channels, c[-2].kernel_size))
-    ops.initialised(nn.ModuleList(largest))
-    _align_gates([m for b in bodies for m in b if isinstance(m, ops.SqueezeExcitation)])
-    source = [c.weight.detach().clone() for c in largest]
-    with torch.no_grad():
-        for body, own in zip(bodies, convolutions, strict=True):
-            hidden, kernel = own[-1].in_channels, own[-2].kernel_size[0]
-            rim = (source[-2].shape[-1] - kernel) // 2
-            middle = slice(rim, rim + kernel)
-            own[-1].weight.copy_(source[-1][:, :hidden])
-            own[-2].weight.copy_(source[-2][:hidden, :, middle, middle])
-            if len(own) == len(source) == 3:
-                own[0].weight.copy_(source[0][:hidden])
-            if quiet:
-                nn.init.constant_(body[-1].weight, QUIET)  # type: ignore[arg-type]
-
-
-def _align_gates(gates: Sequence[ops.SqueezeExcitation]) -> None:
-    """Shared channels are squeezed alike; open gates then leave every option as its sibling."""
-    for gate in gates:
-        ops.initialised(gate)
-    if gates:
-        largest = max(gates, key=lambda g: g.squeeze.weight.shape)
-        weight, bias = (p.detach().clone() for p in largest.squeeze.parameters())
-        for gate in gates:
-            narrow, channels = gate.squeeze.weight.shape[:2]
-            gate.squeeze.weight.data.copy_(weight[:narrow, :channels])
-            gate.squeeze.bias.data.copy_(bias[:narrow])  # type: ignore[union-attr]
