@@ -10,7 +10,7 @@ kinds   conv        k x k convolution, BN, activation            args k, s
 Every kind with an activation takes ``hs1`` for hard-swish instead of ReLU6.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +58,11 @@ def squeezed(op: OpSpec) -> int:
 def has_residual(op: OpSpec) -> bool:
     """Whether an ``mbconv`` adds its input to its output."""
     return op.cin == op.cout and op.arg("s", 1) == 1
+
+
+def input_shape(ops: Sequence[OpSpec]) -> tuple[int, int, int]:
+    """(channels, height, width) of the images that a network of ``ops`` takes."""
+    return ops[0].cin, ops[0].size, ops[0].size
 
 
 def output_size(op: OpSpec) -> int:

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from edgenas.artifact import sha256
+from edgenas.export import exporter_for
 from edgenas.latency import LatencyTable
 
 CONFIG = """
@@ -379,6 +382,36 @@ def test_a_device_that_shall_compute_the_same_is_known_before_anything_runs(
         done = run(tmp_path, "--set", f"gates.same_on=[{name}]")
         assert done.returncode == 2 and says in done.stderr, done.stderr
         assert not (tmp_path / "runs").exists()
+
+
+def test_a_network_is_delivered_at_the_width_and_resolution_that_were_found(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine.yaml").write_text(CONFIG.format(task=npz(tmp_path)))
+    whole_run(
+        tmp_path, "--set", "space.resolutions=[8, 10]", "--set", "space.multipliers=[1, 2]",
+        "--set", "space.kernels=[3]", "--set", "train.from_supernet=true",
+    )  # fmt: skip
+    root, v = tmp_path / "runs" / "mine", verdict(tmp_path)
+    found = json.loads((root / "search" / "search.json").read_text())
+    size = int(found["labels"]["resolution"].removeprefix("r"))
+    assert size in (8, 10) and f"@{size} " in found["ops"][0]
+    assert {b["choice"] for b in found["blocks"]} == {None, "s1b1", "s1b2", "s2b1", "s2b2"}
+    assert set(found["probabilities"]["width"]) == {"w1", "w2"}
+    for fmt, shape in (("onnx", [1, size, size]), ("tflite", [size, size, 1])):
+        path = root / v["delivered"][fmt]["file"]
+        assert json.loads(exporter_for(fmt).inspect(path).metadata["input"]) == [1, size, size]
+        assert input_shape(path) == shape
+    assert v["met"] and v["torch"]["found"] > 0.6
+    assert {g["name"] for g in v["gates"]} >= {"parity:onnx", "parity:tflite"}
+    assert {c["variant"] for c in v["candidates"]} == {"found", "pruned"}
+
+
+def input_shape(path: Path) -> list[int]:
+    """Of one image, as the runtime sees it."""
+    if path.suffix == ".onnx":
+        return onnxruntime.InferenceSession(path).get_inputs()[0].shape[1:]
+    return Interpreter(str(path)).get_input_details()[0]["shape"][1:].tolist()
 
 
 def test_a_folder_of_images_and_a_named_precision(tmp_path: Path) -> None:

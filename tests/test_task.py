@@ -15,6 +15,7 @@ from torch import Generator
 
 from edgenas.augment import Augment
 from edgenas.errors import DataError, UnknownName, UsageError
+from edgenas.resize import resized
 from edgenas.task import Part, Task, load_task
 
 PARTS: tuple[Part, ...] = ("train", "search", "calibration", "test")
@@ -203,6 +204,38 @@ def test_augmentation_leaves_the_data_as_it_is(toy: dict[str, Any]) -> None:
     before = task.digest("train")
     list(task.batches("train", 340, 0, augmented=True))
     assert task.digest("train") == before
+
+
+def test_images_are_resized_as_they_are_read(toy: dict[str, Any]) -> None:
+    """Half the size, antialiased: each pixel the mean of those near it, weighted by a triangle."""
+    task = load_task(toy, 0)
+    small = task.at(4)
+    assert small.input == (1, 4, 4) and task.input == (1, 8, 8)
+    assert task.at(8) is task and small.at(4) is small
+    assert small.at(8).input == task.input
+    x, y = task.tensors("test")
+    got, labels = small.tensors("test")
+    assert torch.equal(y, labels)
+    weights = torch.zeros(4, 8)
+    for i in range(4):
+        for j in range(8):
+            weights[i, j] = max(0.0, 1 - abs(j + 0.5 - (2 * i + 1)) / 2)
+    weights /= weights.sum(1, keepdim=True)
+    torch.testing.assert_close(got, weights @ x @ weights.T)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert small.digest("test") == task.digest("test")  # the same data
+
+
+def test_every_batch_is_resized_after_augmentation(toy: dict[str, Any]) -> None:
+    task = load_task(toy | {"augment": {"cutout": 3, "shift": 2}}, 0)
+    for part, augmented in (("train", True), ("search", False)):
+        whole = task.batches(part, 16, 3, augmented=augmented)
+        for (x, y), (small, labels) in zip(
+            whole, task.at(5).batches(part, 16, 3, augmented=augmented), strict=True
+        ):
+            assert small.shape[1:] == (1, 5, 5)
+            assert torch.equal(y, labels)
+            torch.testing.assert_close(small, resized(x, 5))
 
 
 def test_the_cpu_needs_no_copy(toy: dict[str, Any]) -> None:

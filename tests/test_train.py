@@ -1,6 +1,7 @@
 """One network, one recipe: it learns, repeats itself, and what it is scored by is right."""
 
 import dataclasses
+import itertools
 import math
 import multiprocessing
 import random
@@ -12,11 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgenas import ops
+from edgenas.budgets import Total
 from edgenas.checkpoint import Checkpoint
 from edgenas.errors import CorruptFile, TrainingDiverged
 from edgenas.evaluate import Scratch, Shared, recalibrate
 from edgenas.gates import Mixed
-from edgenas.search import Proposal
+from edgenas.search import Objective, Proposal
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import Architecture
 from edgenas.task import Task
@@ -376,6 +379,27 @@ def test_shared_scores_the_subnet_without_touching_the_supernet(problem, space, 
     assert trial.metrics["load"] == problem.objectives[0].load(space.ops(arch))
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert shared(Proposal(arch), 4).metrics == trial.metrics
+
+
+def test_a_network_is_scored_at_its_own_resolution(problem, space, monkeypatch):
+    """Trained for it, or with the weights of a supernet."""
+    space, seen = dataclasses.replace(space, resolutions=(8, 12)), []
+    assemble = Mobile.assemble
+
+    def watched(self, layers):
+        net = assemble(self, layers)
+        net.register_forward_pre_hook(lambda net, x: seen.append(x[0].shape[2]))
+        return net
+
+    monkeypatch.setattr(Mobile, "assemble", watched)
+    anything = Objective((Total("macs", "multiply-accumulates", 1e9, ops.macs),))
+    problem = dataclasses.replace(problem, space=space, objectives=(anything,))
+    shared = Shared(problem, space, space.supernet(Mixed), batches=2, batch=32)
+    for size, evaluate in itertools.product((8, 12), (shared, Scratch(problem))):
+        picks = {c.name: 0 for c in space.choices} | {"resolution": (8, 12).index(size)}
+        seen.clear()
+        evaluate(Proposal(Architecture.of(space.id, picks), 1), 0)
+        assert set(seen) == {size}
 
 
 def test_scratch_trains_as_long_as_is_proposed(problem, arch):

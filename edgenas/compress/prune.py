@@ -117,7 +117,7 @@ def plan(
 def cut(net: nn.Module, space: Space, plan: Plan) -> nn.Module:
     """A new network of ``plan.ops`` with the weights that stay."""
     net = copy.deepcopy(net)
-    example = torch.zeros(1, *space.input)
+    example = torch.zeros(1, *ops.input_shape(plan.ops))
     graph = tp.DependencyGraph().build_dependency(net, example)
     for i, stay in plan.keep.items():
         modules = list(_layers(net)[i].modules())

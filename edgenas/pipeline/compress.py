@@ -79,7 +79,7 @@ def prune(
     """
     layers, net = ctx.network(source)
     settings, seed = ctx.config.prune, ctx.config.seed
-    scores = importance(net, layers, ctx.task, IMPORTANCE_BATCHES, ctx.config.train.batch, seed)
+    scores = importance(net, layers, ctx.fitted, IMPORTANCE_BATCHES, ctx.config.train.batch, seed)
     made: Plan = plan(layers, scores, budgets)
     smaller = cut(net, ctx.space, made).to(ctx.config.accelerator)
     net.to(ctx.config.accelerator)
@@ -99,11 +99,11 @@ def prune(
         ledger.append("finetune", "epoch", variant=name, **epoch_event(e, smaller, ctx))
         ctx.progress(f"fine-tune {name} ({pace(e)})", e.number, e.epochs)
 
-    train(smaller, ctx.task, recipe, seed, on_epoch, teacher=net, checkpoint=checkpoint)
+    train(smaller, ctx.fitted, recipe, seed, on_epoch, teacher=net, checkpoint=checkpoint)
     save_weights(smaller, folder / f"{name}.safetensors")
     described = {
         "ops": left,
-        "accuracy": accuracy(smaller, ctx.task, "test"),
+        "accuracy": accuracy(smaller, ctx.fitted, "test"),
         "target_ms": {b.device: b.limit_ms for b in budgets},
     }
     write_json(folder / f"{name}.json", described)

@@ -128,9 +128,10 @@ def _measured(
             exporter = exporter_for(device.runtime.format)
             files = []
             for number, arch in enumerate(archs):
-                graph = trace(_network(ctx, arch, supernet), ctx.space.input)
+                task = ctx.task.at(ctx.space.ops(arch)[0].size)
+                graph = trace(_network(ctx, arch, supernet), task.input)
                 if target["precision"] != "fp32":
-                    graph = calibrate(graph, [ctx.task.tensors("calibration", CALIBRATION)[0]])
+                    graph = calibrate(graph, [task.tensors("calibration", CALIBRATION)[0]])
                 path = Path(scratch) / f"{number}.{exporter.format}"
                 files.append(exporter.network(graph, path, {}))
             timings = measure(

@@ -51,6 +51,11 @@ class Context:
                 )
         return load_space({**self.config.space, **facts})
 
+    @property
+    def fitted(self) -> Task:
+        """The user's data at the size that the found network takes."""
+        return self.task.at(self.space.ops(self.architecture)[0].size)
+
     @cached_property
     def devices(self) -> Mapping[str, Device]:
         """Of all targets, by name."""

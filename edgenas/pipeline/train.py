@@ -39,14 +39,14 @@ def _work(ctx: Context, folder: Path) -> None:
         ctx.progress(f"train ({pace(e)})", e.number, e.epochs)
 
     checkpoint = STAGE.checkpoint(ctx, "found")
-    train(net, ctx.task, recipe(settings), ctx.config.seed, on_epoch, checkpoint=checkpoint)
+    train(net, ctx.fitted, recipe(settings), ctx.config.seed, on_epoch, checkpoint=checkpoint)
     save_weights(net, folder / "found.safetensors")
     layers = ctx.space.ops(ctx.architecture)
     write_json(folder / "found.json", {"ops": [str(o) for o in layers]})
     write_json(
         folder / "train.json",
         {
-            "accuracy": accuracy(net, ctx.task, "test"),
+            "accuracy": accuracy(net, ctx.fitted, "test"),
             "epochs": settings.epochs,
             "images": len(ctx.task.parts["train"].y),
         },
@@ -65,7 +65,7 @@ def epoch_event(e: Epoch, net: nn.Module, ctx: Context) -> dict[str, Any]:
         "epoch": e.number,
         "epochs": e.epochs,
         "loss": e.loss,
-        "accuracy": accuracy(net, ctx.task, "search", SCORED),
+        "accuracy": accuracy(net, ctx.fitted, "search", SCORED),
         "seconds": e.seconds,
         "images_per_second": e.images_per_second,
     }

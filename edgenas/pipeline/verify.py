@@ -72,7 +72,7 @@ def _exported(ctx: Context) -> Files:
     return [
         (
             f["file"].partition(".")[0],
-            Artifact.of(export_folder / f["file"], f["format"], f["precision"], ctx.space.input),
+            Artifact.of(export_folder / f["file"], f["format"], f["precision"], ctx.fitted.input),
         )
         for f in ctx.read("export/export.json")["files"]
     ]
@@ -98,7 +98,7 @@ def _judged(
         for (variant, artifact), timing in zip(mine, timings, strict=True):
             layers, net = ctx.network(variant, folder)
             if artifact.path not in known:
-                x, y = ctx.task.tensors("test")
+                x, y = ctx.fitted.tensors("test")
                 images = np.ascontiguousarray(x.numpy())
                 reference = _logits(net, x)
                 known[artifact.path] = numbers(device, artifact, images, y.numpy(), reference)
@@ -166,7 +166,7 @@ def _write(
         }
         checks += gates(choice, mine, ctx.config, t["limit_ms"])
         if others := [d for d in ctx.same_on if d.runtime.format == best.format]:
-            images = np.ascontiguousarray(ctx.task.tensors("test")[0].numpy())
+            images = np.ascontiguousarray(ctx.fitted.tensors("test")[0].numpy())
             here = ctx.devices[t["device"]]
             checks += [same_gate(here, other, best, images) for other in others]
         rows += [
