@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgenas import ops
+from edgenas.chain import Network, Supernet
 from edgenas.errors import UsageError
 from edgenas.gates import Gates, Mix
 from edgenas.registry import nearest
@@ -48,19 +49,6 @@ _INPUTS: Mapping[str, Mapping[str, int]] = {  # what a preset was made for, wher
 QUIET = 0.1  # scale of a new branch beside its shortcut
 
 
-class Network(nn.Module):
-    """Stem, blocks, head convolution, classifier; (n, c, h, w) -> (n, classes)."""
-
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> logits (n, classes)."""
-        y: Tensor = self.layers(x)
-        return y
-
-
 class _Mixed(nn.Module):
     """One choice and its shortcut, if shapes allow one."""
 
@@ -73,22 +61,6 @@ class _Mixed(nn.Module):
         """(n, cin, h, w) -> (n, cout, h / s, w / s)."""
         y: Tensor = self.mixed(x, gates)
         return x + y if self.shortcut else y
-
-
-class Supernet(nn.Module):
-    """As ``Network``, each searched block a choice; called as ``supernet(x, gates)``."""
-
-    def __init__(self, before: nn.Module, mixed: Sequence[_Mixed], after: nn.Module) -> None:
-        super().__init__()
-        self.before, self.mixed, self.after = before, nn.ModuleList(mixed), after
-
-    def forward(self, x: Tensor, gates: Gates) -> Tensor:
-        """(n, c, h, w) -> logits (n, classes)."""
-        x = self.before(x)
-        for layer in self.mixed:
-            x = layer(x, gates)
-        y: Tensor = self.after(x)
-        return y
 
 
 @dataclass(frozen=True)
