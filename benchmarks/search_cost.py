@@ -25,13 +25,14 @@ import torch
 from results_file import write_results
 
 from edgenas.augment import Augment
+from edgenas.budgets import Latency
 from edgenas.images import Images
 from edgenas.latency import Fit, Header, LatencyTable, Timing
 from edgenas.methods.proxyless import Proxyless
 from edgenas.policies import TwoPaths
 from edgenas.predict import Predictor
 from edgenas.relax import train_supernet
-from edgenas.search import Budget, Ledger, Objective, Problem
+from edgenas.search import Ledger, Objective, Problem
 from edgenas.space import load_space
 from edgenas.spaces.mobile import Mobile
 from edgenas.task import Task
@@ -60,7 +61,7 @@ def side_search(space: Mobile) -> float:
     """Seconds of one epoch of both kinds of steps."""
     rows = {op: Timing(1.0, 1.0, 1.0, 1, "estimated") for op in space.vocabulary()}
     header = Header("none", "none", "fp32", space.id, {}, fit=Fit(0.0, 1.0, 1.0, 0.0, 8))
-    budget = Budget("none", 10.0, Predictor(LatencyTable(header, rows)))
+    budget = Latency("none", 10.0, Predictor(LatencyTable(header, rows)))
     problem = Problem(space, task(STEPS), Objective((budget,)))
     policy = TwoPaths(space, 1e-9, random.Random(0))  # too slow to leave the uniform draw
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 """``edgenas run config.yaml``: strict YAML -> frozen settings, every default written out."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +19,31 @@ Precision = Literal["auto", "fp32", "int8-static"]
 
 @dataclass(frozen=True)
 class Target:
-    """A device and what a network may cost there."""
+    """A device and what a network may cost there; several latencies ask for a front.
+
+    ``energy``: of one call, where the device counts it.
+    """
 
     device: str
     latency: dict[str, Any]
+    energy: Quantity | None = None
 
     @property
-    def budget(self) -> units.Budget:
-        """The limit on p50."""
-        return units.budget(self.latency["p50"], f"targets: {self.device}: latency: p50")
+    def budgets(self) -> tuple[units.Budget, ...]:
+        """The limits on p50."""
+        asked = self.latency["p50"]
+        where = f"targets: {self.device}: latency: p50"
+        if isinstance(asked, list) and not asked:
+            raise UsageError(f"{where}: an empty list")
+        return tuple(
+            units.budget(text, where) for text in (asked if isinstance(asked, list) else [asked])
+        )
+
+    @property
+    def max_mj(self) -> float | None:
+        """Limit on millijoules."""
+        where = f"targets: {self.device}: energy"
+        return None if self.energy is None else units.energy_mj(self.energy, where)
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,40 @@ class Gates:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a network may cost anywhere: budgets of the search beside the latencies."""
+
+    parameters: Quantity | None = None
+    macs: Quantity | None = None
+    size: Quantity | None = None
+    activations: Quantity | None = None
+
+    @property
+    def max_parameters(self) -> float | None:
+        """Weights and biases, batch norms folded."""
+        return _limit(self.parameters, units.count, "budgets: parameters")
+
+    @property
+    def max_macs(self) -> float | None:
+        """Multiply-accumulates of one image."""
+        return _limit(self.macs, units.count, "budgets: macs")
+
+    @property
+    def max_bytes(self) -> float | None:
+        """Of the file, estimated from its weights; verified by the gate ``size``."""
+        return _limit(self.size, units.size_bytes, "budgets: size")
+
+    @property
+    def max_activation_bytes(self) -> float | None:
+        """Alive at once, estimated for one image."""
+        return _limit(self.activations, units.size_bytes, "budgets: activations")
+
+
+def _limit(text: Quantity | None, read: Callable[[object, str], float], where: str) -> float | None:
+    return None if text is None else read(text, where)
+
+
+@dataclass(frozen=True)
 class Measure:
     """How long a file is timed: ``blocks`` processes, ``block_seconds`` a file in each."""
 
@@ -118,6 +168,7 @@ class Config:
     space: dict[str, Any] = field(default_factory=lambda: {"kind": "mobile", "preset": "tiny"})
     precision: Precision = "auto"
     search: dict[str, Any] = field(default_factory=lambda: {"method": "proxyless"})
+    budgets: Limits = Limits()
     train: Train = Train()
     prune: Prune = Prune()
     gates: Gates = Gates()
@@ -126,6 +177,18 @@ class Config:
     seed: int = 0
     threads: int = 0
     schema_version: int = 1
+
+    @property
+    def levels(self) -> int:
+        """How many networks are wanted, each within its own latencies."""
+        return max(len(t.budgets) for t in self.targets)
+
+    def level(self, number: int) -> tuple[Target, ...]:
+        """The targets of one of them."""
+        return tuple(
+            replace(t, latency={"p50": (t.budgets * self.levels)[number].text})
+            for t in self.targets
+        )
 
     @property
     def dumps(self) -> str:
@@ -173,13 +236,15 @@ def parse_config(data: Mapping[str, Any], where: str, default_name: str = "run")
     return config
 
 
-_SECTIONS: Mapping[str, type] = {"train": Train, "prune": Prune, "gates": Gates, "measure": Measure}
+_SECTIONS: Mapping[str, type] = {
+    "budgets": Limits, "train": Train, "prune": Prune, "gates": Gates, "measure": Measure,
+}  # fmt: skip
 
 
 def _target(data: Any, where: str) -> Target:
     if not isinstance(data, Mapping):
         raise UsageError(f"{where}: expected device and latency, not {data!r}")
-    if isinstance(data.get("latency"), str | int | float):
+    if isinstance(data.get("latency"), str | int | float | list):
         data = {**data, "latency": {"p50": data["latency"]}}
     target = construct(Target, data, where)
     if set(target.latency) != {"p50"}:
@@ -193,12 +258,22 @@ def _check(config: Config, where: str) -> None:
     devices = [t.device for t in config.targets]
     if len(set(devices)) < len(devices):
         raise UsageError(f"{where}: targets: a device is named twice: {', '.join(devices)}")
-    for part in (config.prune, config.gates, *config.targets):  # units are read when first asked
+    for part in (
+        config.budgets,
+        config.prune,
+        config.gates,
+        *config.targets,
+    ):  # units are read when first asked
         for name in _properties(type(part)):
             try:
                 getattr(part, name)
             except UsageError as e:
                 raise UsageError(f"{where}: {e}") from None
+    if wrong := [t for t in config.targets if len(t.budgets) not in (1, config.levels)]:
+        raise UsageError(
+            f"{where}: targets: {wrong[0].device} has {len(wrong[0].budgets)} latencies, another "
+            f"target {config.levels}; write as many for each, or one for all"
+        )
     for key, (value, low, high) in _ranges(config).items():
         if not low <= value <= high:  # false for NaN too
             raise UsageError(f"{where}: {key} is {value}; it lies between {low:g} and {high:g}")

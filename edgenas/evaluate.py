@@ -21,8 +21,7 @@ class Predicted:
 
     def __call__(self, proposal: Proposal, id: int) -> Trial:
         """The trial of ``proposal``."""
-        load = self.problem.objective.load(self.problem.space.ops(proposal.arch))
-        return Trial(id, proposal, {"load": load}, 0.0)
+        return Trial(id, proposal, self.problem.predicted(proposal.arch), 0.0)
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,8 @@ def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
 def _trial(
     p: Problem, proposal: Proposal, id: int, net: nn.Module, limit: int | None, start: float
 ) -> Trial:
-    load = p.objective.load(p.space.ops(proposal.arch))
-    metrics = {"accuracy": accuracy(net, p.task, "search", limit), "load": load}
+    metrics = {
+        "accuracy": accuracy(net, p.task, "search", limit),
+        **p.predicted(proposal.arch),
+    }
     return Trial(id, proposal, metrics, time.perf_counter() - start)

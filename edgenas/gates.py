@@ -6,12 +6,14 @@ architecture. Every weight-sharing method is a way of writing gates:
     one path           live=(k,)        value=[1]
     softmax mixture    live=(0..K-1)    value=softmax(alpha)
     two binary paths   live=(a, b)      value=[1, 0] + (p - stop_grad(p))
+    all, one of them on  live=(0..K-1)  value=[0, 1, 0 ...] + (p - stop_grad(p))
     Gumbel one path    live=(k,)        value=1 + p_k - stop_grad(p_k)
     path dropout       live=subset      value=ones
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,20 +50,47 @@ class Mixed(nn.Module):
         """(n, c, h, w) -> sum over live k of value_k * option_k(x)."""
         gate = gates[self.choice]
         learnt = gate.value.requires_grad
-        terms: list[Tensor] = []
-        for k, now, value in zip(gate.live, gate.value.tolist(), gate.value, strict=True):
-            if now == 0:  # off: its output feeds the gate's gradient, its own graph is not needed
-                if learnt:
-                    with torch.no_grad():
-                        y = self.options[k](x)
-                    terms.append(y * value.to(y))
+        off: list[int] = []
+        total: Tensor | None = None
+        for place, now in enumerate(gate.value.tolist()):
+            if now == 0:
+                off.append(place)
                 continue
-            y = self.options[k](x)
-            terms.append(y * value.to(y) if learnt else y if now == 1 else y * now)
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
+            y = self.options[gate.live[place]](x)
+            term = y * gate.value[place].to(y) if learnt else y if now == 1 else y * now
+            total = term if total is None else total + term
+        if total is None:
+            raise ValueError(f"choice {self.choice}: no live option has a weight")
+        if learnt and off:
+            options = [self.options[gate.live[place]] for place in off]
+            # torch leaves Function.apply untyped
+            total = _Off.apply(total, x.detach(), gate.value[off], options)  # type: ignore[no-untyped-call]
         return total
+
+
+class _Off(torch.autograd.Function):
+    """Options of weight zero: nothing forward; in backward their outputs, for their gates alone.
+
+    They are made one at a time and without a graph, so that memory is that of the path that is on
+    (ProxylessNAS, arXiv:1812.00332, sec. 3.2; ``full_v2`` of its code).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, on: Tensor, x: Tensor, values: Tensor, options: Sequence[nn.Module]
+    ) -> Tensor:
+        ctx.save_for_backward(x, values)
+        ctx.options = options
+        return on.view_as(on)
+
+    @staticmethod
+    def backward(ctx: Any, *up: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        (g,) = up
+        x, values = ctx.saved_tensors
+        low = x.dtype in (torch.bfloat16, torch.float16)
+        with torch.autocast(x.device.type, x.dtype if low else None, enabled=low):
+            inner = [(g * option(x)).sum() for option in ctx.options]
+        return g, None, torch.stack(inner).to(values), None
 
 
 Mix = Callable[[str, Sequence[nn.Module]], nn.Module]

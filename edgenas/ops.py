@@ -2,14 +2,17 @@
 
 kinds   conv        k x k convolution, BN, activation            args k, s
         mbconv      expand 1x1, depthwise k x k, project 1x1     args e (expansion) or h (hidden
-                    (arXiv:1801.04381), residual where s = 1     channels, of a pruned block), k, s
-                    and cin = cout
-        classifier  global average pool, fully connected         cout = classes
+                    (arXiv:1801.04381), residual where s = 1     channels, of a pruned block), k, s,
+                    and cin = cout                               se (squeeze-and-excitation to
+                                                                 hidden / se channels)
+        classifier  global average pool, fully connected         cout = classes; args h (a fully
+                                                                 connected layer of h before)
 Every kind with an activation takes ``hs1`` for hard-swish instead of ReLU6; ``linear1`` leaves that
 of a conv out.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +21,39 @@ from edgenas.errors import CapabilityError
 from edgenas.spec import OpSpec
 
 BN_EPS, BN_MOMENTUM = 1e-3, 0.1  # ProxylessNAS, reference code
+OPEN = 2.0  # bias of a gate that is not trained yet
 
 
-def mbconv(cin: int, cout: int, size: int, *, k: int, s: int, hidden: int, hs: bool) -> OpSpec:
-    """The one name of an MBConv: ``e`` where the hidden width is a multiple of ``cin``."""
-    width = {"e": hidden // cin} if hidden % cin == 0 else {"h": hidden}
-    return OpSpec.of("mbconv", cin, cout, size, k=k, s=s, **width, **({"hs": 1} if hs else {}))
+def mbconv(
+    cin: int, cout: int, size: int, *, k: int, s: int, hidden: int, se: int = 0, hs: bool = False
+) -> OpSpec:
+    """The one name of an MBConv: ``e`` where the hidden width is a multiple of ``cin``.
+
+    ``se`` divides the hidden width, 0 for no squeeze-and-excitation.
+    """
+    args = {"k": k, "s": s}
+    args |= {"e": hidden // cin} if hidden % cin == 0 else {"h": hidden}
+    args |= {"se": se} if se else {}
+    args |= {"hs": 1} if hs else {}
+    return OpSpec.of("mbconv", cin, cout, size, **args)
 
 
 def hidden(op: OpSpec) -> int:
     """Hidden channels of an ``mbconv``."""
     return op.arg("h", 0) or op.cin * op.arg("e", 1)
+
+
+def squeezed(op: OpSpec) -> int:
+    """Channels between the two convolutions of the gate of an ``mbconv``; 0 where it has none.
+
+    A multiple of 8 that is near ``hidden / se`` and not below nine tenths of it, as in MobileNetV3
+    (arXiv:1905.02244, sec. 5.3, and its reference code).
+    """
+    if not (divisor := op.arg("se", 0)):
+        return 0
+    want = hidden(op) / divisor
+    near = max(8, int(want + 4) // 8 * 8)
+    return near if near >= 0.9 * want else near + 8
 
 
 def has_residual(op: OpSpec) -> bool:
@@ -62,6 +87,28 @@ class Residual(nn.Module):
         return y
 
 
+class SqueezeExcitation(nn.Module):
+    """x * gate(mean of x), one gate a channel (arXiv:1709.01507; as in arXiv:1905.02244, sec. 5.3).
+
+    An untrained gate is open, and the same for every channel and image: the batch norm behind the
+    projection takes a common factor out, so a block starts as it would without. It is less than
+    1, since hard-sigmoid has no gradient there.
+    """
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.excite = nn.Conv2d(squeezed, channels, 1)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), self.squeeze, nn.ReLU(), self.excite, nn.Hardsigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) -> the same shape."""
+        y: Tensor = x * self.gate(x)
+        return y
+
+
 def _activation(op: OpSpec) -> nn.Module:
     return nn.Hardswish() if op.arg("hs", 0) else nn.ReLU6()
 
@@ -80,12 +127,13 @@ def _conv(op: OpSpec) -> nn.Module:
 
 def mbconv_body(op: OpSpec) -> nn.Sequential:
     """An ``mbconv`` without its residual: what a supernet's choice puts beside its shortcut."""
-    mid = hidden(op)
+    mid, narrow = hidden(op), squeezed(op)
     expand = [] if mid == op.cin else [*_conv_bn(op.cin, mid), _activation(op)]
     return nn.Sequential(
         *expand,
         *_conv_bn(mid, mid, op.arg("k", 3), op.arg("s", 1), groups=mid),
         _activation(op),
+        *([SqueezeExcitation(mid, narrow)] if narrow else []),
         *_conv_bn(mid, op.cout),
     )
 
@@ -95,7 +143,10 @@ def _mbconv(op: OpSpec) -> nn.Module:
 
 
 def _classifier(op: OpSpec) -> nn.Module:
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(op.cin, op.cout))
+    pool, last = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)], op.arg("h", 0)
+    if not last:
+        return nn.Sequential(*pool, nn.Linear(op.cin, op.cout))
+    return nn.Sequential(*pool, nn.Linear(op.cin, last), _activation(op), nn.Linear(last, op.cout))
 
 
 _BUILDERS: Mapping[str, Callable[[OpSpec], nn.Module]] = {
@@ -106,10 +157,15 @@ _BUILDERS: Mapping[str, Callable[[OpSpec], nn.Module]] = {
 
 
 def initialised(module: nn.Module) -> nn.Module:
-    """``module``, its convolutions drawn anew (He, fan out)."""
+    """``module``, its convolutions drawn anew (He, fan out; of a gate fan in), its gates open."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out")
+    for m in module.modules():
+        if isinstance(m, SqueezeExcitation):
+            nn.init.kaiming_normal_(m.squeeze.weight)  # few outputs, which many inputs feed
+            nn.init.zeros_(m.excite.weight)
+            nn.init.constant_(m.excite.bias, OPEN)  # type: ignore[arg-type]
     return module
 
 
@@ -123,19 +179,86 @@ def build(op: OpSpec) -> nn.Module:
     return initialised(_BUILDERS[op.kind](op))
 
 
+@dataclass(frozen=True)
+class _Product:
+    """A convolution or matrix product inside an operator, ``out`` pixels a side behind it."""
+
+    reads: int  # channels that one output is made of
+    cout: int
+    k: int = 1
+    out: int = 1
+
+
+def _products(op: OpSpec) -> list[_Product]:
+    out = output_size(op)
+    match op.kind:
+        case "conv":
+            return [_Product(op.cin, op.cout, op.arg("k", 1), out)]
+        case "classifier":
+            last = op.arg("h", 0)
+            before = [_Product(op.cin, last)] if last else []
+            return [*before, _Product(last or op.cin, op.cout)]
+        case "mbconv":
+            mid, narrow = hidden(op), squeezed(op)
+            expand = [] if mid == op.cin else [_Product(op.cin, mid, 1, op.size)]
+            gate = [_Product(mid, narrow), _Product(narrow, mid)] if narrow else []
+            depthwise = _Product(1, mid, op.arg("k", 3), out)
+            return [*expand, depthwise, *gate, _Product(mid, op.cout, 1, out)]
+    return []
+
+
 def macs(op: OpSpec) -> int:
     """Multiply-accumulates of convolutions and matrix products for one image.
 
     0 for a kind that is not built here, of an imported table.
     """
-    if op.kind not in _BUILDERS:
-        return 0
-    inside, outside = op.size**2, output_size(op) ** 2
-    k2 = op.arg("k", 1) ** 2
-    if op.kind == "conv":
-        return outside * k2 * op.cin * op.cout
-    if op.kind == "classifier":
-        return op.cin * op.cout
-    mid = hidden(op)
-    expand = 0 if mid == op.cin else inside * op.cin * mid
-    return expand + outside * mid * (op.arg("k", 3) ** 2 + op.cout)
+    return sum(p.out**2 * p.k**2 * p.reads * p.cout for p in _products(op))
+
+
+def parameters(op: OpSpec) -> int:
+    """Weights and biases that a device holds: batch norms are folded. 0 for a kind as of ``macs``.
+
+    Bytes are 4 times as many in fp32; in int8 a bias still has 4.
+    """
+    return sum((p.k**2 * p.reads + 1) * p.cout for p in _products(op))
+
+
+def biases(op: OpSpec) -> int:
+    """Those among ``parameters``: one an output channel of each product."""
+    return sum(p.cout for p in _products(op))
+
+
+def activation_elements(op: OpSpec) -> int:
+    """Numbers that one image needs at once: what a step reads, writes, or a later one still reads.
+
+    A step is a node of the graph that is exported, so nothing is computed in place and ReLU6
+    belongs to its convolution. The input counts, weights do not. 0 for a kind as of ``macs``.
+    """
+    before, after = op.cin * op.size**2, op.cout * output_size(op) ** 2
+    hs = op.arg("hs", 0)
+    match op.kind:
+        case "conv":
+            return max(before + after, 2 * after * hs)
+        case "classifier":
+            last = op.arg("h", 0)
+            ends = [op.cin + last, 2 * last * hs, last + after] if last else [op.cin + after]
+            return max(before + op.cin, *ends)
+        case "mbconv":
+            return _mbconv_elements(op, before, after)
+    return 0
+
+
+def _mbconv_elements(op: OpSpec, before: int, after: int) -> int:
+    mid, narrow, hs = hidden(op), squeezed(op), op.arg("hs", 0)
+    wide, deep = mid * op.size**2, mid * output_size(op) ** 2
+    kept = before if has_residual(op) else 0
+    steps = [kept + 2 * deep * hs, kept + deep + after]
+    if mid == op.cin:
+        steps += [before + deep]
+    else:
+        steps += [before + wide, kept + 2 * wide * hs, kept + wide + deep]
+    if narrow:
+        steps += [kept + deep + mid + narrow, kept + deep + mid + deep]
+    if kept:
+        steps += [kept + 2 * after]
+    return max(steps)

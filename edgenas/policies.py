@@ -1,32 +1,38 @@
 """Policies: the ways to write gates and to learn from them."""
 
+import abc
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
+from edgenas.checkpoint import flattened, joined, part, restore
 from edgenas.gates import Gate, Gates
 from edgenas.relax import Step
 from edgenas.space import Relaxable
 from edgenas.spec import Architecture
 
 
-class TwoPaths:
-    """Binarised paths (ProxylessNAS, arXiv:1812.00332, sec. 3.2): two live, one of them on.
+class Logits(abc.ABC):
+    """One logit an option, learnt by Adam without momentum.
 
-    One logit an option, learnt by Adam without momentum, so that options which were not sampled
-    stay where they are.
+    So an option that got no gradient stays where it is.
     """
 
     def __init__(self, space: Relaxable, lr: float, rng: random.Random) -> None:
         self.space = space
-        g = _generator(rng)
+        g = generator(rng)
         self.alpha = {
             c.name: nn.Parameter(1e-3 * torch.randn(len(c.options), generator=g))
             for c in space.choices
         }
         self.optimiser = torch.optim.Adam(list(self.alpha.values()), lr, betas=(0.0, 0.999))
+
+    @abc.abstractmethod
+    def arch_step(self, step: Step) -> float:
+        """Learn from one batch."""
 
     def scores(self) -> Mapping[str, Tensor]:
         """log softmax(alpha), (options,) per choice."""
@@ -34,7 +40,7 @@ class TwoPaths:
 
     def draw(self, rng: random.Random) -> Architecture:
         """An architecture from softmax(alpha), by perturbed logits (Gumbel-max)."""
-        g = _generator(rng)
+        g = generator(rng)
         noisy = {
             c: a.detach() - torch.empty_like(a).exponential_(generator=g).log()
             for c, a in self.alpha.items()
@@ -45,16 +51,37 @@ class TwoPaths:
         """One path, drawn from softmax(alpha)."""
         return self.space.gates(self.draw(rng))
 
+    def state(self) -> dict[str, Tensor]:
+        """Logits and the state of their optimiser."""
+        alpha = {c: a.detach() for c, a in self.alpha.items()}
+        return joined(alpha=alpha, optimiser=flattened(self.optimiser.state_dict()))
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of ``state``."""
+        with torch.no_grad():
+            for c, a in self.alpha.items():
+                a.copy_(state[f"alpha.{c}"])
+        restore(self.optimiser, part(state, "optimiser"))
+
+    def descend(self, loss: Tensor) -> None:
+        """One step of the logits, and of nothing else, down the gradient of ``loss``."""
+        grads = torch.autograd.grad(loss, list(self.alpha.values()))
+        for a, grad in zip(self.alpha.values(), grads, strict=True):
+            a.grad = grad
+        self.optimiser.step()
+
+
+class TwoPaths(Logits):
+    """Binarised paths (ProxylessNAS, arXiv:1812.00332, sec. 3.2): two live, one of them on."""
+
     def gates(self, rng: random.Random) -> tuple[Gates, dict[str, Tensor]]:
         """Two live options a choice, and all probabilities renormalised over these two."""
-        g = _generator(rng)
+        g = generator(rng)
         gates, probs = {}, {}
         for c, a in self.alpha.items():
             pair = torch.multinomial(a.detach().softmax(0), 2, generator=g)
             p = a[pair].softmax(0)
-            on = torch.multinomial(p.detach(), 1, generator=g)
-            hard = torch.zeros(2).index_fill(0, on, 1.0)
-            gates[c] = Gate(tuple(pair.tolist()), hard + (p - p.detach()))
+            gates[c] = binary(pair.tolist(), p, g)
             probs[c] = torch.zeros_like(a).index_put((pair,), p)
         return gates, probs
 
@@ -63,10 +90,7 @@ class TwoPaths:
         gates, probs = self.gates(step.rng)
         loss, ce = step.loss(gates, probs)
         before = {c: a.detach()[list(gates[c].live)].logsumexp(0) for c, a in self.alpha.items()}
-        grads = torch.autograd.grad(loss, list(self.alpha.values()))
-        for a, grad in zip(self.alpha.values(), grads, strict=True):
-            a.grad = grad
-        self.optimiser.step()
+        self.descend(loss)
         with torch.no_grad():
             for c, a in self.alpha.items():
                 live = list(gates[c].live)
@@ -74,5 +98,95 @@ class TwoPaths:
         return float(ce.detach())
 
 
-def _generator(rng: random.Random) -> torch.Generator:
+class AllPaths(Logits):
+    """Binarised paths with the gradient of every gate, options that are off made in backward.
+
+    Memory of one path, as many forward passes as there are options (``full_v2`` of the reference
+    code of arXiv:1812.00332).
+    """
+
+    def gates(self, rng: random.Random) -> tuple[Gates, dict[str, Tensor]]:
+        """Every option live, one of them on, and their probabilities."""
+        g = generator(rng)
+        probs = {c: a.softmax(0) for c, a in self.alpha.items()}
+        return {c: binary(range(len(p)), p, g) for c, p in probs.items()}, probs
+
+    def arch_step(self, step: Step) -> float:
+        """One step on alpha alone."""
+        loss, ce = step.loss(*self.gates(step.rng))
+        self.descend(loss)
+        return float(ce.detach())
+
+
+class Mixture(Logits):
+    """Every option on, weighted by its probability (DARTS, arXiv:1806.09055, sec. 2.2).
+
+    First order. Memory of all paths; weight steps train all of them.
+    """
+
+    def weight_gates(self, rng: random.Random) -> Gates:
+        """softmax(alpha), without gradient."""
+        return {c: Gate(tuple(range(len(s))), s.exp()) for c, s in self.scores().items()}
+
+    def arch_step(self, step: Step) -> float:
+        """One step on alpha alone."""
+        probs = {c: a.softmax(0) for c, a in self.alpha.items()}
+        loss, ce = step.loss({c: Gate(tuple(range(len(p))), p) for c, p in probs.items()}, probs)
+        self.descend(loss)
+        return float(ce.detach())
+
+
+class Reinforce(Logits):
+    """REINFORCE (ProxylessNAS, arXiv:1812.00332, sec. 3.3.1): rewards of whole networks.
+
+    ``networks`` drawn a step; the baseline is a moving average of their mean reward.
+    Differs from the reference code, whose baseline is 99 % the batch at hand.
+    """
+
+    def __init__(
+        self, space: Relaxable, lr: float, rng: random.Random, networks: int, decay: float
+    ) -> None:
+        super().__init__(space, lr, rng)
+        self.networks, self.decay = networks, decay
+        self.baseline: float | None = None
+
+    def arch_step(self, step: Step) -> float:
+        """One step up the expected reward; one less the mean accuracy."""
+        archs = [self.draw(step.rng) for _ in range(self.networks)]
+        rewards, accuracies = zip(*(step.reward(self.space.gates(a)) for a in archs), strict=True)
+        chances = [self._chance(a) for a in archs]
+        mean = fmean(rewards)
+        if self.baseline is None:
+            self.baseline = mean
+        gains = torch.tensor([r - self.baseline for r in rewards])
+        self.descend(-(gains * torch.stack(chances)).mean())
+        self.baseline = self.decay * self.baseline + (1 - self.decay) * mean
+        return 1 - fmean(accuracies)
+
+    def state(self) -> dict[str, Tensor]:
+        """With the baseline."""
+        baseline = float("nan") if self.baseline is None else self.baseline
+        return super().state() | {"baseline": torch.tensor(baseline, dtype=torch.float64)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of ``state``."""
+        super().restore(state)
+        baseline = float(state["baseline"])
+        self.baseline = None if baseline != baseline else baseline
+
+    def _chance(self, arch: Architecture) -> Tensor:
+        """log-probability of ``arch``, differentiable in alpha."""
+        logs = [a.log_softmax(0)[arch.index(c)] for c, a in self.alpha.items()]
+        return torch.stack(logs).sum()
+
+
+def binary(live: Sequence[int], p: Tensor, g: torch.Generator) -> Gate:
+    """One of ``live`` on, drawn from ``p``; the gradient of its gates is that of ``p``."""
+    on = torch.multinomial(p.detach(), 1, generator=g)
+    hard = torch.zeros(len(p)).index_fill(0, on, 1.0).to(p)
+    return Gate(tuple(live), hard + (p - p.detach()))
+
+
+def generator(rng: random.Random) -> torch.Generator:
+    """Of torch, seeded from ``rng``."""
     return torch.Generator().manual_seed(rng.getrandbits(60))

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgenas.graph import INPUT, Conv, Graph, Linear
+from edgenas.graph import INPUT, Activation, Conv, Graph, Linear
 
+TOP: Mapping[Activation, float] = {"relu6": 6.0, "unit": 1.0}
 _BIAS_LIMIT = 2**30  # leaves as much of int32 to the products
 _LEAST_MULTIPLIER = 2**-24  # finer weights cannot move the output by one step
 
@@ -90,8 +91,8 @@ class Quantized:
         for n in self.graph.nodes:
             low, high = ranges[n.name]
             # Saturation at zero and at the top replaces the activation.
-            if isinstance(n, Conv) and n.act != "none":
-                low, high = 0.0, min(high, 6.0) if n.act == "relu6" else high
+            if isinstance(n, Conv | Linear) and n.act != "none":
+                low, high = 0.0, min(high, TOP.get(n.act, high))
             scales[n.name] = Scale.of(low, high)
         object.__setattr__(self, "scales", scales)
 

@@ -336,7 +336,10 @@ class Torch:
             flat = torch.frombuffer(bytearray(data[first:last]), dtype=torch.float32)
             weights[name] = flat.reshape(tensor["shape"]).to(where)
         functional = torch.nn.functional
-        activations = {"none": lambda y: y, "relu": functional.relu, "relu6": functional.relu6}
+        activations = {
+            "none": lambda y: y, "relu": functional.relu, "relu6": functional.relu6,
+            "unit": lambda y: y.clamp(0, 1),
+        }  # fmt: skip
 
         def run(x: Any) -> Any:
             values = {"input": x}
@@ -348,11 +351,13 @@ class Torch:
                     shape = {k: node[k] for k in ("stride", "padding", "groups")}
                     y = activations[node["act"]](functional.conv2d(ins[0], *both, **shape))
                 elif node["kind"] == "Linear":
-                    y = functional.linear(ins[0], *both)
+                    y = activations[node.get("act", "none")](functional.linear(ins[0], *both))
                 elif node["kind"] == "Add":
                     y = ins[0] + ins[1]
+                elif node["kind"] == "Mul":
+                    y = ins[0] * ins[1]
                 elif node["kind"] == "Mean":
-                    y = ins[0].mean((2, 3))
+                    y = ins[0].mean((2, 3), keepdim=node.get("keepdim", False))
                 elif node["kind"] == "HardSwish":
                     y = functional.hardswish(ins[0])
                 else:

@@ -9,15 +9,15 @@ Method     run(Problem, Ledger, Progress) -> Found    one file in edgenas/method
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
 
+from edgenas.budgets import Budget
 from edgenas.errors import CorruptFile, LedgerMismatch
-from edgenas.predict import Predictor
 from edgenas.registry import Shelf
 from edgenas.space import Space
 from edgenas.spec import Architecture, OpSpec
@@ -34,35 +34,6 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a network may cost on one device: predicted p50 plus margin up to ``limit_ms``."""
-
-    device: str
-    limit_ms: float
-    predictor: Predictor
-
-    def _share(self, ms: float) -> float:
-        return ms * (1 + self.predictor.margin) / self.limit_ms
-
-    @property
-    def fixed(self) -> float:
-        """Load of a network beside its operators."""
-        return self._share(self.predictor.fixed_ms)
-
-    def cost(self, op: OpSpec) -> float:
-        """Load that ``op`` adds."""
-        return self._share(self.predictor.cost_ms(op))
-
-    def load(self, ops: Iterable[OpSpec]) -> float:
-        """Share of the budget that a network of ``ops`` takes; it fits up to 1."""
-        return self._share(self.predictor.p50_ms(ops))
-
-    def p50_ms(self, load: float) -> float:
-        """The predicted p50 that makes this ``load``."""
-        return load * self.limit_ms / (1 + self.predictor.margin)
-
-
-@dataclass(frozen=True)
 class Objective:
     """Best accuracy within all ``budgets``."""
 
@@ -76,21 +47,31 @@ class Objective:
         """Whether every budget is kept."""
         return self.load(ops) <= 1
 
-    def p50_ms(self, ops: Sequence[OpSpec]) -> dict[str, float]:
-        """Predicted p50 per device."""
-        return {b.device: b.predictor.p50_ms(ops) for b in self.budgets}
-
 
 @dataclass(frozen=True)
 class Problem:
-    """All that a method may know. ``accelerator``: the torch device that trains."""
+    """All that a method may know.
+
+    ``objectives``: one for each network that is wanted, a front; ``accelerator``: the torch device
+    that trains.
+    """
 
     space: Space
     task: Task
-    objective: Objective
+    objectives: tuple[Objective, ...]
     recipe: TrainRecipe = field(default_factory=TrainRecipe)
     seed: int = 0
     accelerator: str = "cpu"
+
+    def predicted(self, arch: Architecture) -> dict[str, float]:
+        """What the tables say of ``arch``, as metrics of a trial.
+
+        ``load`` under the objective that asks least of it, and the amount of each budget by its
+        name, e.g. ``ms:pi4``, the p50 without margin.
+        """
+        ops = self.space.ops(arch)
+        amounts = {b.name: b.amount(b.load(ops)) for o in self.objectives for b in o.budgets}
+        return {"load": min(o.load(ops) for o in self.objectives), **amounts}
 
     def rng(self, purpose: str) -> random.Random:
         """An independent stream a purpose."""
@@ -116,7 +97,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of a proposal. ``metrics``: accuracy (fraction, search part), load."""
+    """What came of a proposal. ``metrics``: accuracy (fraction, search part), what is predicted."""
 
     id: int
     proposal: Proposal
@@ -265,18 +246,20 @@ def _same(got: Proposal | None, want: Proposal, phase: str, i: int, ledger: Ledg
 
 @dataclass(frozen=True)
 class Found:
-    """The answer of a method; ``supernet`` where it trained one that holds its weights."""
+    """The answer of a method: an architecture for each objective.
 
-    arch: Architecture
+    ``supernet`` where it trained one that holds their weights.
+    """
+
+    archs: tuple[Architecture, ...]
     supernet: nn.Module | None = None
 
 
 class Method(Protocol):
     """A search method: a frozen dataclass whose fields are its configuration."""
 
-    @property
-    def training_epochs(self) -> float:
-        """Cost in epochs of plainly training one path."""
+    def training_epochs(self, objectives: int) -> float:
+        """Cost of a front of so many objectives, in epochs of plainly training one path."""
         ...
 
     def run(self, problem: Problem, ledger: Ledger, progress: Progress = silent) -> Found:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgenas.files import read_json
 from edgenas.pipeline.cost import Cost
 
 
@@ -20,7 +21,13 @@ def announced(plan: Sequence[Cost], root: Path) -> Iterator[str]:
 
 
 def summary(verdict: Mapping[str, Any], root: Path) -> str:
-    """Candidates, gates and files, one line each."""
+    """Candidates, gates and files, one line each; of a front, those of every network."""
+    if "networks" in verdict:
+        parts = [
+            f"{name}\n{summary(read_json(root / n['verdict']), (root / n['verdict']).parent)}"
+            for name, n in verdict["networks"].items()
+        ]
+        return "\n\n".join([*parts, str(root / "report.html")])
     lines = [
         f"{'file':<34}{'p50 ms':>10}{'p90 ms':>10}{'accuracy':>10}{'same top-1':>12}{'kB':>8}  "
     ]

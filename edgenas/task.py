@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from edgenas.augment import Augment
+from edgenas.augment import Augment, stream
 from edgenas.errors import DataError, UsageError
 from edgenas.images import Dataset, Images, Raw
 from edgenas.registry import Shelf, nearest
@@ -35,27 +35,44 @@ class Task:
     parts: Mapping[Part, Images]
     augment: Augment
 
+    def on(self, device: torch.device) -> "Task":
+        """The same, its images on ``device`` if they fill at most a quarter of what is free there.
+
+        An accelerator then augments them too; elsewhere a batch is moved when it is used.
+        """
+        size = sum(images.x.nbytes for images in self.parts.values())
+        if device.type != "cuda" or 4 * size > torch.cuda.mem_get_info(device)[0]:
+            return self
+        moved = {
+            part: Images(images.x.to(device), images.y.to(device))
+            for part, images in self.parts.items()
+        }
+        return replace(self, parts=moved)
+
     def normalise(self, x: Tensor) -> Tensor:
         """uint8 -> ``(x / 255 - mean) / std``, float32, channels last in memory."""
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
         y = x.float().div_(255 * std).sub_(mean / std)
         return y.contiguous(memory_format=torch.channels_last)
 
     def batches(
-        self, part: Part, size: int, seed: int, *, augmented: bool
+        self, part: Part, size: int, seed: int, *, augmented: bool, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch in an order that ``seed`` decides: x as ``normalise``, y (size,).
 
-        Augmented, a last short batch is left out, unless it is the only one.
+        Augmented, a last short batch is left out, unless it is the only one. From batch ``start``
+        on: a batch depends on ``seed`` and its number alone, so those before need not be made.
         """
         images = self.parts[part]
-        generator = Generator().manual_seed(seed)
-        order = torch.randperm(len(images), generator=generator)
+        order = torch.randperm(len(images), generator=Generator().manual_seed(seed))
         if augmented and len(order) > size:
             order = order[: len(order) // size * size]
-        for index in torch.split(order, size):
+        batches = order.to(images.x.device).split(size)
+        for number, index in enumerate(batches[start:], start):
             x = images.x[index]
-            yield self.normalise(self.augment(x, generator) if augmented else x), images.y[index]
+            if augmented:
+                x = self.augment(x, stream(seed, number))
+            yield self.normalise(x), images.y[index]
 
     def tensors(self, part: Part, limit: int | None = None) -> tuple[Tensor, Tensor]:
         """All of ``part``, or ``limit`` images spread evenly over it: x as ``normalise``, y."""
@@ -77,7 +94,7 @@ class Task:
         images = self.parts[part]
         content = hashlib.sha256(str(tuple(images.x.shape)).encode())
         for tensor in (images.x, images.y):
-            content.update(tensor.contiguous().numpy().data)
+            content.update(tensor.cpu().contiguous().numpy().data)
         return content.hexdigest()
 
     def describe(self) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from edgenas.errors import UsageError
 _QUANTITY = re.compile(r"\s*(<=|>=|≤|≥)?\s*([-+]?\d+(?:\.\d+)?)\s*([A-Za-zµ%]+)?\s*")
 _MS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _BYTES = {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "KiB": 1024, "MiB": 1024**2}
+_COUNT = {"k": 1e3, "M": 1e6, "G": 1e9}
+_MJ = {"uJ": 1e-3, "µJ": 1e-3, "mJ": 1.0, "J": 1e3}
 _FRACTION = {"%": 0.01, "point": 0.01, "points": 0.01}
 
 
@@ -75,10 +77,24 @@ def fraction(text: object, where: str, sense: Literal["<=", ">="]) -> float:
     return result
 
 
+def count(text: object, where: str) -> float:
+    """``"<= 1.2 M"`` as 1,200,000."""
+    return _upper(text, where, "<= 1.2 M", _COUNT)
+
+
+def energy_mj(text: object, where: str) -> float:
+    """``"<= 3 mJ"`` as 3."""
+    return _upper(text, where, "<= 3 mJ", _MJ)
+
+
 def size_bytes(text: object, where: str) -> int:
     """``"<= 500 kB"`` as 500000."""
-    sign, value, unit = _split(text, where, "<= 500 kB")
-    result = value * _scale(unit, _BYTES, where)
+    return int(_upper(text, where, "<= 500 kB", _BYTES))
+
+
+def _upper(text: object, where: str, example: str, units: dict[str, float]) -> float:
+    sign, value, unit = _split(text, where, example)
+    result = value * _scale(unit, units, where)
     if sign == ">=" or result <= 0:
-        raise UsageError(f"{where}: a size is an upper limit: '<= 500 kB', not {text!r}")
-    return int(result)
+        raise UsageError(f"{where}: an upper limit is meant, such as {example!r}, not {text!r}")
+    return result

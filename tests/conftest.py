@@ -9,12 +9,13 @@ import torch
 
 from edgenas import ops
 from edgenas.augment import Augment
+from edgenas.budgets import Latency
 from edgenas.build_runner import TOOLS, build
 from edgenas.errors import DataError
 from edgenas.images import Images
 from edgenas.latency import Fit, Header, LatencyTable, Timing
 from edgenas.predict import Predictor
-from edgenas.search import Budget, Objective, Problem
+from edgenas.search import Objective, Problem
 from edgenas.spaces.mobile import Mobile
 from edgenas.task import Task
 
@@ -79,4 +80,4 @@ def problem(space: Mobile, task: Task, table: LatencyTable) -> Problem:
     ]
     fixed = predictor.p50_ms(space.fixed_ops())
     middle = fixed + sum(min(ms) + max(ms) for ms in every) / 2
-    return Problem(space, task, Objective((Budget("paper", middle, predictor),)))
+    return Problem(space, task, (Objective((Latency("paper", middle, predictor),)),))

@@ -157,12 +157,16 @@ def _ledger(
     for e in range(1, epochs + 1):
         t = max(e - warm, 0) / max(epochs - warm, 1)
         pull = 1.42 * math.exp(-4 * t) + 0.98 * (1 - math.exp(-4 * t)) + rng.gauss(0, 0.008)
-        ms = {d: limits[d] * pull * k for d, k in zip(predictors, (0.99, 0.93), strict=True)}
+        ms = {
+            f"ms:{d}": limits[d] * pull * k for d, k in zip(predictors, (0.99, 0.93), strict=True)
+        }
         events.append(
             {"phase": "search", "event": "epoch", "epoch": e, "epochs": epochs, "warmup": e <= warm,
              "loss": 0.42 + 1.7 * math.exp(-e / 6) + rng.gauss(0, 0.01),
-             "val_loss": 0.46 + 1.6 * math.exp(-e / 6) + rng.gauss(0, 0.02), "expected_ms": ms,
-             "load": pull, "weight": min(0.9, 0.1 + t), "entropy": 1.93 * (1 - t) ** 1.4 + 0.12}
+             "levels": [
+                 {"val_loss": 0.46 + 1.6 * math.exp(-e / 6) + rng.gauss(0, 0.02), "expected": ms,
+                  "load": pull, "weight": min(0.9, 0.1 + t),
+                  "entropy": 1.93 * (1 - t) ** 1.4 + 0.12}]}
         )  # fmt: skip
     archs = [SPACE.sample(rng) for _ in range(max(trials - 1, 0))] + [arch][: min(trials, 1)]
     for number, tried in enumerate(archs):

@@ -32,7 +32,7 @@ def test_defaults_are_written_out_and_read_back(tmp_path: Path) -> None:
 def test_a_latency_may_be_written_short(tmp_path: Path) -> None:
     targets = [{"device": "cpu-litert", "latency": "<= 800 us"}]
     (target,) = load_config(written(tmp_path, targets=targets)).targets
-    assert target.budget.limit_ms == pytest.approx(0.8)
+    assert target.budgets[0].limit_ms == pytest.approx(0.8)
 
 
 def test_overrides_reach_into_sections(tmp_path: Path) -> None:

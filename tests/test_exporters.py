@@ -26,14 +26,22 @@ from edgenas.spec import OpSpec
 torch.set_num_threads(1)
 
 FORMATS = ["onnx", "tflite"]
-ACTIVATIONS = ["relu6", "hard-swish"]
+NETWORKS = {
+    "relu6": Mobile.presets["tiny"],
+    "hard-swish": {**Mobile.presets["tiny"], "activations": ("hard-swish",)},
+    "v3": {**Mobile.presets["tiny-v3"], "ses": (4,), "features": 48},  # a gate in every block
+}
 OPS = [
     "conv 1-16 @28 k3 s2",
     "conv 24-48 @7 hs1 k1 s1",
     "mbconv 8-8 @7 e3 k5 s1",
     "mbconv 8-12 @14 e6 k7 s2",
     "mbconv 8-12 @7 e1 hs1 k3 s2",
+    "mbconv 8-8 @14 e3 k5 s1 se4",
+    "mbconv 16-24 @7 e6 hs1 k3 s2 se4",
+    "mbconv 8-8 @7 e1 k3 s1 se2",
     "classifier 24-10 @4",
+    "classifier 24-10 @4 h32 hs1",
 ]
 
 
@@ -49,8 +57,10 @@ def gratings(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def disturb(module: nn.Module, x: Tensor) -> nn.Module:
-    """Batch normalisation as after training on ``x``, no two channels alike."""
+    """As after training on ``x``: no two channels alike, gates neither open nor shut."""
     for m in module.modules():
+        if isinstance(m, ops.SqueezeExcitation):
+            nn.init.normal_(m.excite.weight)
         if isinstance(m, nn.BatchNorm2d):
             nn.init.uniform_(m.weight, 0.5, 1.5)
             nn.init.uniform_(m.bias, -0.5, 0.5)
@@ -60,12 +70,15 @@ def disturb(module: nn.Module, x: Tensor) -> nn.Module:
     return module.eval()
 
 
-@pytest.fixture(scope="module", params=ACTIVATIONS)
+@pytest.fixture(scope="module", params=NETWORKS)
 def net(request: pytest.FixtureRequest) -> nn.Module:
     """Trained for a moment: at random weights a network amplifies what rounding it meets."""
     torch.manual_seed(0)
-    space = Mobile(28, 1, 10, **Mobile.presets["tiny"], activation=request.param)
+    space = Mobile(28, 1, 10, **NETWORKS[request.param])
     module = space.build(space.sample(random.Random(0))).to(memory_format=torch.channels_last)
+    for m in module.modules():
+        if isinstance(m, ops.SqueezeExcitation):
+            nn.init.normal_(m.excite.weight, std=0.3)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     for step in range(24):
         optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 24)

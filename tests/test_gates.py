@@ -8,6 +8,7 @@ from torch import nn
 
 from edgenas.gates import Gate, Mixed
 from edgenas.policies import TwoPaths
+from edgenas.pressure import Additive
 from edgenas.relax import Loads, Step
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import Choice
@@ -74,8 +75,12 @@ def test_softmax_gates_are_the_mixture():
 
 def step_of(problem, net, price=0.3, seed=5):
     x, y = next(problem.task.batches("search", 32, 0, augmented=False))
-    loads = Loads.of(problem.space, problem.objective)
-    return Step(problem.task, net, x, y, loads, 0, price, random.Random(seed))
+    loads = Loads.of(problem.space, problem.objectives[0])
+    return Step(
+        lambda gates: problem.task.loss(net(x, gates), y),
+        lambda gates: problem.task.correct(net(x, gates), y) / len(y),
+        loads, 0, Additive(price), random.Random(seed),
+    )  # fmt: skip
 
 
 def test_a_step_keeps_what_was_not_sampled(problem, space: Mobile):
@@ -129,7 +134,7 @@ def test_arch_step_leaves_weights_and_their_gradients_alone(problem, space):
 def test_expected_load_reaches_alpha(problem, space):
     """NNI rebuilt it by torch.tensor, so the latency term never trained anything (A.7, 10)."""
     policy = policy_of(space)
-    loads = Loads.of(space, problem.objective)
+    loads = Loads.of(space, problem.objectives[0])
     probs = {c: a.softmax(0) for c, a in policy.alpha.items()}
     expected = loads.expected(probs)[0]
     grads = torch.autograd.grad(expected, list(policy.alpha.values()))

@@ -22,14 +22,25 @@ OPS = [
     "mbconv 8-8 @7 e3 k5 s1",
     "mbconv 8-12 @7 e1 k3 s2",
     "mbconv 8-8 @6 h20 hs1 k7 s1",
+    "mbconv 8-8 @7 e3 hs1 k5 s1 se4",
+    "mbconv 8-12 @7 e1 k3 s2 se4",
     "classifier 24-10 @4",
+    "classifier 24-10 @4 h12",
+    "classifier 24-10 @4 h12 hs1",
 ]
+SPACES = {
+    "relu6": Mobile.presets["tiny"],
+    "hard-swish": {**Mobile.presets["tiny"], "activations": ("hard-swish",)},
+    "v3": {**Mobile.presets["tiny-v3"], "features": 48},
+}
 
 
 def disturb(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Batch normalisation as after training: no mean 0, no variance 1."""
+    """As after training: no mean 0 and no variance 1, gates that tell channels apart."""
     g = torch.Generator().manual_seed(seed)
     for m in module.modules():
+        if isinstance(m, ops.SqueezeExcitation):
+            m.excite.weight.data.normal_(generator=g)
         if isinstance(m, nn.BatchNorm2d):
             for t, low, high in (
                 (m.weight, 0.5, 1.5), (m.bias, -0.5, 0.5),
@@ -40,9 +51,9 @@ def disturb(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-def network(activation: str = "relu6", seed: int = 0) -> nn.Module:
+def network(form: str = "relu6", seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    space = Mobile(28, 1, 10, **Mobile.presets["tiny"], activation=activation)
+    space = Mobile(28, 1, 10, **SPACES[form])
     return disturb(space.build(space.sample(random.Random(seed))), seed)
 
 
@@ -78,9 +89,9 @@ def test_every_operator_of_a_table_computes_what_its_module_computes(text):
     torch.testing.assert_close(graph(x), want, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("activation", ["relu6", "hard-swish"])
-def test_a_network_and_each_of_its_prefixes_compute_what_the_layers_compute(activation):
-    net = network(activation)
+@pytest.mark.parametrize("form", SPACES)
+def test_a_network_and_each_of_its_prefixes_compute_what_the_layers_compute(form):
+    net = network(form)
     graph, x = trace(net, (1, 28, 28)), images(2, 1, 28, 28)
     torch.testing.assert_close(graph(x), net(x), rtol=1e-4, atol=1e-5)
     y = x
@@ -114,6 +125,14 @@ def test_a_prefix_holds_only_what_it_needs():
         Then(lambda m, x, y: torch.mean(y, dim=[-2, -1], keepdim=True).flatten(1)),
         Then(lambda m, x, y: torch.flatten(F.adaptive_avg_pool2d(y, 1), 1)),
         Then(lambda m, x, y: m.conv(y)),
+        Then(lambda m, x, y: y * F.hardsigmoid(m.conv(y.mean((2, 3), keepdim=True)))),
+        Then(lambda m, x, y: torch.mul(m.layers[0](F.adaptive_avg_pool2d(y, 1)), y),
+             nn.Sequential(nn.Conv2d(4, 4, 1), nn.Hardsigmoid())),
+        Then(lambda m, x, y: y.mul(y.mean((2, 3), keepdim=True))),
+        Then(lambda m, x, y: (x + y).mean((2, 3), keepdim=True)),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 3, 1), nn.ReLU6()),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3), nn.ReLU(),
+                      nn.Linear(3, 2), nn.Hardsigmoid()),
     ],
 )  # fmt: skip
 def test_other_ways_to_write_the_same_operators(module):
@@ -139,14 +158,22 @@ def test_other_ways_to_write_the_same_operators(module):
             "without running statistics",
         ),
         (Then(lambda m, x, y: F.relu(x + y)), "relu that does not follow"),
-        (Then(lambda m, x, y: F.relu(y) + y), "relu that does not follow a convolution of its own"),
+        (
+            Then(lambda m, x, y: F.relu(y) + y),
+            "relu that does not follow a convolution or fully connected layer of its own",
+        ),
+        (Then(lambda m, x, y: F.hardsigmoid(x + y)), "hard-sigmoid that does not follow"),
+        (Then(lambda m, x, y: y * x), r"a product of \(4, 6, 6\) and \(4, 6, 6\)"),
+        (Then(lambda m, x, y: y * 2), "not a tensor"),
+        (Then(lambda m, x, y: y.mean((2, 3), keepdim=True) * y.mean((2, 3))), "a product of"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.Flatten()), "flattening"),
         (Then(lambda m, x, y: F.hardswish(y, inplace=True) + y), "overwrites"),
         (Then(lambda m, x, y: y + 1), "not a tensor"),
-        (Then(lambda m, x, y: y + y.mean((2, 3), keepdim=True)), "between global pooling and"),
+        (Then(lambda m, x, y: y + y.mean((2, 3), keepdim=True)), "this form of add"),
         (Then(lambda m, x, y: torch.cat([x, y], 1)), "cat"),
         (Then(lambda m, x, y: y if y.sum() > 0 else x), "cannot be exported: symbolically traced"),
         (nn.Sequential(nn.Flatten(), nn.Linear(144, 2)), "flattening"),
-        (nn.AdaptiveAvgPool2d(1), "not one tensor"),
+        (Then(lambda m, x, y: (x, y)), "not one tensor"),
         (nn.AdaptiveAvgPool2d(2), "AdaptiveAvgPool2d"),
         (nn.Identity(), "returns its input"),
         (TwoInputs(), "second input"),

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenas import ops
+from edgenas.budgets import Latency
 from edgenas.cli import main
 from edgenas.errors import ForeignTable, UsageError
 from edgenas.latency import Checked, Fit, Header, HeldOut, LatencyTable, Missing, Timing
 from edgenas.lut import check, diff, import_table, merge
 from edgenas.predict import Predictor
 from edgenas.relax import Loads
-from edgenas.search import Budget, Objective
+from edgenas.search import Objective
 from edgenas.space import load_space
 from edgenas.spec import OpSpec
 
@@ -210,7 +211,7 @@ def test_the_table_of_the_paper_expects_what_its_authors_space_expects() -> None
     space = load_space({"kind": "mobile", "preset": "proxyless"})
     assert not table.missing(space.vocabulary())
     predictor = Predictor(table)
-    loads = Loads.of(space, Objective((Budget("pixel1", 100.0, predictor),)))
+    loads = Loads.of(space, Objective((Latency("pixel1", 100.0, predictor),)))
     scores = {
         c.name: torch.zeros(len(c.options), dtype=torch.float64, requires_grad=True)
         for c in space.choices

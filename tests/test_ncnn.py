@@ -41,7 +41,12 @@ OPERATORS = [
     "mbconv 8-12 @7 e3 k5 s2",
     "mbconv 8-8 @6 e1 hs1 k7 s1",
     "mbconv 8-8 @6 h13 k3 s1",
+    "mbconv 8-8 @8 e1 k3 s1 se4",
+    "mbconv 8-8 @5 e3 hs1 k3 s1 se4",
+    "mbconv 8-8 @1 e4 k3 s1 se4",
+    "mbconv 8-12 @7 h20 k5 s2 se4",
     "classifier 24-7 @4",
+    "classifier 24-7 @4 h12 hs1",
 ]
 FEW = Pace(visit_ms=0.01, min_calls=3, max_calls=3)
 
@@ -64,6 +69,10 @@ def test_what_it_computes_is_what_the_graph_computes(
         if isinstance(m, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(m.running_var, 0.1, 0.5)
             torch.nn.init.normal_(m.bias)
+        if isinstance(m, ops.SqueezeExcitation):  # gates of their own, some of them shut or open
+            torch.nn.init.normal_(m.excite.weight, std=2)
+        if isinstance(m, torch.nn.Linear):
+            torch.nn.init.normal_(m.weight)
     shape = (op.cin, op.size, op.size)
     graph = trace(module, shape)
     artifact = Writer().network(graph, tmp_path / "m.ncnn", {})

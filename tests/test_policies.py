@@ -10,6 +10,7 @@ from torch import nn
 
 from edgenas.gates import Mixed
 from edgenas.policies import TwoPaths
+from edgenas.pressure import Additive
 from edgenas.relax import Loads, Step
 
 
@@ -65,8 +66,13 @@ class Told(nn.Module):
 
 def learn(problem, policy, worth, price, steps=300):
     x, y = torch.zeros(4, 1, 12, 12), torch.zeros(4, dtype=torch.long)
-    loads, rng = Loads.of(problem.space, problem.objective), random.Random(3)
-    step = Step(problem.task, Told(worth), x, y, loads, 0, price, rng)
+    loads, rng = Loads.of(problem.space, problem.objectives[0]), random.Random(3)
+    net, task = Told(worth), problem.task
+    step = Step(
+        lambda gates: task.loss(net(x, gates), y),
+        lambda gates: float(torch.softmax(net(x, gates), 1)[0, 0]),
+        loads, 0, Additive(price), rng,
+    )  # fmt: skip
     for _ in range(steps):
         loss = policy.arch_step(step)
     return loss
@@ -86,16 +92,16 @@ def test_finds_the_options_that_lower_the_loss(problem, space):
 def test_price_moves_the_answer_both_ways(problem, space, price):
     policy = fresh(space)
     learn(problem, policy, {c.name: torch.zeros(len(c.options)) for c in space.choices}, price)
-    loads = Loads.of(space, problem.objective)
+    loads = Loads.of(space, problem.objectives[0])
     for c, scores in policy.scores().items():
         cost = loads.options[c][0] * price
         assert int(scores.argmax()) == int(cost.argmin())
 
 
 def test_the_tightest_budget_alone_is_charged(problem, space):
-    (budget,) = problem.objective.budgets
+    (budget,) = problem.objectives[0].budgets
     easy = dataclasses.replace(budget, device="easy", limit_ms=budget.limit_ms * 100)
-    both = dataclasses.replace(problem.objective, budgets=(easy, budget))
+    both = dataclasses.replace(problem.objectives[0], budgets=(easy, budget))
     policy, net = fresh(space), space.supernet(Mixed)
     x, y = next(problem.task.batches("search", 16, 0, augmented=False))
     gates, probs = policy.gates(random.Random(0))
@@ -103,10 +109,12 @@ def test_the_tightest_budget_alone_is_charged(problem, space):
 
     def charged(objective, index):
         loads = Loads.of(space, objective)
-        total, ce = Step(problem.task, net, x, y, loads, index, 2.0, random.Random(0)).loss(
-            gates, probs
-        )
+        step = Step(
+            lambda gates: problem.task.loss(net(x, gates), y),
+            lambda gates: 0.0, loads, index, Additive(2.0), random.Random(0),
+        )  # fmt: skip
+        total, ce = step.loss(gates, probs)
         return float((total - ce).detach())
 
-    assert charged(both, 1) == pytest.approx(charged(problem.objective, 0), abs=1e-5)
+    assert charged(both, 1) == pytest.approx(charged(problem.objectives[0], 0), abs=1e-5)
     assert charged(both, 0) != pytest.approx(charged(both, 1), abs=0.1)

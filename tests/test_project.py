@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgenas.budgets import Latency, Row
 from edgenas.errors import ImpossibleBudget
-from edgenas.project import fastest_ms, knapsack, project
-from edgenas.search import Budget
+from edgenas.project import knapsack, least, project
 from edgenas.spec import Architecture
 
 number = st.floats(0, 100, allow_subnormal=False).map(lambda v: round(v, 4))
@@ -31,6 +31,10 @@ def problems(draw):
     return values, costs, limits
 
 
+def rows(costs, limits):
+    return [Row(c, limit) for c, limit in zip(costs, limits, strict=True)]
+
+
 def total(table, picks):
     return sum(group[k] for group, k in zip(table, picks, strict=True))
 
@@ -44,7 +48,7 @@ def test_knapsack_is_the_best_of_all_that_fit(problem):
         for picks in itertools.product(*(range(len(g)) for g in values))
         if all(total(c, picks) <= limit for c, limit in zip(costs, limits, strict=True))
     ]
-    picks = knapsack(values, costs, limits)
+    picks = knapsack(values, rows(costs, limits))
     if picks is None:
         assert not fitting
     else:
@@ -60,15 +64,15 @@ def test_a_budget_that_is_met_exactly_fits(problem):
     values, costs, _ = problem
     picks = [len(g) - 1 for g in values]
     exact = [total(c, picks) for c in costs]
-    assert knapsack(values, costs, exact) is not None
+    assert knapsack(values, rows(costs, exact)) is not None
     wanted = [[float(k == p) for k in range(len(g))] for g, p in zip(values, picks, strict=True)]
-    best = knapsack(wanted, costs, exact)
+    best = knapsack(wanted, rows(costs, exact))
     assert best is not None and total(wanted, best) == len(values)
 
 
 def test_a_hair_over_does_not_fit():
-    assert knapsack([[0.0, 1.0]], [[[0.0, 1.0 + 1e-9]]], [1.0]) == [0]
-    assert knapsack([[0.0, 1.0]], [[[0.5, 1.0 + 1e-9]]], [0.5 - 1e-9]) is None
+    assert knapsack([[0.0, 1.0]], [Row([[0.0, 1.0 + 1e-9]], 1.0)]) == [0]
+    assert knapsack([[0.0, 1.0]], [Row([[0.5, 1.0 + 1e-9]], 0.5 - 1e-9)]) is None
 
 
 def scores_of(space, seed):
@@ -78,7 +82,7 @@ def scores_of(space, seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_projection_is_the_best_architecture_that_fits(problem, space, seed):
-    scores, objective = scores_of(space, seed), problem.objective
+    scores, objective = scores_of(space, seed), problem.objectives[0]
     every = [
         Architecture.of(space.id, dict(zip([c.name for c in space.choices], picks, strict=True)))
         for picks in itertools.product(*(range(len(c.options)) for c in space.choices))
@@ -94,7 +98,7 @@ def test_projection_is_the_best_architecture_that_fits(problem, space, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_projection_fills_the_budget_if_asked(problem, space, seed):
-    (budget,) = problem.objective.budgets
+    (budget,) = problem.objectives[0].budgets
     fast = {
         c: -torch.tensor([sum(map(budget.cost, o)) for o in space.option_ops(c)])
         for c in scores_of(space, 0)
@@ -110,28 +114,28 @@ def test_projection_fills_the_budget_if_asked(problem, space, seed):
     )  # none takes so much
 
 
-def limited(budget: Budget, ms: float, device: str = "paper") -> Budget:
-    return Budget(device, ms, budget.predictor)
+def limited(budget: Latency, ms: float, device: str = "paper") -> Latency:
+    return Latency(device, ms, budget.predictor)
 
 
 def test_impossible_says_what_is_possible_and_that_works(problem, space):
-    (budget,) = problem.objective.budgets
+    (budget,) = problem.objectives[0].budgets
     with pytest.raises(ImpossibleBudget) as e:
         project(space, scores_of(space, 0), [limited(budget, 0.01)])
     message = str(e.value)
     assert "\n" not in message
     m = re.fullmatch(
-        r"no network fits 0.01 ms on paper: the fastest network of this space takes (\S+) ms "
-        r"there \(5% margin included\); ask for at least that or take a smaller space",
+        r"no network fits 0.01 ms on paper: the least that this space can do is (\S+) ms on paper "
+        r"\(5% margin included\); ask for at least that or take a smaller space",
         message,
     )
     assert m is not None
     asked = limited(budget, float(m[1]))
     arch = project(space, scores_of(space, 0), [asked])
     assert asked.load(space.ops(arch)) <= 1
-    assert fastest_ms(space, budget) == pytest.approx(float(m[1]), rel=2e-3)
+    assert least(space, budget) == pytest.approx(float(m[1]), rel=2e-3)
     with pytest.raises(ImpossibleBudget):
-        project(space, scores_of(space, 0), [limited(budget, fastest_ms(space, budget) * 0.999)])
+        project(space, scores_of(space, 0), [limited(budget, least(space, budget) * 0.999)])
 
 
 def test_budgets_that_only_clash_say_so(problem, space, table):
@@ -140,15 +144,15 @@ def test_budgets_that_only_clash_say_so(problem, space, table):
 
     from edgenas.predict import Predictor
 
-    (budget,) = problem.objective.budgets
+    (budget,) = problem.objectives[0].budgets
     most = max(t.floor_ms for t in table.rows.values())
     rows = {
         op: dataclasses.replace(t, floor_ms=most * 1.01 - t.floor_ms if op.kind == "mbconv" else 0)
         for op, t in table.rows.items()
     }
     other = Predictor(dataclasses.replace(table, rows=rows))
-    wide = [limited(budget, 99), Budget("other", 99, other)]
-    tight = [dataclasses.replace(b, limit_ms=fastest_ms(space, b) * 1.0001) for b in wide]
+    wide = [limited(budget, 99), Latency("other", 99, other)]
+    tight = [dataclasses.replace(b, limit_ms=least(space, b) * 1.0001) for b in wide]
     for b in tight:
         project(space, scores_of(space, 0), [b])
     with pytest.raises(ImpossibleBudget, match=r"not all at once; \S+ ms on paper, \S+ ms on oth"):
@@ -159,4 +163,4 @@ def test_small_values_decide_as_large_ones_do() -> None:
     """The solver's tolerances are absolute: values of 1e-9 were once all the same to it."""
     values = [[1e-9, 3e-9, 2e-9], [5e-10, 0.0, 1e-10]]
     costs = [[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]
-    assert knapsack(values, costs, [1.0]) == [1, 0]
+    assert knapsack(values, rows(costs, [1.0])) == [1, 0]

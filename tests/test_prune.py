@@ -1,14 +1,15 @@
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 from edgenas import ops
+from edgenas.budgets import Latency
 from edgenas.compress.prune import cut, importance, plan, widths
 from edgenas.errors import ImpossibleBudget
 from edgenas.latency import LatencyTable, Timing
 from edgenas.predict import Predictor
-from edgenas.search import Budget
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
 from edgenas.task import Task
@@ -18,11 +19,17 @@ SPACE = Mobile(
     resolution=12, channels=1, classes=3, stem=8, stem_stride=1, first=8,
     widths=(8, 16), depths=(2, 2), strides=(2, 2), head=16, kernels=(3, 5), expansions=(3, 6),
 )  # fmt: skip
+GATED = replace(SPACE, ses=(2,), activations=("relu6", "hard-swish"), features=24)
 
 
-@pytest.fixture(scope="module")
-def layers() -> tuple[OpSpec, ...]:
-    return SPACE.ops(SPACE.sample(random.Random(3)))
+@pytest.fixture(scope="module", params=[SPACE, GATED], ids=["plain", "gated"])
+def layers(request: pytest.FixtureRequest) -> tuple[OpSpec, ...]:
+    space: Mobile = request.param
+    return space.ops(space.sample(random.Random(3)))
+
+
+def gates(net: torch.nn.Module) -> list[ops.SqueezeExcitation]:
+    return [m for m in net.modules() if isinstance(m, ops.SqueezeExcitation)]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +45,8 @@ def predictor(table: LatencyTable, layers: tuple[OpSpec, ...]) -> Predictor:
 def net(task: Task, layers: tuple[OpSpec, ...]) -> torch.nn.Module:
     with seeded(0):
         built = SPACE.assemble(layers)
+        for gate in gates(built):
+            torch.nn.init.normal_(gate.excite.weight, std=0.3)
     train(built, task, TrainRecipe(epochs=2, batch=32), 0)
     return built
 
@@ -51,6 +60,16 @@ def test_only_blocks_with_hidden_channels_can_be_cut() -> None:
     assert all(h % 8 == 0 for h in hidden)
     assert hidden == sorted(hidden, reverse=True)
     assert {(o.cin, o.cout, o.size, o.arg("k", 0)) for o in widths(full)} == {(16, 24, 14, 5)}
+
+
+def test_a_gate_narrows_with_its_block_under_the_same_key() -> None:
+    full = OpSpec.parse("mbconv 16-24 @14 e6 hs1 k5 s2 se4")
+    narrower = widths(full)
+    assert [str(o) for o in narrower[-2:]] == [
+        "mbconv 16-24 @14 e4 hs1 k5 s2 se4", "mbconv 16-24 @14 e3 hs1 k5 s2 se4",
+    ]  # fmt: skip
+    assert [ops.squeezed(o) for o in narrower] == [24, 24, 24, 16, 16]
+    assert all(OpSpec.parse(str(o)) == o for o in narrower)
 
 
 def test_importance_is_the_first_order_change_of_the_loss(
@@ -79,13 +98,13 @@ def test_the_plan_keeps_the_budget_and_the_most_important_channels(
 ) -> None:
     scores = importance(net, layers, task, batches=2, size=32, seed=0)
     full = predictor.p50_ms(layers)
-    made = plan(layers, scores, [Budget("paper", 0.93 * full, predictor)])
+    made = plan(layers, scores, [Latency("paper", 0.93 * full, predictor)])
     assert predictor.p50_ms(made.ops) <= 0.93 * full
     assert made.keep
     for i, stay in made.keep.items():
         lost = [float(s) for k, s in enumerate(scores[i]) if k not in stay]
         assert max(lost) <= min(float(scores[i][k]) for k in stay)
-    loose = plan(layers, scores, [Budget("paper", 2 * full, predictor)])
+    loose = plan(layers, scores, [Latency("paper", 2 * full, predictor)])
     assert loose.ops == layers
     assert not loose.keep
 
@@ -95,7 +114,12 @@ def test_what_cannot_be_reached_is_refused(
 ) -> None:
     scores = importance(net, layers, task, batches=1, size=32, seed=0)
     with pytest.raises(ImpossibleBudget, match="every block is at its narrowest"):
-        plan(layers, scores, [Budget("paper", 0.1 * predictor.p50_ms(layers), predictor)])
+        plan(layers, scores, [Latency("paper", 0.1 * predictor.p50_ms(layers), predictor)])
+
+
+def silence(gate: ops.SqueezeExcitation, count: int) -> None:
+    """The outgoing weights of ``count`` squeezed channels, spread over all, are zero."""
+    gate.excite.weight[:, 1 : 1 + 2 * count : 2] = 0
 
 
 def test_cutting_dead_channels_changes_nothing(
@@ -103,13 +127,15 @@ def test_cutting_dead_channels_changes_nothing(
 ) -> None:
     """Channels that are to go are silenced first: the smaller network must compute the same."""
     scores = importance(net, layers, task, batches=1, size=32, seed=0)
-    made = plan(layers, scores, [Budget("paper", 0.9 * predictor.p50_ms(layers), predictor)])
+    made = plan(layers, scores, [Latency("paper", 0.9 * predictor.p50_ms(layers), predictor)])
     with torch.no_grad():
         for i, stay in made.keep.items():
             norms = [m for m in net.layers[i].modules() if isinstance(m, torch.nn.BatchNorm2d)]
             gone = sorted(set(range(ops.hidden(layers[i]))) - set(stay))
             norms[1].weight[gone] = 0
             norms[1].bias[gone] = 0
+            for gate in gates(net.layers[i]):
+                silence(gate, gate.squeeze.out_channels - ops.squeezed(made.ops[i]))
     smaller = cut(net, SPACE, made).eval()
     x, _ = task.tensors("test")
     with torch.inference_mode():
@@ -117,3 +143,5 @@ def test_cutting_dead_channels_changes_nothing(
     count = [sum(p.numel() for p in n.parameters()) for n in (net, smaller)]
     assert count[1] < count[0]
     assert [str(o) for o in made.ops] != [str(o) for o in layers]
+    full, cut_ = ([g.squeeze.out_channels for g in gates(n)] for n in (net, smaller))
+    assert sum(cut_) < sum(full) or not full

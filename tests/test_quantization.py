@@ -49,12 +49,20 @@ def test_weights_and_biases_survive_dead_channels(bias, largest, x_top, y_top):
 
 @pytest.mark.parametrize(
     ("layer", "seen", "top"), [(nn.ReLU6(), (-1.0, 9.0), 6.0), (nn.ReLU(), (-1.0, 9.0), 9.0),
-                               (nn.ReLU6(), (0.0, 3.0), 3.0)],
+                               (nn.ReLU6(), (0.0, 3.0), 3.0), (nn.Hardsigmoid(), (-1.0, 9.0), 1.0)],
 )  # fmt: skip
 def test_saturation_stands_for_the_activation_whatever_range_was_learned(layer, seen, top):
     graph = trace(nn.Sequential(nn.Conv2d(1, 2, 1), layer), (1, 2, 2))
     scale = Quantized(replace(graph, ranges={"input": (-1.0, 1.0), "0": seen})).scales["0"]
     assert (scale.zero_point, float(scale.scale)) == (0, pytest.approx(top / 255))
+
+
+def test_saturation_stands_for_the_activation_of_a_vector_too():
+    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2), nn.ReLU6())
+    graph = trace(module, (1, 2, 2))
+    ranges = {"input": (-1.0, 1.0), "0": (-1.0, 1.0), "2": (-3.0, 9.0)}
+    scale = Quantized(replace(graph, ranges=ranges)).scales["2"]
+    assert (scale.zero_point, float(scale.scale)) == (0, pytest.approx(6 / 255))
 
 
 def test_a_float_graph_has_no_integers():

@@ -17,9 +17,16 @@ from edgenas.spaces.mobile import Mobile
 from edgenas.spec import Architecture, OpSpec
 
 TINY = {"kind": "mobile", "preset": "tiny", "resolution": 28, "channels": 1, "classes": 10}
+V3 = {"ses": (0, 4), "activations": ("relu6", "hard-swish"), "kernels": (3,)}
 FORMS = {
     "narrow": {},
-    "hard-swish": {"activation": "hard-swish"},
+    "hard-swish": {"activations": ("hard-swish",)},
+    "gates and activations": {
+        "ses": (0, 2, 4),
+        "activations": ("relu6", "hard-swish"),
+        "edge_activation": "hard-swish",
+        "features": 24,
+    },
     "odd sizes": {"resolution": 13, "stem_stride": 2, "strides": (2, 2)},
     "colour, 13 options": {"channels": 3, "kernels": (3, 5, 7), "expansions": (1, 2, 3, 6)},
     "no shortcut": {"depths": (1, 1), "widths": (12, 16)},
@@ -36,8 +43,10 @@ def images(space, n=2) -> torch.Tensor:
 
 
 def randomised(net: nn.Module) -> nn.Module:
-    """Batch norms that tell whether they are applied."""
+    """Batch norms and gates that tell whether they are applied."""
     for m in net.modules():
+        if isinstance(m, ops.SqueezeExcitation):
+            m.excite.weight.data.uniform_(-1, 1)
         if isinstance(m, nn.BatchNorm2d):
             for t in (m.weight.data, m.bias.data, m.running_mean, m.running_var):
                 t.uniform_(0.5, 1.5)
@@ -153,6 +162,79 @@ def test_ids_tell_spaces_apart(space):
         space.check(arch)
 
 
+def test_labels_say_what_an_option_is_where_there_is_a_choice(space):
+    first = dataclasses.replace(space, **V3).choices[0]
+    assert first.options == (
+        "k3e2", "k3e2hs", "k3e2se4", "k3e2se4hs", "k3e4", "k3e4hs", "k3e4se4", "k3e4se4hs", "skip",
+    )  # fmt: skip
+    assert space.choices[0].options == ("k3e2", "k3e4", "k5e2", "k5e4", "skip")
+
+
+def test_labels_are_those_of_the_operators(form):
+    for c in form.choices:
+        assert len(set(c.options)) == len(c.options)
+        for label, option in zip(c.options, form.option_ops(c.name), strict=True):
+            said = "".join(
+                f"{name}{op.arg(name, 0)}" if name != "hs" else "hs"
+                for op in option
+                for name in ("k", "e", "se", "hs")
+                if op.arg(name, 0)
+            )
+            assert label == (said or "skip")
+
+
+def test_stem_and_head_have_an_activation_of_their_own(space):
+    edges = dataclasses.replace(space, edge_activation="hard-swish").fixed_ops()
+    assert [o.arg("hs", 0) for o in edges] == [1, 0, 1, 0]
+    whole = dataclasses.replace(space, activations=("hard-swish", "relu6")).fixed_ops()
+    assert [o.arg("hs", 0) for o in whole] == [1, 1, 1, 0]
+    assert str(dataclasses.replace(space, features=32).fixed_ops()[-1]).endswith("h32")
+
+
+@pytest.mark.parametrize(
+    "settings, id",
+    [
+        ({"preset": "tiny"}, "mobile-32x3-60153e"),
+        ({"preset": "tiny", "resolution": 28, "channels": 1}, "mobile-28x1-c3c748"),
+        ({"preset": "small"}, "mobile-32x3-4696d4"),
+        ({"preset": "proxyless"}, "mobile-224x3-3d16f4"),
+        (
+            {"preset": "tiny", "resolution": 28, "channels": 1, "activation": "hard-swish"},
+            "mobile-28x1-d5c3b5",
+        ),
+    ],
+)
+def test_ids_that_tables_are_named_after_stay(settings, id):
+    space = load_space({"kind": "mobile", **settings})
+    assert space.id == id
+    assert load_space(space.describe()).id == id
+
+
+def test_one_activation_may_be_given_by_its_older_key():
+    one, more = (
+        load_space({**TINY, **given})
+        for given in ({"activation": "hard-swish"}, {"activations": ["hard-swish"]})
+    )
+    assert one == more and one.id == more.id
+    assert one.activations == ("hard-swish",)
+
+
+def test_mobile_v3_holds_the_blocks_of_mobilenet_v3_large():
+    """Table 1 of arXiv:1905.02244, its third stage at expansion 3 instead of 2.5 and 2.3."""
+    space = load_space({"kind": "mobile", "preset": "mobile-v3"})
+    table = {
+        "s1b1": "k3e4", "s1b2": "k3e3", "s2b1": "k5e3se4", "s2b2": "k5e3se4", "s2b3": "k5e3se4",
+        "s3b1": "k3e6hs", "s3b2": "k3e3hs", "s3b3": "k3e3hs", "s3b4": "k3e3hs",
+        "s4b1": "k3e6se4hs", "s4b2": "k3e6se4hs",
+        "s5b1": "k5e6se4hs", "s5b2": "k5e6se4hs", "s5b3": "k5e6se4hs",
+    }  # fmt: skip
+    picks = {c.name: c.options.index(table.pop(c.name)) for c in space.choices}
+    assert not table
+    network = space.ops(Architecture.of(space.id, picks))
+    assert sum(map(ops.macs, network)) == pytest.approx(219e6, rel=0.05)
+    assert sum(map(ops.parameters, network)) == pytest.approx(5.4e6, rel=0.05)
+
+
 def test_presets():
     assert load_space(TINY).input == (1, 28, 28)
     paper = load_space({**TINY, "preset": "proxyless", "resolution": 224, "channels": 3})
@@ -165,7 +247,13 @@ def test_presets():
     "change, says",
     [
         ({"widths": (8,)}, "widths, depths and strides need one entry a stage, not 1, 2 and 2"),
-        ({"activation": "gelu"}, "activation is 'relu6' or 'hard-swish', not 'gelu'"),
+        ({"activations": ("gelu",)}, "activation is 'relu6' or 'hard-swish', not 'gelu'"),
+        ({"edge_activation": ""}, "activation is 'relu6' or 'hard-swish', not ''"),
+        ({"activations": ()}, r"activations are \(\); each once, at least one"),
+        ({"kernels": (3, 5, 3)}, r"kernels are \(3, 5, 3\); each once"),
+        ({"ses": (-4, 0)}, "ses and features are 0"),
+        ({"features": -1}, "ses and features are 0"),
+        ({"features": 10**6}, "at most 4096 px, 100000 channels"),
         ({"kernels": (4,)}, "kernels odd"),
         ({"stem": 0}, "sizes must be positive"),
         ({"classes": 1}, "1 class"),
@@ -183,6 +271,8 @@ def test_what_cannot_be_a_space(space, change, says):
         ({"preset": "tinny"}, "Did you mean 'tiny'"),
         ({"width": 3}, "unknown key 'width'.*Did you mean 'widths'"),
         ({"stem": "many"}, "stem"),
+        ({"activation": "gelu"}, "not 'gelu'"),
+        ({"activation": "relu6", "activations": ["relu6"]}, "activation or activations, not both"),
         ({"kind": "mobil"}, "Did you mean 'mobile'"),
     ],
 )
@@ -225,7 +315,32 @@ def test_options_of_a_supernet_start_alike_and_quiet_beside_a_shortcut(form):
         x = torch.randn(16, specs[0].cin, 9, 9)
         out = {s: body(x).flatten() for s, body in zip(specs, layer.mixed.options, strict=False)}
         widest = [s for s in specs if s.arg("e", 1) == max(form.expansions)]
-        assert len(widest) == len(form.kernels)
+        assert len(widest) * len(form.expansions) == len(specs)
         for other in widest[1:]:
             assert torch.corrcoef(torch.stack([out[widest[0]], out[other]]))[0, 1] > 0.3
         assert (float(out[specs[0]].std()) < 0.2) == layer.shortcut
+
+
+@torch.no_grad()
+def test_gates_of_a_supernet_start_open_and_squeeze_what_they_share_alike(space):
+    torch.manual_seed(0)
+    form = dataclasses.replace(space, kernels=(3,), expansions=(2, 8), ses=(0, 2, 4))
+    net = form.supernet(Mixed).train()
+    for c, layer in zip(form.choices, net.mixed, strict=True):
+        bodies = dict(zip(c.options, layer.mixed.options, strict=True))
+        x = torch.randn(16, form.option_ops(c.name)[0][0].cin, 9, 9)
+        for e in form.expansions:
+            without = bodies[f"k3e{e}"](x)
+            for se in (2, 4):
+                torch.testing.assert_close(
+                    bodies[f"k3e{e}se{se}"](x), without, rtol=0.01, atol=0.01
+                )
+        squeezes = [
+            m.squeeze for b in bodies.values() for m in b.modules() if hasattr(m, "squeeze")
+        ]
+        widest = max(squeezes, key=lambda m: m.weight.numel())
+        assert len({m.weight.shape for m in squeezes}) > 2
+        for m in squeezes:
+            out, into = m.weight.shape[:2]
+            torch.testing.assert_close(m.weight, widest.weight[:out, :into])
+            torch.testing.assert_close(m.bias, widest.bias[:out])

@@ -27,7 +27,9 @@ OPERATORS = [
     "conv 3-8 @9 k3 s2",
     "mbconv 8-8 @6 e4 k3 s1",
     "mbconv 8-12 @7 e3 hs1 k5 s2",
+    "mbconv 8-8 @6 e4 k3 s1 se4",
     "classifier 24-7 @4",
+    "classifier 24-7 @4 h12 hs1",
 ]
 SPACE = Mobile(
     resolution=8, channels=1, classes=3, stem=4, stem_stride=1, first=4, widths=(8,),
@@ -48,7 +50,11 @@ def agrees(device: Device, writer: object, text: str, folder: Path, atol: float)
     op = OpSpec.parse(text)
     torch.manual_seed(1)
     shape = (op.cin, op.size, op.size)
-    graph = trace(ops.build(op).eval(), shape)
+    module = ops.build(op).eval()
+    for m in module.modules():
+        if isinstance(m, ops.SqueezeExcitation):
+            torch.nn.init.normal_(m.excite.weight)
+    graph = trace(module, shape)
     artifact = writer.network(graph, folder / f"m.{writer.format}", {})
     x = 3 * torch.randn(66, *shape)
     want = graph(x).detach().numpy()

@@ -154,7 +154,7 @@ def test_shared_scores_the_subnet_without_touching_the_supernet(problem, space, 
     shared = Shared(problem, space, net, batches=3, batch=32)
     trial = shared(Proposal(arch), 4)
     assert trial.id == 4 and 0 <= trial.metrics["accuracy"] <= 1
-    assert trial.metrics["load"] == problem.objective.load(space.ops(arch))
+    assert trial.metrics["load"] == problem.objectives[0].load(space.ops(arch))
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert shared(Proposal(arch), 4).metrics == trial.metrics
 

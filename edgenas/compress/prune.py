@@ -13,9 +13,9 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from edgenas import ops
+from edgenas.budgets import Latency, Row
 from edgenas.errors import ImpossibleBudget
 from edgenas.project import knapsack
-from edgenas.search import Budget
 from edgenas.space import Space
 from edgenas.spec import OpSpec
 from edgenas.task import Task
@@ -33,7 +33,10 @@ class Plan:
 
 
 def widths(op: OpSpec) -> tuple[OpSpec, ...]:
-    """``op`` itself, then narrower forms of it; only ``op`` where nothing can be cut."""
+    """``op`` itself, then narrower forms of it; only ``op`` where nothing can be cut.
+
+    A squeeze-and-excitation narrows with its block: its key keeps the divisor.
+    """
     full = ops.hidden(op) if op.kind == "mbconv" else 0
     if full <= op.cin:
         return (op,)
@@ -43,7 +46,8 @@ def widths(op: OpSpec) -> tuple[OpSpec, ...]:
         *(
             ops.mbconv(
                 op.cin, op.cout, op.size,
-                k=op.arg("k", 3), s=op.arg("s", 1), hidden=h, hs=bool(op.arg("hs", 0)),
+                k=op.arg("k", 3), s=op.arg("s", 1), hidden=h,
+                se=op.arg("se", 0), hs=bool(op.arg("hs", 0)),
             )
             for h in sorted(narrower, reverse=True) if op.cin < h < full
         ),
@@ -73,8 +77,10 @@ def importance(
     return scores
 
 
-def plan(layers: Sequence[OpSpec], scores: Mapping[int, Tensor], budgets: Sequence[Budget]) -> Plan:
-    """The widths that lose the least importance and fit every budget, exactly.
+def plan(
+    layers: Sequence[OpSpec], scores: Mapping[int, Tensor], budgets: Sequence[Latency]
+) -> Plan:
+    """The widths that lose the least importance and fit every budget, exactly, without margin.
 
     Raises ImpossibleBudget where even the narrowest do not fit.
     """
@@ -85,9 +91,14 @@ def plan(layers: Sequence[OpSpec], scores: Mapping[int, Tensor], budgets: Sequen
         [-_lost(scores[i], ops.hidden(o)) if i in scores else 0.0 for o in row]
         for i, row in enumerate(options)
     ]
-    costs = [[[b.predictor.cost_ms(o) for o in row] for row in options] for b in budgets]
-    limits = [b.limit_ms - b.predictor.fixed_ms for b in budgets]
-    picks = knapsack(values, costs, limits)
+    rows = [
+        Row(
+            [[b.predictor.cost_ms(o) for o in row] for row in options],
+            b.limit_ms - b.predictor.fixed_ms,
+        )
+        for b in budgets
+    ]
+    picks = knapsack(values, rows)
     if picks is None:
         raise ImpossibleBudget(
             "pruning cannot reach "
@@ -109,9 +120,14 @@ def cut(net: nn.Module, space: Space, plan: Plan) -> nn.Module:
     example = torch.zeros(1, *space.input)
     graph = tp.DependencyGraph().build_dependency(net, example)
     for i, stay in plan.keep.items():
-        expand = next(m for m in _layers(net)[i].modules() if isinstance(m, nn.Conv2d))
+        modules = list(_layers(net)[i].modules())
+        expand = next(m for m in modules if isinstance(m, nn.Conv2d))
         drop = sorted(set(range(expand.out_channels)) - set(stay))
         graph.get_pruning_group(expand, tp.prune_conv_out_channels, drop).prune()
+        for gate in (m for m in modules if isinstance(m, ops.SqueezeExcitation)):
+            surplus = gate.squeeze.out_channels - ops.squeezed(plan.ops[i])
+            if drop := sorted(_strength(gate).argsort()[:surplus].tolist()):
+                graph.get_pruning_group(gate.squeeze, tp.prune_conv_out_channels, drop).prune()
     smaller = space.assemble(plan.ops)
     smaller.load_state_dict(net.state_dict())
     return smaller
@@ -129,6 +145,14 @@ def _depthwise_norm(layer: nn.Module) -> nn.BatchNorm2d:
     norm = modules[at + 1]
     assert isinstance(norm, nn.BatchNorm2d)
     return norm
+
+
+def _strength(gate: ops.SqueezeExcitation) -> Tensor:
+    """Of every squeezed channel: weights into it times weights out of it. ReLU passes a scale."""
+    bias = gate.squeeze.bias
+    assert bias is not None
+    into = torch.cat([gate.squeeze.weight.detach().flatten(1), bias.detach()[:, None]], 1)
+    return into.norm(dim=1) * gate.excite.weight.detach().flatten(1).norm(dim=0)
 
 
 def _lost(scores: Tensor, width: int) -> float:

@@ -18,13 +18,16 @@ import numpy as np
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
-from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Mean, Node
+from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Mean, Mul, Node
 
 __all__ = ["Ncnn"]
 
 _MAGIC = "7767517"
 _END = b"EDGENAS"
 _RAW = struct.pack("<I", 0)  # the flag before weights that are plain float32
+_ACTIVATIONS = {
+    "none": "", "relu": " 9=1", "relu6": " 9=3 -23310=2,0.0,6.0", "unit": " 9=3 -23310=2,0.0,1.0",
+}  # fmt: skip
 _MOVES = frozenset({"Input", "Split"})
 
 
@@ -100,14 +103,15 @@ class _Writer:
                 self._keep(node.weight, node.bias)
                 cout, _, k, _ = node.weight.shape
                 groups = "" if node.groups == 1 else f" 7={node.groups}"
-                act = {"none": "", "relu": " 9=1", "relu6": " 9=3 -23310=2,0.0,6.0"}[node.act]
                 return (
                     f"0={cout} 1={k} 3={node.stride} 4={node.padding} 5=1 6={node.weight.size}"
-                    f"{groups}{act}"
+                    f"{groups}{_ACTIVATIONS[node.act]}"
                 )
             case Linear():
                 self._keep(node.weight, node.bias)
-                return f"0={len(node.bias)} 1=1 2={node.weight.size}"
+                return f"0={len(node.bias)} 1=1 2={node.weight.size}{_ACTIVATIONS[node.act]}"
+            case Mul():
+                return "0=2"
             case Mean():
                 return "0=1 4=1"
             case HardSwish():
@@ -137,7 +141,7 @@ def _kind(node: Node) -> str:
             return "Convolution" if node.groups == 1 else "ConvolutionDepthWise"
         case Linear():
             return "InnerProduct"
-        case Add():
+        case Add() | Mul():  # what is (c,) there is broadcast over a map (c, h, w)
             return "BinaryOp"
         case Mean():
             return "Pooling"

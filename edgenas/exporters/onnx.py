@@ -17,8 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CorruptFile
 from edgenas.files import aside
-from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Mean, Node
-from edgenas.quantization import HALF, UNIT, Quantized, Scale, sixth
+from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Mean, Mul, Node
+from edgenas.quantization import HALF, TOP, UNIT, Quantized, Scale, sixth
 
 __all__ = ["Onnx"]
 
@@ -139,7 +139,7 @@ class _Writer(abc.ABC):
         """Weight and bias."""
 
     @abc.abstractmethod
-    def activated(self, node: Conv, y: str) -> str:
+    def activated(self, node: Conv | Linear, y: str) -> str:
         """``y`` after the activation of ``node``."""
 
     @abc.abstractmethod
@@ -149,7 +149,7 @@ class _Writer(abc.ABC):
     def lower(self, graph: Graph) -> None:
         for node in graph.nodes:
             self.store(node, self._computed(node))
-            if isinstance(node, Mean):
+            if isinstance(node, Mean) and len(node.shape) == 1:
                 pooled = self.values[node.name]
                 self.values[node.name] = self.op("Flatten", [pooled], f"{node.name}/flat", axis=1)
 
@@ -165,9 +165,12 @@ class _Writer(abc.ABC):
                 return self.activated(n, y)
             case Linear():
                 inputs = [self.read(n.inputs[0]), *self.weights(n)]
-                return self.op("Gemm", inputs, f"{n.name}/gemm", transB=1)
+                y = self.op("Gemm", inputs, f"{n.name}/gemm", transB=1)
+                return self.activated(n, y)
             case Add():
                 return self.op("Add", [self.read(x) for x in n.inputs], f"{n.name}/add")
+            case Mul():
+                return self.op("Mul", [self.read(x) for x in n.inputs], f"{n.name}/mul")
             case Mean():
                 return self.op("GlobalAveragePool", [self.read(n.inputs[0])], f"{n.name}/mean")
             case HardSwish():
@@ -218,14 +221,14 @@ class _Float(_Writer):
             self.constant(f"{node.name}/bias", node.bias),
         ]
 
-    def activated(self, node: Conv, y: str) -> str:
+    def activated(self, node: Conv | Linear, y: str) -> str:
+        if node.act == "none":
+            return y
         if node.act == "relu":
             return self.op("Relu", [y], f"{node.name}/relu")
-        if node.act == "relu6":
-            low = self.constant(f"{node.name}/low", np.float32(0))
-            high = self.constant(f"{node.name}/high", np.float32(6))
-            return self.op("Clip", [y, low, high], f"{node.name}/relu6")
-        return y
+        low = self.constant(f"{node.name}/low", np.float32(0))
+        high = self.constant(f"{node.name}/high", np.float32(TOP[node.act]))
+        return self.op("Clip", [y, low, high], f"{node.name}/{node.act}")
 
     def hard_swish(self, node: HardSwish) -> str:
         return self.op("HardSwish", [self.read(node.inputs[0])], f"{node.name}/hardswish")
@@ -257,7 +260,7 @@ class _Integer(_Writer):
             self._channels(f"{node.name}/bias", w.bias, w.bias_scales),
         ]
 
-    def activated(self, node: Conv, y: str) -> str:
+    def activated(self, node: Conv | Linear, y: str) -> str:
         return y
 
     def hard_swish(self, node: HardSwish) -> str:

@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
-from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Mean, Node
+from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Mean, Mul, Node
 from edgenas.quantization import HALF, SIXTH, UNIT, Quantized, Scale, sixth
 
 __all__ = ["Tflite"]
@@ -37,6 +37,10 @@ _INT8_VERSION = {
     _Op.MEAN: 2,
     _Op.PAD: 2,
 }
+_Fused = schema.ActivationFunctionType
+_ACTIVATIONS = {
+    "none": _Fused.NONE, "relu": _Fused.RELU, "relu6": _Fused.RELU6, "unit": _Fused.NONE,
+}  # fmt: skip
 _DATA_MOVEMENT = frozenset({"PAD", "PADV2", "RESHAPE", "TRANSPOSE", "QUANTIZE", "DEQUANTIZE"})
 
 
@@ -138,17 +142,19 @@ class _Writer:
             case Linear():
                 options = schema.FullyConnectedOptionsT()
                 inputs = [self.values[n.inputs[0]], *self.weights(n, 0)]
-                return self.op(
-                    _Op.FULLY_CONNECTED, inputs, self.value(n.name, n.shape),
-                    _Options.FullyConnectedOptions, options,
-                )  # fmt: skip
+                return self.activated(
+                    n, _Op.FULLY_CONNECTED, inputs, _Options.FullyConnectedOptions, options
+                )
             case Add():
                 x, y = (self.values[i] for i in n.inputs)
                 return self.add(x, y, self.value(n.name, n.shape))
+            case Mul():
+                x, y = (self.values[i] for i in n.inputs)
+                return self.mul(x, y, self.value(n.name, n.shape))
             case Mean():
                 axes = self.constant(f"{n.name}/axes", np.array([1, 2], np.int32))
                 options = schema.ReducerOptionsT()
-                options.keepDims = False
+                options.keepDims = len(n.shape) == 3
                 inputs = [self.values[n.inputs[0]], axes]
                 out = self.value(n.name, n.shape)
                 return self.op(_Op.MEAN, inputs, out, _Options.ReducerOptions, options)
@@ -169,18 +175,29 @@ class _Writer:
         options.padding = padding
         options.strideH = options.strideW = n.stride
         options.dilationHFactor = options.dilationWFactor = 1
-        activations = schema.ActivationFunctionType
-        options.fusedActivationFunction = {
-            "none": activations.NONE, "relu": activations.RELU, "relu6": activations.RELU6,
-        }[n.act]  # fmt: skip
         if depthwise:
             options.depthMultiplier = n.weight.shape[0] // shape[0]
-        return self.op(
+        return self.activated(
+            n,
             _Op.DEPTHWISE_CONV_2D if depthwise else _Op.CONV_2D,
             [value, *self.weights(n, 3 if depthwise else 0)],
-            self.value(n.name, n.shape),
             _Options.DepthwiseConv2DOptions if depthwise else _Options.Conv2DOptions,
             options,
+        )
+
+    def activated(
+        self, n: Conv | Linear, code: int, inputs: list[int], kind: int, options: Any
+    ) -> int:
+        """An operator with its activation."""
+        options.fusedActivationFunction = _ACTIVATIONS[n.act]
+        out = self.value(n.name, n.shape)
+        if n.act != "unit" or self.integers is not None:
+            return self.op(code, inputs, out, kind, options)
+        # RELU_0_TO_1 has no kernel in XNNPACK and would split the network.
+        options.fusedActivationFunction = _Fused.RELU_N1_TO_1
+        y = self.tensor(f"{n.name}/symmetric", self.tensors[out].shape, None)
+        return self.op(
+            _Op.RELU, [self.op(code, inputs, y, kind, options)], out, _Options.NONE, None
         )
 
     def padded(self, n: Conv, x: int, shape: tuple[int, ...]) -> tuple[int, int]:

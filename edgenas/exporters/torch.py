@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
-from edgenas.graph import Conv, Graph, Linear, Node
+from edgenas.graph import Conv, Graph, Linear, Mean, Node
 
 __all__ = ["Torch"]
 
@@ -56,6 +56,11 @@ class Torch:
 
 def _described(node: Node) -> dict[str, Any]:
     plain: dict[str, Any] = {"name": node.name, "kind": type(node).__name__, "inputs": node.inputs}
-    if isinstance(node, Conv):
-        plain |= {k: getattr(node, k) for k in ("stride", "padding", "groups", "act")}
+    match node:
+        case Conv():
+            plain |= {k: getattr(node, k) for k in ("stride", "padding", "groups", "act")}
+        case Linear():
+            plain["act"] = node.act
+        case Mean():
+            plain["keepdim"] = len(node.shape) == 3
     return plain

@@ -10,6 +10,7 @@ from edgenas.graph.nodes import (
     HardSwish,
     Linear,
     Mean,
+    Mul,
     Node,
     Ranges,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "HardSwish",
     "Linear",
     "Mean",
+    "Mul",
     "Node",
     "Ranges",
     "calibrate",

@@ -4,7 +4,7 @@ Shapes are those of one image: maps (c, h, w), vectors (c,). Weights are float32
 layout; whether a file is NCHW or NHWC is its exporter's business.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from edgenas.errors import UsageError
 
 INPUT = "input"
-Activation = Literal["none", "relu", "relu6"]
+Activation = Literal["none", "relu", "relu6", "unit"]  # unit: clipped to [0, 1]
 Ranges = Mapping[str, tuple[float, float]]  # of "input" and of each node: least, greatest value
 
 
@@ -44,10 +44,11 @@ class Conv(Node):
 
 @dataclass(frozen=True, eq=False)
 class Linear(Node):
-    """Fully connected. ``weight`` (out, in), ``bias`` (out,)."""
+    """Fully connected, bias, activation. ``weight`` (out, in), ``bias`` (out,)."""
 
     weight: np.ndarray
     bias: np.ndarray
+    act: Activation = "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +57,13 @@ class Add(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Mul(Node):
+    """A map (c, h, w) times a gate (c, 1, 1), in this order."""
+
+
+@dataclass(frozen=True, eq=False)
 class Mean(Node):
-    """Global average pool, (c, h, w) -> (c,)."""
+    """Global average pool, (c, h, w) -> (c,), or (c, 1, 1) for what reads a map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,14 +141,21 @@ def _run(node: Node, x: Tensor, *more: Tensor) -> Tensor:
         case Conv():
             w, b = (torch.from_numpy(a).to(x) for a in (node.weight, node.bias))
             y = F.conv2d(x, w, b, node.stride, node.padding, groups=node.groups)
-            return y if node.act == "none" else F.relu(y) if node.act == "relu" else F.relu6(y)
+            return _ACTIVATIONS[node.act](y)
         case Linear():
             w, b = (torch.from_numpy(a).to(x) for a in (node.weight, node.bias))
-            return F.linear(x, w, b)
+            return _ACTIVATIONS[node.act](F.linear(x, w, b))
         case Add():
             return x + more[0]
+        case Mul():
+            return x * more[0]
         case Mean():
-            return x.mean((2, 3))
+            return x.mean((2, 3), keepdim=len(node.shape) == 3)
         case HardSwish():
             return F.hardswish(x)
     raise TypeError(f"not an operator of a graph: {type(node).__name__}")
+
+
+_ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
+    "none": lambda y: y, "relu": F.relu, "relu6": F.relu6, "unit": lambda y: y.clamp(0, 1),
+}  # fmt: skip

@@ -20,6 +20,7 @@ from edgenas.graph.nodes import (
     HardSwish,
     Linear,
     Mean,
+    Mul,
     Node,
 )
 
@@ -45,14 +46,16 @@ def trace(module: nn.Module, input: tuple[int, int, int]) -> Graph:
 
 _FUNCTIONS: Mapping[Any, str] = {
     operator.add: "add", operator.iadd: "add", torch.add: "add", "add": "add",
+    operator.mul: "mul", torch.mul: "mul", "mul": "mul",
     F.relu: "relu", torch.relu: "relu", "relu": "relu",
-    F.relu6: "relu6", F.hardswish: "hardswish",
+    F.relu6: "relu6", F.hardswish: "hardswish", F.hardsigmoid: "hardsigmoid",
     F.adaptive_avg_pool2d: "pool", torch.mean: "mean", "mean": "mean",
     torch.flatten: "flatten", "flatten": "flatten",
     F.dropout: "identity", "contiguous": "identity",
 }  # fmt: skip
 _ACTIVATIONS: Mapping[type[nn.Module], str] = {
     nn.ReLU: "relu", nn.ReLU6: "relu6", nn.Hardswish: "hardswish",
+    nn.Hardsigmoid: "hardsigmoid",
     nn.Identity: "identity", nn.Dropout: "identity", nn.Dropout2d: "identity",
 }  # fmt: skip
 
@@ -66,7 +69,6 @@ class _Lowering:
         self.nodes: dict[str, Node] = {}
         self.value: dict[fx.Node, str] = {}  # where the value of an fx node is computed
         self.shared: set[str] = set()  # read more than once, so nothing may be fused into it
-        self.pooled: set[fx.Node] = set()  # still (c, 1, 1) in PyTorch, (c,) here
 
     def graph(self) -> Graph:
         if self.end == INPUT:
@@ -79,8 +81,8 @@ class _Lowering:
                 raise self._refusal(n, "a second input")
             self.value[n] = INPUT
         elif n.op == "output":
-            if not isinstance(n.args[0], fx.Node) or n.args[0] in self.pooled:
-                raise self._refusal(n, "an output that is not one tensor, map or vector")
+            if not isinstance(n.args[0], fx.Node):
+                raise self._refusal(n, "an output that is not one tensor")
             self.end = self.value[n.args[0]]
         elif n.op == "call_module":
             self.value[n] = self._module(n, self.modules[str(n.target)])
@@ -111,21 +113,24 @@ class _Lowering:
         raise self._refusal(n, repr(m))
 
     def _function(self, n: fx.Node, kind: str) -> str:
-        x, extra = self._source(n, pooled=kind in ("identity", "flatten")), n.args[1:]
+        x, extra = self._source(n), n.args[1:]
         if self._in_place(n) and len(n.all_input_nodes[0].users) > 1:
             raise self._refusal(n, f"{kind} that overwrites what is read elsewhere")
         match kind:
             case "identity":
-                self.pooled.update({n} if n.all_input_nodes[0] in self.pooled else ())
                 return x
             case "relu" | "relu6":
                 return self._fused_activation(n, x, "relu" if kind == "relu" else "relu6")
+            case "hardsigmoid":
+                return self._hard_sigmoid(n, x)
             case "hardswish":
                 return self._emit(HardSwish(self._name(n, kind), (x,), self._shape(x)))
             case "add" if len(n.args) == 2 and not n.kwargs:
                 y = self._source(n, 1)
                 if self._shape(x) == self._shape(y):
                     return self._emit(Add(self._name(n, kind), (x, y), self._shape(x)))
+            case "mul" if len(n.args) == 2 and not n.kwargs:
+                return self._mul(n, x, self._source(n, 1))
             case "pool" if (extra or (n.kwargs.get("output_size"),))[0] in (1, (1, 1), [1, 1]):
                 return self._mean(n, x, keep=True)
             case "mean" if _axes(n) in ((2, 3), (-2, -1)):
@@ -158,6 +163,8 @@ class _Lowering:
 
     def _batch_norm(self, n: fx.Node, m: nn.BatchNorm2d, x: str) -> str:
         conv = self._fusable(n, x, "batch normalisation")
+        if not isinstance(conv, Conv):
+            raise self._refusal(n, "batch normalisation of a vector")
         if m.running_mean is None or m.running_var is None:
             raise self._refusal(n, "batch normalisation without running statistics")
         mean, var = m.running_mean.double().cpu(), m.running_var.double().cpu()
@@ -176,40 +183,53 @@ class _Lowering:
         self.nodes[x] = replace(self._fusable(n, x, act), act=act)
         return x
 
-    def _fusable(self, n: fx.Node, x: str, what: str) -> Conv:
-        conv = self.nodes.get(x)
-        if not isinstance(conv, Conv) or conv.act != "none" or x in self.shared:
-            raise self._refusal(n, f"{what} that does not follow a convolution of its own")
-        return conv
+    def _hard_sigmoid(self, n: fx.Node, x: str) -> str:
+        """relu6(x + 3) / 6 is x / 6 + 1/2 clipped to [0, 1]: the first half goes into weights."""
+        before = self._fusable(n, x, "hard-sigmoid")
+        weight, bias = before.weight / np.float32(6), before.bias / np.float32(6)
+        self.nodes[x] = replace(before, weight=weight, bias=bias + np.float32(0.5), act="unit")
+        return x
+
+    def _mul(self, n: fx.Node, x: str, y: str) -> str:
+        for a, b in ((x, y), (y, x)):
+            shape = self._shape(a)
+            if len(shape) == 3 and self._shape(b) == (shape[0], 1, 1):
+                return self._emit(Mul(self._name(n, "mul"), (a, b), shape))
+        raise self._refusal(n, f"a product of {self._shape(x)} and {self._shape(y)}")
+
+    def _fusable(self, n: fx.Node, x: str, what: str) -> Conv | Linear:
+        before = self.nodes.get(x)
+        if not isinstance(before, Conv | Linear) or before.act != "none" or x in self.shared:
+            raise self._refusal(
+                n, f"{what} that does not follow a convolution or fully connected layer of its own"
+            )
+        return before
 
     def _mean(self, n: fx.Node, x: str, keep: bool) -> str:
         shape = self._shape(x)
         if len(shape) != 3:
             raise self._refusal(n, f"a global average of {shape}")
-        if keep:
-            self.pooled.add(n)
-        return self._emit(Mean(self._name(n, "mean"), (x,), shape[:1]))
+        shape = (shape[0], 1, 1) if keep else shape[:1]
+        return self._emit(Mean(self._name(n, "mean"), (x,), shape))
 
     def _flatten(self, n: fx.Node, x: str) -> str:
-        if len(self._shape(x)) != 1:
-            raise self._refusal(n, f"flattening {self._shape(x)}; pool to one pixel first")
+        pool = self.nodes.get(x)
+        if isinstance(pool, Mean) and x not in self.shared:
+            self.nodes[x] = replace(pool, shape=pool.shape[:1])
+        elif len(self._shape(x)) != 1:
+            raise self._refusal(n, f"flattening {self._shape(x)}; pool it globally just before")
         return x
 
-    def _source(self, n: fx.Node, k: int = 0, pooled: bool = False) -> str:
+    def _source(self, n: fx.Node, k: int = 0) -> str:
         source = n.args[k] if k < len(n.args) else None
         if not isinstance(source, fx.Node):
             raise self._refusal(n, "an operand that is not a tensor")
-        if source in self.pooled and not (pooled or self._is_flatten(n)):
-            raise self._refusal(n, "an operator between global pooling and flattening")
         return self.value[source]
 
     def _in_place(self, n: fx.Node) -> bool:
         module = self.modules[str(n.target)] if n.op == "call_module" else None
         inplace = n.kwargs.get("inplace", getattr(module, "inplace", False))
         return bool(inplace) or n.target is operator.iadd
-
-    def _is_flatten(self, n: fx.Node) -> bool:
-        return n.op == "call_module" and isinstance(self.modules[str(n.target)], nn.Flatten)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return self.input if name == INPUT else self.nodes[name].shape
@@ -236,7 +256,8 @@ class _Lowering:
     def _refusal(self, n: fx.Node, what: str) -> CapabilityError:
         return CapabilityError(
             f"cannot export {what} (at {self._where(n)}); a network may hold: convolution, batch "
-            "normalisation, ReLU, ReLU6, hard-swish, addition, global average pool, fully connected"
+            "normalisation, ReLU, ReLU6, hard-swish, hard-sigmoid, addition, product of a map and "
+            "a gate, global average pool, fully connected"
         )
 
 

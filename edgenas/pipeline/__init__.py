@@ -11,7 +11,7 @@ from edgenas.artifact import sha256
 from edgenas.config import Config
 from edgenas.errors import UnknownName
 from edgenas.files import aside, read_json, write_json, write_text
-from edgenas.pipeline import compress, export, profile, search, train, verify
+from edgenas.pipeline import compress, export, front, profile, search, train, verify
 from edgenas.pipeline.context import Context, Progress
 from edgenas.pipeline.cost import Cost, costs
 from edgenas.pipeline.stage import Stage
@@ -27,6 +27,7 @@ STAGES: tuple[Stage, ...] = (
     export.STAGE,
     verify.STAGE,
 )
+_SHARED = (profile.STAGE, search.STAGE)  # by the networks of a front
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "torch-pruning", "scipy")
 
 
@@ -45,19 +46,43 @@ def run(
     """The stages up to ``until``, into ``runs/<name>``; the content of verdict.json.
 
     A stage whose inputs are unchanged is not run again. ``{}`` where ``verify`` was not asked for.
-    Raises EdgenasError; what was whole stays.
+    Where targets ask for several latencies, one search finds a network for each, and
+    ``runs/<name>/networks/`` holds a run of each. Raises EdgenasError; what was whole stays.
     """
     wanted = up_to(until)
     ctx = _context(config, runs, tables, progress)
     rundir = RunDir(ctx.root)
     with rundir.locked():
         write_text(ctx.root / "config.yaml", config.dumps)
-        for stage in wanted:
+        for stage in wanted if config.levels == 1 else [s for s in wanted if s in _SHARED]:
             _bring_up(stage, ctx, rundir)
-        verdict = _deliver(ctx) if wanted == STAGES else {}
+        if config.levels == 1:
+            verdict = _deliver(ctx) if wanted == STAGES else {}
+        else:
+            verdict = _each(ctx, until) if wanted[-1] not in _SHARED else {}
         _write_manifest(ctx)
         if verdict:
             write_report(ctx.root)
+    return verdict
+
+
+def _each(ctx: Context, until: str) -> dict[str, Any]:
+    """A run of every network of a front; their verdict, ``{}`` before there is one."""
+    verdicts = {}
+    for network in front.networks(ctx.config, ctx.root):
+        within = f"{ctx.config.name} {network.name}: "
+
+        def progress(what: str, done: int, total: int, within: str = within) -> None:
+            ctx.progress(within + what, done, total)
+
+        root = (ctx.root / front.folder(network.name)).parent
+        verdicts[network.name] = run(
+            network, root, until=until, tables=ctx.tables, progress=progress
+        )
+    if not all(verdicts.values()):
+        return {}
+    verdict = front.verdict_of(ctx.config, verdicts)
+    write_json(ctx.root / "verdict.json", verdict)
     return verdict
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgenas.budgets import Latency
 from edgenas.compress.prune import Plan, cut, importance, plan, widths
 from edgenas.errors import ImpossibleBudget
 from edgenas.files import write_json
@@ -12,7 +13,6 @@ from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.stage import Stage
 from edgenas.pipeline.train import epoch_event
 from edgenas.profile import profile
-from edgenas.search import Budget
 from edgenas.spec import OpSpec
 from edgenas.train import Epoch, TrainRecipe, accuracy, train
 
@@ -57,19 +57,19 @@ def extend_tables(ctx: Context, layers: Sequence[OpSpec], folder: Path) -> None:
             table.save(folder / f"{name}.{precision}.jsonl")
 
 
-def _step(ctx: Context, folder: Path, layers: Sequence[OpSpec]) -> tuple[Budget, ...]:
+def _step(ctx: Context, folder: Path, layers: Sequence[OpSpec]) -> tuple[Latency, ...]:
     """The latency of ``layers`` less the step that config asks for."""
     budgets = []
     for t in ctx.targets:
         predictor = ctx.predictor(t["device"], t["precision"], folder)
         assert predictor is not None
         limit = predictor.p50_ms(layers) * (1 - ctx.config.prune.step)
-        budgets.append(Budget(t["device"], limit, predictor))
+        budgets.append(Latency(t["device"], limit, predictor))
     return tuple(budgets)
 
 
 def prune(
-    ctx: Context, source: str, name: str, budgets: Sequence[Budget], folder: Path
+    ctx: Context, source: str, name: str, budgets: Sequence[Latency], folder: Path
 ) -> dict[str, Any]:
     """Cut ``source`` to ``budgets`` (no margin), fine-tune it from its teacher's labels, save it.
 

@@ -17,7 +17,7 @@ from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import aside, read_json
 from edgenas.latency import LatencyTable
 from edgenas.predict import Predictor
-from edgenas.search import Budget, Ledger
+from edgenas.search import Ledger
 from edgenas.space import Space, load_space
 from edgenas.spec import Architecture, OpSpec
 from edgenas.task import Task, load_task
@@ -74,6 +74,11 @@ class Context:
             return device.precisions
         return (self.config.precision,)
 
+    def predictors(self) -> dict[str, Predictor]:
+        """By device, under the precision that the profile stage chose."""
+        found = {t["device"]: self.predictor(t["device"], t["precision"]) for t in self.targets}
+        return {device: p for device, p in found.items() if p is not None}
+
     def ledger(self) -> Ledger:
         """The events of this run."""
         return Ledger(self.root / "ledger.jsonl")
@@ -98,15 +103,6 @@ class Context:
             if path.exists():
                 return Predictor(LatencyTable.load(path))
         return None
-
-    def budgets(self) -> tuple[Budget, ...]:
-        """One a target, under the precision that the profile stage chose."""
-        out = []
-        for t in self.targets:
-            predictor = self.predictor(t["device"], t["precision"])
-            assert predictor is not None
-            out.append(Budget(t["device"], t["limit_ms"], predictor))
-        return tuple(out)
 
     @property
     def architecture(self) -> Architecture:

@@ -37,7 +37,7 @@ def costs(ctx: Context, stages: Sequence[str], pending: Sequence[str]) -> list[C
     timing = config.measure.blocks * config.measure.block_seconds
     seconds = {
         "profile": tables * estimate_seconds(ctx.space, networks=config.measure.networks),
-        "search": epoch * method(config.search).training_epochs,
+        "search": epoch * method(config.search).training_epochs(config.levels),
         "train": epoch * config.train.epochs,
         "compress": epoch * (1.5 * config.prune.epochs + 0.5),
         "export": EXPORT_SECONDS,

@@ -13,11 +13,11 @@ from edgenas.config import Target
 from edgenas.files import write_json
 from edgenas.latency import LatencyTable
 from edgenas.pipeline.context import Context
+from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.stage import Stage
 from edgenas.predict import Predictor, require_trusted
 from edgenas.profile import profile
 from edgenas.project import project
-from edgenas.search import Budget
 from edgenas.space import Relaxable, Space
 
 SAMPLES = 64
@@ -74,13 +74,14 @@ def _target(
     predictor = predictors[precision]
     require_trusted(predictor.table)
     fastest, slowest = extremes_ms(ctx.space, predictor)
-    limit = target.budget.resolve(fastest * (1 + predictor.margin), slowest)
+    limits = [b.resolve(fastest * (1 + predictor.margin), slowest) for b in target.budgets]
     return {
         "device": target.device,
         "format": ctx.devices[target.device].runtime.format,
         "precision": precision,
-        "asked": str(target.latency["p50"]),
-        "limit_ms": limit,
+        "asked": ", ".join(b.text for b in target.budgets),
+        "limits_ms": limits * (ctx.config.levels // len(limits)),
+        "limit_ms": max(limits),
         "fastest_ms": fastest,
         "slowest_ms": slowest,
     }
@@ -93,13 +94,10 @@ def _refuse_impossible(
 ) -> None:
     """Raise ImpossibleBudget before any training."""
     if isinstance(ctx.space, Relaxable):
-        budgets = [
-            Budget(t["device"], t["limit_ms"], Predictor(tables[t["device"], t["precision"]]))
-            for t in targets
-        ]
-        project(
-            ctx.space, {c.name: torch.zeros(len(c.options)) for c in ctx.space.choices}, budgets
-        )
+        predictors = {t["device"]: Predictor(tables[t["device"], t["precision"]]) for t in targets}
+        for objective in objectives(ctx.config, targets, predictors):
+            even = {c.name: torch.zeros(len(c.options)) for c in ctx.space.choices}
+            project(ctx.space, even, objective.budgets)
 
 
 def extremes_ms(space: Space, predictor: Predictor) -> tuple[float, float]:

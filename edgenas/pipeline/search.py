@@ -1,14 +1,16 @@
 """Stage ``search``: the best-scoring architecture that fits every budget."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edgenas.files import write_json
 from edgenas.pipeline.blocks import label
 from edgenas.pipeline.context import Context, save_weights
+from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.stage import Stage
-from edgenas.search import METHODS, Method, Objective, Problem
+from edgenas.search import METHODS, Method, Problem
 from edgenas.space import Relaxable, Space
 from edgenas.spec import Architecture
 from edgenas.validate import construct
@@ -25,6 +27,7 @@ def method(settings: Mapping[str, Any]) -> Method:
 def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
         "search": dict(ctx.config.search),
+        "budgets": asdict(ctx.config.budgets),
         "data": [ctx.task.digest("train"), ctx.task.digest("search")],
         "seed": ctx.config.seed,
         "threads": ctx.config.threads,
@@ -32,39 +35,50 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
 
 
 def _work(ctx: Context, folder: Path) -> None:
-    budgets = ctx.budgets()
-    problem = Problem(ctx.space, ctx.task, Objective(budgets), seed=ctx.config.seed)
+    asked = objectives(ctx.config, ctx.targets, ctx.predictors())
+    problem = Problem(ctx.space, ctx.task, asked, seed=ctx.config.seed)
     found = method(ctx.config.search).run(problem, ctx.ledger(), ctx.progress)
-    layers, blocks = ctx.space.ops(found.arch), _blocks(ctx.space, found.arch)
-    write_json(folder / "architecture.json", found.arch.to_json())
     if found.supernet is not None:
         save_weights(found.supernet, folder / "supernet.safetensors")
+    for level, arch in enumerate(found.archs):
+        write_json(folder / architecture_file(level), arch.to_json())
+    levels = [_described(ctx, level, arch) for level, arch in enumerate(found.archs)]
     write_json(
         folder / "search.json",
-        {
-            "method": ctx.config.search["method"],
-            "architecture": found.arch.to_json(),
-            "ops": [str(o) for o in layers],
-            "labels": {b["choice"]: b["label"] for b in blocks if b["choice"]},
-            "blocks": blocks,
-            "predicted": {
-                b.device: {
-                    "p50_ms": b.predictor.p50_ms(layers),
-                    "bound_ms": b.predictor.p50_ms(layers) * (1 + b.predictor.margin),
-                }
-                for b in budgets
-            },
-            "probabilities": _probabilities(ctx),
-        },
+        {"method": ctx.config.search["method"], **levels[0], "levels": levels},
     )
 
 
-def _probabilities(ctx: Context) -> dict[str, dict[str, float]] | None:
+def architecture_file(level: int) -> str:
+    """Name of the file of one network of a front."""
+    return f"architecture-{level + 1}.json" if level else "architecture.json"
+
+
+def _described(ctx: Context, level: int, arch: Architecture) -> dict[str, Any]:
+    """A found network in full; of a front, one of several."""
+    layers, blocks = ctx.space.ops(arch), _blocks(ctx.space, arch)
+    return {
+        "architecture": arch.to_json(),
+        "ops": [str(o) for o in layers],
+        "labels": {b["choice"]: b["label"] for b in blocks if b["choice"]},
+        "blocks": blocks,
+        "predicted": {
+            device: {
+                "p50_ms": predictor.p50_ms(layers),
+                "bound_ms": predictor.p50_ms(layers) * (1 + predictor.margin),
+            }
+            for device, predictor in ctx.predictors().items()
+        },
+        "probabilities": _probabilities(ctx, level),
+    }
+
+
+def _probabilities(ctx: Context, level: int) -> dict[str, dict[str, float]] | None:
     """What the method had learnt of every option at the end; None where it learns none."""
     epochs = ctx.ledger().epochs("search")
     if not epochs or not isinstance(ctx.space, Relaxable):
         return None
-    last = epochs[-1]["probabilities"]
+    last = epochs[-1]["levels"][level]["probabilities"]
     return {c.name: dict(zip(c.options, last[c.name], strict=True)) for c in ctx.space.choices}
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgenas.artifact import Artifact
+from edgenas.budgets import Latency
 from edgenas.errors import ImpossibleBudget
 from edgenas.files import read_json, write_json
 from edgenas.measure import measure
@@ -19,7 +20,6 @@ from edgenas.pipeline.compress import extend_tables, prune
 from edgenas.pipeline.context import Context
 from edgenas.pipeline.export import export
 from edgenas.pipeline.stage import Stage
-from edgenas.search import Budget
 from edgenas.train import SCORING_BATCH, evaluating
 from edgenas.verify import Candidate, Choice, Numbers, choose, described, gates, numbers, same_gate
 
@@ -141,7 +141,7 @@ def _repair(ctx: Context, folder: Path, choices: Mapping[str, Choice], variant: 
         predictor = ctx.predictor(t["device"], best.precision, folder)
         assert predictor is not None
         corrected = predictor.corrected(best.latency.p50_ms, layers)
-        budgets.append(Budget(t["device"], t["limit_ms"] * HEADROOM, corrected))
+        budgets.append(Latency(t["device"], t["limit_ms"] * HEADROOM, corrected))
     prune(ctx, "found", variant, budgets, folder)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edgenas.files import write_text
-from edgenas.report.page import render, render_table
+from edgenas.report.page import render, render_front, render_table
 from edgenas.report.record import Record
 
 __all__ = ["render_table", "write_report"]
@@ -16,5 +16,6 @@ def write_report(run: Path) -> Path:
     is not a run directory, CorruptFile where one of its files is not what it should be.
     """
     path = run / "report.html"
-    write_text(path, render(Record.read(run)))
+    record = Record.read(run)
+    write_text(path, render_front(record) if record.networks else render(record))
     return path

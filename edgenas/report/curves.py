@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from edgenas.report import quantity as q
 from edgenas.report.chart import Band, Chart, Point, Rule, Series
-from edgenas.report.facts import Epoch, Target, Trial
+from edgenas.report.facts import Epoch, Level, Target, Trial
 from edgenas.report.record import Record
 
 MOST_POINTS = 800
@@ -68,7 +69,7 @@ def _pareto(record: Record, target: Target, index: int) -> Chart | None:
         x="predicted p50, ms",
         y="search accuracy, %",
         series=tuple(s for s in series if s.points),
-        rules=(Rule(f"budget {q.ms(target.limit_ms)}", target.limit_ms, "x"),),
+        rules=_budgets(target, "x"),
         bands=_margin(record, target, "x"),
     )
 
@@ -107,35 +108,70 @@ def convergence(record: Record) -> list[Chart]:
     warm = _warmup(epochs)
     charts = []
     for index, target in enumerate(record.profile.targets):
-        expected = _expected_ms(target.device)
-        line = _line("expected p50", epochs, expected, tone(index), q.ms)
-        if line.points:
-            first, last = line.points[0].y, line.points[-1].y
+        lines = [
+            _line(_of("expected p50", limit, target), epochs, value, tone(index + i), q.ms)
+            for i, (limit, value) in enumerate(
+                zip(target.limits, _levels(epochs, _expected_ms(target.device)), strict=False)
+            )
+        ]
+        drawn = tuple(line for line in lines if line.points)
+        if drawn:
+            said = (f"from {q.ms(s.points[0].y)} to {q.ms(s.points[-1].y)}" for s in drawn)
+            budgets = ", ".join(map(q.ms, target.limits))
             charts.append(
                 Chart(
                     title=f"Expected latency, {target.device}",
-                    summary=f"From {q.ms(first)} to {q.ms(last)} predicted, "
-                    f"budget {q.ms(target.limit_ms)}.",
-                    x="search epoch", y="expected p50 (predicted), ms", series=(line,),
-                    rules=(Rule(f"budget {q.ms(target.limit_ms)}", target.limit_ms),),
-                    bands=(*warm, *_margin(record, target, "y")), whole_x=True,
+                    summary=f"Predicted, {'; '.join(said)}; budget {budgets}.",
+                    x="search epoch", y="expected p50 (predicted), ms", series=drawn,
+                    rules=_budgets(target), bands=(*warm, *_margin(record, target, "y")),
+                    whole_x=True,
                 )
             )  # fmt: skip
+    first = record.profile.targets[0]
+
+    def each(name: str, value: _OfLevel) -> list[tuple[str, _OfEpoch]]:
+        values = _levels(epochs, value)
+        return [
+            (_of(name, limit, first), v) for limit, v in zip(first.limits, values, strict=False)
+        ]
+
     charts += [
         _epoch_chart("Loss of the supernet", "loss", epochs, warm, [
-            ("train", lambda e: e.loss), ("search-validation", lambda e: e.val_loss)]),
-        _epoch_chart("Entropy of the choices", "entropy, 1 = undecided", epochs, warm, [
-            ("entropy", lambda e: e.entropy)]),
-        _epoch_chart("Load: the tightest of all budgets", "expected p50 with margin ÷ budget",
-                     epochs, warm, [("load", lambda e: e.load)], (Rule("budget", 1.0),)),
-        _epoch_chart("Weight of the latency term", "weight in the loss", epochs, warm, [
-            ("weight", lambda e: e.weight)]),
+            ("train", lambda e: e.loss), *each("search-validation", lambda v: v.val_loss)]),
+        _epoch_chart("Entropy of the choices", "entropy, 1 = undecided", epochs, warm,
+                     each("entropy", lambda v: v.entropy)),
+        _epoch_chart("Load: the tightest of all budgets", "expected cost with margin ÷ budget",
+                     epochs, warm, each("load", lambda v: v.load), (Rule("budget", 1.0),)),
+        _epoch_chart("Weight of the latency term", "weight in the loss", epochs, warm,
+                     each("weight", lambda v: v.weight)),
     ]  # fmt: skip
     return [c for c in charts if c.series]
 
 
-def _expected_ms(device: str) -> Callable[[Epoch], float | None]:
-    return lambda epoch: epoch.expected_ms.get(device)
+_OfLevel = Callable[[Level], float | None]
+_OfEpoch = Callable[[Epoch], float | None]
+
+
+def _levels(epochs: Sequence[Epoch], value: _OfLevel) -> list[_OfEpoch]:
+    """``value`` of each network that was searched for."""
+
+    def at(level: int) -> _OfEpoch:
+        return lambda e: value(e.levels[level]) if level < len(e.levels) else None
+
+    return [at(level) for level in range(max((len(e.levels) for e in epochs), default=0))]
+
+
+def _expected_ms(device: str) -> _OfLevel:
+    return lambda level: level.expected.get(f"ms:{device}")
+
+
+def _of(name: str, limit: float, target: Target) -> str:
+    """``name``, of a front with the budget that tells one network from another."""
+    return name if len(target.limits) == 1 else f"{name}, {q.ms(limit)}"
+
+
+def _budgets(target: Target, axis: Literal["x", "y"] = "y") -> tuple[Rule, ...]:
+    return tuple(Rule(f"budget {q.ms(limit)}", limit, axis) for limit in target.limits)
 
 
 def training(record: Record) -> list[Chart]:

@@ -13,10 +13,16 @@ class Target:
     device: str
     format: str
     precision: str
-    limit_ms: float
+    limit_ms: float  # the widest, of a front
     asked: str = ""
+    limits_ms: tuple[float, ...] = ()
     fastest_ms: float | None = None
     slowest_ms: float | None = None
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """One for each network that is wanted."""
+        return self.limits_ms or (self.limit_ms,)
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,7 @@ class Verdict:
     name: str
     gates: tuple[Gate, ...]
     candidates: tuple[Candidate, ...]
+    networks: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a front
     task: dict[str, Any] = field(default_factory=dict)
     torch: dict[str, float | None] = field(default_factory=dict)
     delivered: dict[str, Delivered] = field(default_factory=dict)
@@ -192,17 +199,24 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Level:
+    """Where the search for one network of a front stood after an epoch; else of the only one."""
+
+    val_loss: float | None = None
+    expected: dict[str, float] = field(default_factory=dict)
+    load: float | None = None
+    weight: float | None = None
+    entropy: float | None = None
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One epoch of a search or a training."""
 
     epoch: int
     loss: float | None = None
-    val_loss: float | None = None
     accuracy: float | None = None
-    expected_ms: dict[str, float] = field(default_factory=dict)
-    load: float | None = None
-    weight: float | None = None
-    entropy: float | None = None
+    levels: tuple[Level, ...] = ()
     warmup: bool = False
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 import edgenas
 from edgenas.latency import LatencyTable
-from edgenas.report import compare, curves, network, summary, table
+from edgenas.report import compare, curves, front, network, summary, table
 from edgenas.report import quantity as q
 from edgenas.report.record import Record
 
@@ -17,6 +17,11 @@ from edgenas.report.record import Record
 def render(record: Record) -> str:
     """The whole page of a run."""
     return page("report.html.j2", _facts(record))
+
+
+def render_front(record: Record) -> str:
+    """The whole page of a run that delivered networks at several budgets."""
+    return page("front.html.j2", front.facts(record))
 
 
 def render_table(loaded: LatencyTable, work: table.Work) -> str:

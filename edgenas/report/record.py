@@ -69,6 +69,12 @@ class Record:
         )
 
     @property
+    def networks(self) -> Mapping[str, Path]:
+        """Of a front: the run directory of each network."""
+        found = self.verdict.networks if self.verdict else {}
+        return {name: (self.folder / n["verdict"]).parent for name, n in found.items()}
+
+    @property
     def name(self) -> str:
         """What the run is called."""
         return self.verdict.name if self.verdict else self.folder.resolve().name
@@ -122,13 +128,14 @@ def _trials(events: list[_Event]) -> tuple[Trial, ...]:
     found: dict[str, Trial] = {}
     for where, event in events:
         if event.get("event") == "tell":
+            phase = event.get("phase")
             match event.get("trial"):
                 case {"id": id, "proposal": {"arch": {"picks": dict(picks)}}, "metrics": metrics}:
                     numbers = _checked(dict[str, float | None], metrics, f"{where}: metrics")
                     finite = {
                         k: v for k, v in numbers.items() if v is not None and math.isfinite(v)
                     }
-                    found[str(id)] = Trial(str(id), picks, finite)
+                    found[f"{phase} {id}"] = Trial(str(id), picks, finite)
                 case _:
                     raise CorruptFile(f"{where}: a tell without id, proposal and metrics")
     return tuple(found.values())

@@ -1,11 +1,17 @@
-"""The macro space of ProxylessNAS (arXiv:1812.00332, sec. 4.2): chains of MBConv blocks."""
+"""The macro space of ProxylessNAS (arXiv:1812.00332, sec. 4.2): chains of MBConv blocks.
+
+A block may also choose squeeze-and-excitation and its activation. The preset ``mobile-v3`` has the
+stem, first block, stages and head of MobileNetV3-Large (arXiv:1905.02244, table 1), whose blocks
+are among the options, with two differences: ReLU6 stands for its ReLU, and expansion 3 for the 2.3
+and 2.5 of its third stage.
+"""
 
 import copy
 import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -23,6 +29,10 @@ from edgenas.validate import construct
 
 __all__ = ["Mobile"]
 
+_V3: Mapping[str, Any] = {
+    "kernels": (3, 5), "ses": (0, 4), "activations": ("relu6", "hard-swish"),
+    "edge_activation": "hard-swish",
+}  # fmt: skip
 _PRESETS: Mapping[str, Mapping[str, Any]] = {
     "tiny": {  # 28 to 32 px, trains on two CPU cores in minutes
         "stem": 16, "stem_stride": 2, "first": 16,
@@ -37,15 +47,31 @@ _PRESETS: Mapping[str, Mapping[str, Any]] = {
         "widths": (24, 40, 80, 96, 192, 320), "depths": (4, 4, 4, 4, 4, 1),
         "strides": (2, 2, 2, 1, 2, 1), "head": 1280,
     },
+    "tiny-v3": {  # tiny, with more to choose from
+        "stem": 16, "stem_stride": 2, "first": 16,
+        "widths": (24, 40, 64), "depths": (3, 3, 3), "strides": (2, 2, 1), "head": 192,
+        "expansions": (3, 6), **_V3,
+    },
+    "mobile-v3": {  # 224 px, after MobileNetV3-Large
+        "stem": 16, "stem_stride": 2, "first": 16,
+        "widths": (24, 40, 80, 112, 160), "depths": (2, 3, 4, 2, 3), "strides": (2, 2, 2, 1, 2),
+        "head": 960, "features": 1280, "expansions": (3, 4, 6), **_V3,
+    },
 }  # fmt: skip
 _CIFAR = {"resolution": 32, "channels": 3, "classes": 10}
+_IMAGENET = {"resolution": 224, "channels": 3, "classes": 1000}
 _INPUTS: Mapping[str, Mapping[str, int]] = {  # what a preset was made for, where no task says more
     "tiny": _CIFAR,
     "small": _CIFAR,
-    "proxyless": {"resolution": 224, "channels": 3, "classes": 1000},
+    "proxyless": _IMAGENET,
+    "tiny-v3": _CIFAR,
+    "mobile-v3": _IMAGENET,
 }
 
 
+_ACTIVATIONS = {"relu6": "", "hard-swish": "hs"}  # as a label of an option says it
+_AXES = ("kernels", "expansions", "ses", "activations")  # what a block chooses
+_LATER = ("ses", "edge_activation", "features")  # no part of the first ids
 QUIET = 0.1  # scale of a new branch beside its shortcut
 
 
@@ -61,6 +87,10 @@ class _Mixed(nn.Module):
         """(n, cin, h, w) -> (n, cout, h / s, w / s)."""
         y: Tensor = self.mixed(x, gates)
         return x + y if self.shortcut else y
+
+
+def _hs(activation: str) -> dict[str, int]:
+    return {"hs": 1} if activation == "hard-swish" else {}
 
 
 @dataclass(frozen=True)
@@ -80,10 +110,13 @@ class _Position:
 
 @dataclass(frozen=True)
 class Mobile(ChoiceSpace):
-    """MBConv of kernel x expansion in every block, and skip where shapes allow one.
+    """MBConv of kernel x expansion x gate x activation in every block, and skip where shapes fit.
 
     ``resolution`` px, ``channels`` in, ``classes`` out; ``widths``, ``depths``, ``strides``: one
-    entry a stage. ``preset`` fills what is not given.
+    entry a stage. ``ses``: what squeeze-and-excitation divides the hidden width by, 0 for none.
+    ``edge_activation``: of stem and head, by default the first of ``activations``, which the first
+    block has. ``features``: of a fully connected layer before the last one, 0 for none. ``preset``
+    fills what is not given.
     """
 
     resolution: int
@@ -98,7 +131,10 @@ class Mobile(ChoiceSpace):
     head: int
     kernels: tuple[int, ...] = (3, 5, 7)
     expansions: tuple[int, ...] = (3, 6)
-    activation: str = "relu6"
+    ses: tuple[int, ...] = (0,)
+    activations: tuple[str, ...] = ("relu6",)
+    edge_activation: str | None = None
+    features: int = 0
 
     presets: ClassVar = _PRESETS
 
@@ -108,32 +144,50 @@ class Mobile(ChoiceSpace):
                 f"space mobile: widths, depths and strides need one entry a stage, not "
                 f"{len(self.widths)}, {len(self.depths)} and {len(self.strides)}"
             )
-        if self.activation not in ("relu6", "hard-swish"):
-            raise UsageError(
-                f"space mobile: activation is 'relu6' or 'hard-swish', not {self.activation!r}"
-            )
+        for name in _AXES:
+            values = getattr(self, name)
+            if len(set(values)) != len(values) or not values:
+                raise UsageError(f"space mobile: {name} are {values}; each once, at least one")
+        for activation in (*self.activations, self._edge):
+            if activation not in _ACTIVATIONS:
+                raise UsageError(
+                    f"space mobile: an activation is {' or '.join(map(repr, _ACTIVATIONS))}, not "
+                    f"{activation!r}"
+                )
         numbers = (
             *(self.resolution, self.channels, self.stem, self.stem_stride, self.first, self.head),
             *(*self.widths, *self.depths, *self.strides, *self.expansions),
         )
         if min(numbers) < 1 or any(k < 1 or k % 2 == 0 for k in self.kernels):
             raise UsageError("space mobile: sizes must be positive, kernels odd")
-        if max(numbers) > 100_000 or self.resolution > 4096 or self.classes > 1_000_000:
+        if min(*self.ses, self.features) < 0:
+            raise UsageError("space mobile: ses and features are 0 (none) or positive")
+        if (
+            max(*numbers, self.features) > 100_000
+            or self.resolution > 4096
+            or self.classes > 1_000_000
+        ):
             raise UsageError("space mobile: at most 4096 px, 100000 channels, 1000000 classes")
         if self.classes < 2:
             raise UsageError(f"space mobile: {self.classes} class; a classifier needs two")
-        if len(set(itertools.product(self.kernels, self.expansions))) < 2:
-            raise UsageError("space mobile: one kernel and one expansion leave nothing to search")
+        if len(self._forms) < 2:
+            raise UsageError(
+                f"space mobile: one value of each of {', '.join(_AXES)} leaves nothing to search"
+            )
 
     @classmethod
     def configured(cls, settings: Mapping[str, Any]) -> "Mobile":
-        """Raises UsageError that names the key."""
-        fields = dict(settings)
-        preset = fields.pop("preset", "tiny")
+        """Raises UsageError that names the key. ``activation: x`` is ``activations: [x]``."""
+        given = dict(settings)
+        if "activation" in given:
+            if "activations" in given:
+                raise UsageError("space mobile: give activation or activations, not both")
+            given["activations"] = (given.pop("activation"),)
+        preset = given.pop("preset", "tiny")
         if preset not in _PRESETS:
             known = list(_PRESETS)
             raise UsageError(f"space mobile: no preset {preset!r}.{nearest(str(preset), known)}")
-        return construct(cls, {**_INPUTS[preset], **_PRESETS[preset], **fields}, "space mobile")
+        return construct(cls, {**_INPUTS[preset], **_PRESETS[preset], **given}, "space mobile")
 
     def describe(self) -> dict[str, Any]:
         """Every field, and ``kind``."""
@@ -141,8 +195,17 @@ class Mobile(ChoiceSpace):
 
     @cached_property
     def id(self) -> str:
-        """``mobile-28x1-<hash of the fields>``."""
-        digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()
+        """``mobile-28x1-<hash of the fields>``; tables and runs are named after it.
+
+        A field that came later counts only where it is used, so that older ids stay what they are.
+        """
+        facts = self.describe()
+        if len(self.activations) == 1:
+            (facts["activation"],) = facts.pop("activations")
+        for field in fields(self):
+            if field.name in _LATER and getattr(self, field.name) == field.default:
+                del facts[field.name]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return f"mobile-{self.resolution}x{self.channels}-{digest[:6]}"
 
     @property
@@ -164,30 +227,39 @@ class Mobile(ChoiceSpace):
 
     @cached_property
     def _before(self) -> tuple[OpSpec, OpSpec]:
-        act = self._act
         stem = OpSpec.of(
-            "conv", self.channels, self.stem, self.resolution, k=3, s=self.stem_stride, **act
-        )
-        size = ops.output_size(stem)
-        return stem, OpSpec.of("mbconv", self.stem, self.first, size, k=3, s=1, e=1, **act)
+            "conv", self.channels, self.stem, self.resolution, k=3, s=self.stem_stride,
+            **_hs(self._edge),
+        )  # fmt: skip
+        size, first = ops.output_size(stem), self.activations[0]
+        return stem, OpSpec.of("mbconv", self.stem, self.first, size, k=3, s=1, e=1, **_hs(first))
 
     @cached_property
     def _after(self) -> tuple[OpSpec, OpSpec]:
         last = self._positions[-1]
         size = -(-last.size // last.stride)
+        act = _hs(self._edge)
+        features = {"h": self.features, **act} if self.features else {}
         return (
-            OpSpec.of("conv", last.cout, self.head, size, k=1, s=1, **self._act),
-            OpSpec.of("classifier", self.head, self.classes, size),
+            OpSpec.of("conv", last.cout, self.head, size, k=1, s=1, **act),
+            OpSpec.of("classifier", self.head, self.classes, size, **features),
         )
 
     @property
-    def _act(self) -> dict[str, int]:
-        return {"hs": 1} if self.activation == "hard-swish" else {}
+    def _edge(self) -> str:
+        return self.activations[0] if self.edge_activation is None else self.edge_activation
+
+    @property
+    def _forms(self) -> tuple[tuple[int, int, int, str], ...]:
+        return tuple(itertools.product(*(getattr(self, name) for name in _AXES)))
 
     @cached_property
     def choices(self) -> tuple[Choice, ...]:
-        """``s<stage>b<block>``: options ``k<kernel>e<expansion>``, and ``skip`` where it fits."""
-        labels = tuple(f"k{k}e{e}" for k, e in itertools.product(self.kernels, self.expansions))
+        """``s<stage>b<block>``: options as ``k3e6``, ``k5e3se4hs``, and ``skip`` where it fits."""
+        labels = tuple(
+            f"k{k}e{e}" + (f"se{se}" if se else "") + _ACTIVATIONS[act]
+            for k, e, se, act in self._forms
+        )
         return tuple(
             Choice(p.choice, (*labels, "skip") if p.shortcut else labels) for p in self._positions
         )
@@ -196,9 +268,14 @@ class Mobile(ChoiceSpace):
         """What each option of ``choice`` executes; nothing for skip."""
         p = next(p for p in self._positions if p.choice == choice)
         blocks = tuple(
-            (OpSpec.of("mbconv", p.cin, p.cout, p.size, k=k, e=e, s=p.stride, **self._act),)
-            for k, e in itertools.product(self.kernels, self.expansions)
-        )
+            (
+                ops.mbconv(
+                    p.cin, p.cout, p.size,
+                    k=k, s=p.stride, hidden=e * p.cin, se=se, hs=bool(_hs(act)),
+                ),
+            )
+            for k, e, se, act in self._forms
+        )  # fmt: skip
         return (*blocks, ()) if p.shortcut else blocks
 
     def fixed_ops(self) -> tuple[OpSpec, ...]:
@@ -264,6 +341,7 @@ def _align(bodies: Sequence[nn.Sequential], quiet: bool) -> None:
     convolutions = [[m for m in b if isinstance(m, nn.Conv2d)] for b in bodies]
     largest = max(convolutions, key=lambda c: (c[-1].in_channels, c[-2].kernel_size))
     ops.initialised(nn.ModuleList(largest))
+    _align_gates([m for b in bodies for m in b if isinstance(m, ops.SqueezeExcitation)])
     source = [c.weight.detach().clone() for c in largest]
     with torch.no_grad():
         for body, own in zip(bodies, convolutions, strict=True):
@@ -276,3 +354,16 @@ def _align(bodies: Sequence[nn.Sequential], quiet: bool) -> None:
                 own[0].weight.copy_(source[0][:hidden])
             if quiet:
                 nn.init.constant_(body[-1].weight, QUIET)  # type: ignore[arg-type]
+
+
+def _align_gates(gates: Sequence[ops.SqueezeExcitation]) -> None:
+    """Shared channels are squeezed alike; open gates then leave every option as its sibling."""
+    for gate in gates:
+        ops.initialised(gate)
+    if gates:
+        largest = max(gates, key=lambda g: g.squeeze.weight.shape)
+        weight, bias = (p.detach().clone() for p in largest.squeeze.parameters())
+        for gate in gates:
+            narrow, channels = gate.squeeze.weight.shape[:2]
+            gate.squeeze.weight.data.copy_(weight[:narrow, :channels])
+            gate.squeeze.bias.data.copy_(bias[:narrow])  # type: ignore[union-attr]

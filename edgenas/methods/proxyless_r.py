@@ -1,0 +1,27 @@
+"""ProxylessNAS, REINFORCE form (arXiv:1812.00332, sec. 3.3.1)."""
+
+import random
+from dataclasses import dataclass
+
+from edgenas.policies import Reinforce
+from edgenas.sharing import WeightSharing
+from edgenas.space import Relaxable
+
+__all__ = ["ProxylessR"]
+
+
+@dataclass(frozen=True)
+class ProxylessR(WeightSharing):
+    """``networks``: drawn and scored a step, against a mean of rewards that ``decay`` averages."""
+
+    networks: int = 6
+    decay: float = 0.9
+
+    def policy(self, space: Relaxable, rng: random.Random) -> Reinforce:
+        """Rewards of whole networks."""
+        return Reinforce(space, self.arch_lr, rng, self.networks, self.decay)
+
+    @property
+    def arch_cost(self) -> float:
+        """Forward passes alone."""
+        return self.networks / 3

@@ -1,0 +1,48 @@
+"""A front: one search for networks at several budgets, then a run of each."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgenas.config import Config
+from edgenas.pipeline.search import architecture_file
+
+
+def networks(config: Config, root: Path) -> Iterator[Config]:
+    """What remains to be done for each network that the search in ``root`` found, as a run."""
+    for level in range(config.levels):
+        targets = config.level(level)
+        found = root / "search" / architecture_file(level)
+        yield replace(
+            config,
+            name=f"{level + 1}-{_slug(targets[0].budgets[0].text)}",
+            targets=targets,
+            search={"method": "fixed", "architecture": str(found)},
+        )
+
+
+def verdict_of(config: Config, verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Of the front: met where every network's is; files are named from the folder of the front."""
+    return {
+        "schema": 1,
+        "met": all(v["met"] for v in verdicts.values()),
+        "name": config.name,
+        "candidates": [],
+        "gates": [{"network": name, **g} for name, v in verdicts.items() for g in v["gates"]],
+        "networks": {
+            name: {"met": v["met"], "verdict": f"{folder(name)}/verdict.json"}
+            for name, v in verdicts.items()
+        },
+    }
+
+
+def folder(name: str) -> str:
+    """Of a network's run, within that of the front."""
+    return f"networks/{name}"
+
+
+def _slug(budget: str) -> str:
+    """``<= 3.5 ms`` as ``3.5ms``."""
+    return re.sub(r"[^0-9A-Za-z.]", "", budget.replace("%", "percent"))

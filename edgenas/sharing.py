@@ -1,0 +1,108 @@
+"""Search by weight sharing: train a supernet and its policies, then choose under the budgets."""
+
+import abc
+import hashlib
+import itertools
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from edgenas.checkpoint import Checkpoint
+from edgenas.evaluate import Shared
+from edgenas.policies import Logits
+from edgenas.project import project
+from edgenas.relax import Schedule, relaxable
+from edgenas.samplers import Listed
+from edgenas.search import Found, Ledger, Objective, Problem, Progress, ask_tell, silent
+from edgenas.space import Relaxable
+from edgenas.spec import Architecture
+from edgenas.supernet import train_supernet
+
+TRIES = 20  # draws for each sample that is wanted
+
+
+@dataclass(frozen=True)
+class WeightSharing(Schedule, abc.ABC):
+    """A method that differs from others by its policy.
+
+    ``fill``: share of the budget that the answer takes at least; the most probable option of each
+    choice alone would leave much of it unused while probabilities are still even. ``samples``:
+    further architectures that are drawn for each objective and scored, for the front.
+    """
+
+    arch_lr: float = 0.05
+    fill: float = 0.95
+    samples: int = 8
+
+    @abc.abstractmethod
+    def policy(self, space: Relaxable, rng: random.Random) -> Logits:
+        """A fresh one."""
+
+    @property
+    @abc.abstractmethod
+    def arch_cost(self) -> float:
+        """Of an architecture step, in steps of plain training."""
+
+    @property
+    def name(self) -> str:
+        """As in messages."""
+        return type(self).__name__.lower()
+
+    def training_epochs(self, objectives: int) -> float:
+        """Cost in epochs of plainly training one path."""
+        return (
+            self.epochs
+            + (self.epochs - self.warmup) * objectives * self.arch_cost / self.arch_every
+        )
+
+    def run(self, problem: Problem, ledger: Ledger, progress: Progress = silent) -> Found:
+        """The most probable architecture that keeps each objective, and the supernet."""
+        space = relaxable(problem.space, self.name)
+        policies = [
+            self.policy(space, problem.rng(f"alpha/{i}")) for i in range(len(problem.objectives))
+        ]
+        for objective in problem.objectives:  # says so before training if nothing can fit
+            project(space, policies[0].scores(), objective.budgets)
+        net = train_supernet(
+            problem, space, policies, self, ledger, progress, self._checkpoint(problem, ledger)
+        )
+        answers = [
+            project(space, policy.scores(), objective.budgets, self.fill)
+            for policy, objective in zip(policies, problem.objectives, strict=True)
+        ]
+        rng, drawn = problem.rng("samples"), list(answers)
+        for policy, objective in zip(policies, problem.objectives, strict=True):
+            drawn += self._fitting(policy, objective, problem, rng)
+        ask_tell(
+            Listed(drawn), Shared(problem, space, net), ledger,
+            phase="evaluate", trials=len(drawn), progress=progress,
+        )  # fmt: skip
+        return Found(tuple(answers), net)
+
+    def _fitting(
+        self, policy: Logits, objective: Objective, problem: Problem, rng: random.Random
+    ) -> list[Architecture]:
+        """Drawn from ``policy``, as many as ``samples``; fewer where draws seldom fit."""
+        draws = (policy.draw(rng) for _ in range(TRIES * self.samples))
+        fitting = (a for a in draws if objective.fits(problem.space.ops(a)))
+        return list(itertools.islice(fitting, self.samples))
+
+    def _checkpoint(self, problem: Problem, ledger: Ledger) -> Checkpoint:
+        """Beside the ledger; of this very search only."""
+        facts = {
+            "method": [self.name, asdict(self)],
+            "space": problem.space.id,
+            "budgets": [
+                [[b.name, b.limit, b.margin] for b in o.budgets] for o in problem.objectives
+            ],
+            "data": [problem.task.digest("train"), problem.task.digest("search")],
+            "seed": problem.seed,
+        }
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return Checkpoint(_beside(ledger), key)
+
+
+def _beside(ledger: Ledger) -> Path:
+    folder: Path = ledger.path.parent / "checkpoints"
+    return folder / f"{ledger.path.stem}-search.safetensors"
