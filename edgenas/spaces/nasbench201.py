@@ -28,6 +28,7 @@ __all__ = ["NasBench201"]
 STAGES, CELLS = (16, 32, 64), 5
 OPTIONS = ("none", "skip", "conv1", "conv3", "pool")
 KINDS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")  # as published
+_KERNELS = {"nor_conv_1x1": 1, "nor_conv_3x3": 3}
 NODES = tuple(tuple(f"node{j}_from{i}" for i in range(j)) for j in (1, 2, 3))
 EDGES = tuple(edge for edges in NODES for edge in edges)
 _NAME = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|"
@@ -175,6 +176,15 @@ class NasBench201(ChoiceSpace):
         picks = {edge: KINDS.index(kind) for edge, kind in zip(EDGES, kinds, strict=True)}
         return Architecture.of(self.id, picks)
 
+    def connected(self, arch: Architecture) -> bool:
+        """Whether the output of the cell depends on its input."""
+        reached = [True]
+        for edges in NODES:
+            reached.append(
+                any(r and arch.index(e) > 0 for r, e in zip(reached, edges, strict=True))
+            )
+        return reached[-1]
+
     @cached_property
     def choices(self) -> tuple[Choice, ...]:
         """``node<to>_from<from>``."""
@@ -208,20 +218,16 @@ class NasBench201(ChoiceSpace):
 
     def work(self, op: OpSpec) -> int:
         """Multiply-accumulates of an edge in all cells; of pooling, its additions."""
-        maps = [(c, (self.resolution >> i) ** 2) for i, c in enumerate(STAGES)]
-        match op.kind:
-            case "nor_conv_1x1":
-                return CELLS * sum(c * c * pixels for c, pixels in maps)
-            case "nor_conv_3x3":
-                return CELLS * sum(9 * c * c * pixels for c, pixels in maps)
-            case "avg_pool_3x3":
-                return CELLS * sum(9 * c * pixels for c, pixels in maps)
-        return 0
+        pixels = [(self.resolution >> i) ** 2 for i in range(len(STAGES))]
+        if op.kind == "avg_pool_3x3":
+            return CELLS * sum(9 * c * p for c, p in zip(STAGES, pixels, strict=True))
+        k = _KERNELS.get(op.kind, 0)
+        return CELLS * sum(k**2 * c**2 * p for c, p in zip(STAGES, pixels, strict=True))
 
     def parameters(self, op: OpSpec) -> int:
-        """Weights of an edge in all cells."""
-        operations = [_operation(op.kind, c) for c in STAGES]
-        return CELLS * sum(p.numel() for o in operations for p in o.parameters())
+        """Weights of an edge in all cells, with those of batch norms."""
+        k = _KERNELS.get(op.kind, 0)
+        return CELLS * sum(k**2 * c**2 + 2 * c for c in STAGES) if k else 0
 
     def build(self, arch: Architecture) -> nn.Module:
         """The network of fifteen cells ``arch``, fresh weights."""
