@@ -7,7 +7,8 @@ kinds   conv        k x k convolution, BN, activation            args k, s
                                                                  hidden / se channels)
         classifier  global average pool, fully connected         cout = classes; args h (a fully
                                                                  connected layer of h before)
-Every kind with an activation takes ``hs1`` for hard-swish instead of ReLU6.
+Every kind with an activation takes ``hs1`` for hard-swish instead of ReLU6; ``linear1`` leaves that
+of a conv out.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgenas.errors import CapabilityError
 from edgenas.spec import OpSpec
 
 BN_EPS, BN_MOMENTUM = 1e-3, 0.1  # ProxylessNAS, reference code
@@ -122,9 +124,8 @@ def _conv_bn(cin: int, cout: int, k: int = 1, s: int = 1, groups: int = 1) -> li
 
 
 def _conv(op: OpSpec) -> nn.Module:
-    return nn.Sequential(
-        *_conv_bn(op.cin, op.cout, op.arg("k", 1), op.arg("s", 1)), _activation(op)
-    )
+    layers = _conv_bn(op.cin, op.cout, op.arg("k", 1), op.arg("s", 1))
+    return nn.Sequential(*layers, *([] if op.arg("linear", 0) else [_activation(op)]))
 
 
 def mbconv_body(op: OpSpec) -> nn.Sequential:
@@ -173,7 +174,12 @@ def initialised(module: nn.Module) -> nn.Module:
 
 
 def build(op: OpSpec) -> nn.Module:
-    """The module of ``op``, fresh weights; (n, cin, size, size) -> (n, cout, ...)."""
+    """The module of ``op``, fresh weights; (n, cin, size, size) -> (n, cout, ...).
+
+    Raises CapabilityError for a kind that is a part of whole networks only.
+    """
+    if op.kind not in _BUILDERS:
+        raise CapabilityError(f"'{op}' cannot be built alone; kinds: {', '.join(_BUILDERS)}")
     return initialised(_BUILDERS[op.kind](op))
 
 

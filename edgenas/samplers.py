@@ -1,14 +1,19 @@
 """Samplers: what to try next."""
 
+import heapq
+import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
+from edgenas.best_first import best_first
+from edgenas.budgets import Budget
 from edgenas.project import project
 from edgenas.search import Objective, Proposal, Trial
-from edgenas.space import Relaxable, Space
-from edgenas.spec import Architecture
+from edgenas.space import Context, Relaxable, Space
+from edgenas.spec import Architecture, OpSpec
 
 TRIES = 2000  # draws before rejection counts as hopeless
 
@@ -64,3 +69,134 @@ class Fitting:
         g = torch.Generator().manual_seed(self._rng.getrandbits(60))
         scores = {c.name: torch.randn(len(c.options), generator=g) for c in space.choices}
         return project(space, scores, self._objective.budgets)
+
+
+class Aging:
+    """Aging evolution (Real et al. 2019, arXiv:1802.01548, algorithm 1) under every budget.
+
+    ``population`` random architectures, then mutants of the best of a random ``tournament`` among
+    them; each new one takes the place of the oldest. None is proposed twice: a mutant that was
+    tried already mutates on.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        objective: Objective,
+        rng: random.Random,
+        population: int = 20,
+        tournament: int = 5,
+        epochs: int = 0,
+    ) -> None:
+        self._space, self._objective, self._rng, self._epochs = space, objective, rng, epochs
+        self._random = Fitting(space, objective, rng, epochs)
+        self._alive: deque[Trial] = deque(maxlen=population)
+        self._tournament = min(tournament, population)
+        self._seen: set[Architecture] = set()
+
+    def ask(self) -> Proposal | None:
+        """A new one; None if none was found. Raises ImpossibleBudget."""
+        full = len(self._alive) == self._alive.maxlen
+        arch = self._mutant() if full else None
+        while arch is None or arch in self._seen:
+            proposal = self._random.ask()
+            if proposal is None:
+                return None
+            arch = proposal.arch
+        self._seen.add(arch)
+        return Proposal(arch, self._epochs)
+
+    def tell(self, trial: Trial) -> None:
+        """It joins, the oldest leaves."""
+        self._alive.append(trial)
+
+    def _mutant(self) -> Architecture | None:
+        arch = self._parent()
+        for _ in range(TRIES):
+            arch = self._space.mutate(arch, self._rng)
+            if arch in self._seen:
+                continue
+            if self._objective.fits(self._space.ops(arch)):
+                return arch
+            arch = self._parent()
+        return None
+
+    def _parent(self) -> Architecture:
+        drawn = self._rng.sample(list(self._alive), self._tournament)
+        return max(drawn, key=lambda t: t.metrics["accuracy"]).arch
+
+
+class Largest:
+    """Architectures that keep every budget, the largest first: what every search has to beat.
+
+    ``size`` of an operator, e.g. its multiply-accumulates; equal ones in random order. The order is
+    exact where choices are independent, else that of ``TRIES`` draws.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        objective: Objective,
+        size: Callable[[OpSpec], float],
+        rng: random.Random,
+        epochs: int = 0,
+    ) -> None:
+        self._space, self._objective, self._epochs = space, objective, epochs
+        self._order = (
+            _ordered(space, objective.budgets, size, rng)
+            if isinstance(space, Relaxable)
+            else _drawn(Fitting(space, objective, rng), lambda a: sum(map(size, space.ops(a))))
+        )
+
+    def ask(self) -> Proposal | None:
+        """The next; None after the last. Raises ImpossibleBudget."""
+        for arch in self._order:
+            if self._objective.fits(self._space.ops(arch)):
+                return Proposal(arch, self._epochs)
+        return None
+
+    def tell(self, trial: Trial) -> None:
+        """Nothing to learn."""
+
+
+def _ordered(
+    space: Relaxable, budgets: Sequence[Budget], size: Callable[[OpSpec], float], rng: random.Random
+) -> Iterator[Architecture]:
+    """Those that keep ``budgets`` but for rounding, by falling size."""
+    even = {c.name: torch.zeros(len(c.options)) for c in space.choices}
+    project(space, even, budgets)  # raises if none fits
+    each = (_within(space, context, budgets, size, rng) for context in space.contexts)
+    for _, arch in heapq.merge(*each, key=lambda ranked: ranked[0]):
+        yield arch
+
+
+def _within(
+    space: Relaxable,
+    context: Context,
+    budgets: Sequence[Budget],
+    size: Callable[[OpSpec], float],
+    rng: random.Random,
+) -> Iterator[tuple[float, Architecture]]:
+    """Those of ``context``, each with its size, negative."""
+    free = {c: ops for c, ops in context.options.items() if c not in context.picks}
+    sizes = {c: [float(sum(map(size, ops))) for ops in every] for c, every in free.items()}
+    rows = [
+        row
+        for b in budgets
+        for row in b.rows(
+            [[b.part(ops) for ops in every] for every in free.values()], b.load(context.fixed)
+        )
+    ]
+    for picks in best_first(list(sizes.values()), rows, rng):
+        chosen = dict(zip(free, picks, strict=True))
+        scores = {
+            c.name: torch.eye(len(c.options))[{**context.picks, **chosen}[c.name]]
+            for c in space.choices
+        }
+        total = sum(map(size, context.fixed)) + sum(sizes[c][k] for c, k in chosen.items())
+        yield -total, space.decode(scores)
+
+
+def _drawn(fitting: Fitting, size: Callable[[Architecture], float]) -> Iterator[Architecture]:
+    drawn = itertools.islice(iter(fitting.ask, None), TRIES)
+    yield from sorted((proposal.arch for proposal in drawn), key=size, reverse=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from edgenas import elastic, ops
 from edgenas.alignment import align
+from edgenas.chain import Network, Supernet
 from edgenas.errors import UsageError
 from edgenas.gates import Gates, Mix, mixture, run
 from edgenas.registry import nearest
@@ -76,19 +77,6 @@ _LATER = ("ses", "edge_activation", "features", "multipliers", "resolutions")  #
 ROUND = 8  # channels: kernels work on vectors of eight
 
 
-class Network(nn.Module):
-    """Stem, blocks, head convolution, classifier; (n, c, h, w) -> (n, classes)."""
-
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) -> logits (n, classes)."""
-        y: Tensor = self.layers(x)
-        return y
-
-
 class _Mixed(nn.Module):
     """One choice and its shortcut, if shapes allow one."""
 
@@ -101,22 +89,6 @@ class _Mixed(nn.Module):
         """(n, cin, h, w) -> (n, cout, h / s, w / s)."""
         y: Tensor = self.mixed(x, gates)
         return y if self.shortcut is None else run(self.shortcut, x, gates) + y
-
-
-class Supernet(nn.Module):
-    """As ``Network``, each searched block a choice; called as ``supernet(x, gates)``."""
-
-    def __init__(self, before: nn.Module, mixed: Sequence[_Mixed], after: nn.Module) -> None:
-        super().__init__()
-        self.before, self.mixed, self.after = before, nn.ModuleList(mixed), after
-
-    def forward(self, x: Tensor, gates: Gates) -> Tensor:
-        """(n, c, h, w) -> logits (n, classes)."""
-        x = self.before(x)
-        for layer in self.mixed:
-            x = layer(x, gates)
-        y: Tensor = self.after(x)
-        return y
 
 
 class _Resizing(Supernet):

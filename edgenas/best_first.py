@@ -1,0 +1,76 @@
+"""The discrete choices that keep every budget, the best first, one after the other."""
+
+import heapq
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy.optimize import linprog
+
+from edgenas.budgets import Row
+
+_SLACK = 1e-9  # of a limit: sums in another order
+
+
+def best_first(
+    values: Sequence[Sequence[float]], rows: Sequence[Row], rng: random.Random
+) -> Iterator[list[int]]:
+    """Picks, an option of each group, by falling sum of ``values``; equal sums in random order.
+
+    ``values[group][option]``; ``rows``: what picks have to keep. Exact: best-first branch and bound
+    over the groups in turn, bounded by the Lagrangian dual at the multipliers of the linear
+    relaxation (Fisher 1981, The Lagrangian relaxation method), so that few picks are looked at
+    beside those that are wanted.
+    """
+    prices = _prices(values, rows)
+    if prices is None:
+        return
+    costs = [
+        np.array([[row.parts[g][k] for row in rows] for k in range(len(group))])
+        for g, group in enumerate(values)
+    ]
+    net = [np.asarray(v, float) - c @ prices for v, c in zip(values, costs, strict=True)]
+    limits = np.array([row.limit for row in rows])
+    gain = _rest([n.max() for n in net])  # at most, of the groups from here on
+    least = _rest([c.min(0) for c in costs])
+    room = limits + _SLACK * np.maximum(np.abs(limits), 1)
+    order = itertools.count()
+    open_: list[tuple[float, float, int, list[int], float, np.ndarray]] = [
+        (-np.inf, 0.0, next(order), [], 0.0, np.zeros(len(rows)))
+    ]
+    while open_:
+        *_, picks, value, used = heapq.heappop(open_)
+        group = len(picks)
+        if group == len(values):
+            yield picks
+            continue
+        for k, more in enumerate(values[group]):
+            after = used + costs[group][k]
+            if np.any(after + least[group + 1] > room):
+                continue
+            bound = value + more
+            if group + 1 < len(values):
+                bound += float(gain[group + 1] + prices @ (limits - after))
+            node = (-bound, rng.random(), next(order), [*picks, k], value + more, after)
+            heapq.heappush(open_, node)
+
+
+def _prices(values: Sequence[Sequence[float]], rows: Sequence[Row]) -> np.ndarray | None:
+    """What a unit of each row is worth where picks may be mixtures; None if nothing fits."""
+    sizes = [len(group) for group in values]
+    answer = linprog(
+        -np.concatenate([np.asarray(group, float) for group in values]),
+        A_ub=np.array([np.concatenate([np.asarray(g, float) for g in r.parts]) for r in rows]),
+        b_ub=np.array([r.limit for r in rows]),
+        A_eq=np.repeat(np.eye(len(sizes)), sizes, axis=1),
+        b_eq=np.ones(len(sizes)),
+        bounds=(0, 1),
+    )
+    return None if answer.x is None else np.maximum(-answer.ineqlin.marginals, 0)
+
+
+def _rest(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Sums from each part to the last, and nothing after it."""
+    stacked = np.array([*parts, np.zeros_like(parts[0])])
+    return np.cumsum(stacked[::-1], axis=0)[::-1]
