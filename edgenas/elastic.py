@@ -56,9 +56,7 @@ class Block(Gated):
             x = layer(x)
         x = self.hidden(x, gates)
         if gate is not None:
-            pool, squeeze, rectify, excite, limit = gate.gate  # type: ignore[misc]
-            narrow = self.squeezed(rectify(squeeze(pool(x))), gates)
-            x = x * limit(excite(narrow))
+            x = gate.gated(x, self.squeezed(gate.squeezed(x), gates))
         return self.out(norm(project(x)), gates)  # type: ignore[no-any-return]
 
 

@@ -86,7 +86,7 @@ def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
 
 def _images(p: Problem, proposal: Proposal) -> Task:
     """Of the size that the proposal takes."""
-    return p.task.at(p.space.ops(proposal.arch)[0].size)
+    return p.task.at(p.space.input_of(proposal.arch)[1])
 
 
 def _trial(

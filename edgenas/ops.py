@@ -108,7 +108,14 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> the same shape."""
-        narrow = F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))
+        return self.gated(x, self.squeezed(x))
+
+    def squeezed(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) -> what gates are made of, (n, squeezed, 1, 1)."""
+        return F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))
+
+    def gated(self, x: Tensor, narrow: Tensor) -> Tensor:
+        """``x`` times the gates that ``narrow`` makes."""
         return x * F.hardsigmoid(self.excite(narrow))
 
 

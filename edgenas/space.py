@@ -35,6 +35,10 @@ class Space(abc.ABC):
     def input(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
 
+    def input_of(self, arch: Architecture) -> tuple[int, int, int]:
+        """(channels, height, width) that ``arch`` takes, where images are resized for it."""
+        return self.input
+
     @abc.abstractmethod
     def sample(self, rng: random.Random) -> Architecture:
         """A random valid architecture."""

@@ -128,7 +128,7 @@ def _measured(
             exporter = exporter_for(device.runtime.format)
             files = []
             for number, arch in enumerate(archs):
-                task = ctx.task.at(ctx.space.ops(arch)[0].size)
+                task = ctx.task.at(ctx.space.input_of(arch)[1])
                 graph = trace(_network(ctx, arch, supernet), task.input)
                 if target["precision"] != "fp32":
                     graph = calibrate(graph, [task.tensors("calibration", CALIBRATION)[0]])

@@ -54,7 +54,7 @@ class Context:
     @property
     def fitted(self) -> Task:
         """The user's data at the size that the found network takes."""
-        return self.task.at(self.space.ops(self.architecture)[0].size)
+        return self.task.at(self.space.input_of(self.architecture)[1])
 
     @cached_property
     def devices(self) -> Mapping[str, Device]:

@@ -256,6 +256,10 @@ class Mobile(ChoiceSpace):
         """(channels, resolution, resolution) of an image, before it is resized."""
         return (self.channels, self.resolution, self.resolution)
 
+    def input_of(self, arch: Architecture) -> tuple[int, int, int]:
+        """At the resolution that ``arch`` picks."""
+        return ops.input_shape(context_of(self, arch).fixed)
+
     @property
     def _sizes(self) -> tuple[int, ...]:
         return self.resolutions or (self.resolution,)
