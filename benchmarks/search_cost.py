@@ -1,17 +1,18 @@
-"""What a search epoch costs in time and memory, against training stand-alone networks.
+"""What a search epoch costs in time and memory, against plainly training the same path.
 
     python benchmarks/search_cost.py [--repeats 5]
 
-Goals: at most 1.3 of the time and 1.15 of the memory. Search: an epoch after warm-up, weight steps
-on one sampled path and the architecture steps of the method's defaults, paths uniform throughout.
-Plain: as many steps of stand-alone networks drawn uniformly from the same space. Beside the forms
-of proxyless, DARTS, which keeps all paths. Each side runs in its own process and the sides
-alternate; the fastest run of each side counts for time (others share the machine), the median for
-memory, once of the whole process and once of what training adds to an idle one: the goal is for
-the latter. Writes benchmarks/results/search_cost.json.
+Goals: at most 1.3 of the time and 1.15 of the memory. Search: an epoch after warm-up, weight and
+architecture steps by the method's defaults, its logits so far apart that the path that is on is
+always the same one. Plain: as many steps of that network alone. Three networks drawn at random,
+each side in a process of its own, alternating. Time: the fastest run of each side counts (others
+share the machine). Memory: the peak of what torch allocates, weights and momenta included, as a
+GPU's counter says it; beside it the resident size of the process. Beside the forms of proxyless,
+DARTS, which keeps all paths. Writes benchmarks/results/search_cost.json.
 """
 
 import argparse
+import itertools
 import json
 import random
 import resource
@@ -19,13 +20,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from results_file import write_results
+from torch.profiler import ProfilerActivity, profile
 
 from edgenas.augment import Augment
 from edgenas.budgets import Latency
@@ -35,13 +36,16 @@ from edgenas.predict import Predictor
 from edgenas.search import METHODS, Ledger, Objective, Problem
 from edgenas.space import load_space
 from edgenas.spaces.mobile import Mobile
+from edgenas.spec import Architecture
 from edgenas.supernet import train_supernet
 from edgenas.task import Part, Task
 from edgenas.train import TrainRecipe, train
 
-BATCH, STEPS, NETWORKS = 128, 60, 15
+BATCH, STEPS, PEAK_STEPS = 128, 40, 6
+NETWORKS = (0, 1, 2)  # seeds of architectures
 EXPANSIONS = {7: (3, 6), 13: (2, 3, 4, 6)}  # by the number of options, skip included
 LIMITS = {"time": 1.3, "memory": 1.15}
+SURE = 20.0  # logit of the path that is on
 
 
 def noise(n: int, seed: int) -> Images:
@@ -58,48 +62,55 @@ def task(steps: int) -> Task:
     return Task("noise", names, (1, 28, 28), (0.5,), (0.3,), parts, Augment())
 
 
-def side_search(space: Mobile, name: str) -> float:
-    """Seconds of one epoch of both kinds of steps."""
+def searching(space: Mobile, name: str, arch: Architecture, steps: int) -> Callable[[], float]:
+    """An epoch of both kinds of steps; its seconds."""
     rows = {op: Timing(1.0, 1.0, 1.0, 1, "estimated") for op in space.vocabulary()}
     header = Header("none", "none", "fp32", space.id, {}, fit=Fit(0.0, 1.0, 1.0, 0.0, 8))
     budget = Latency("none", 10.0, Predictor(LatencyTable(header, rows)))
-    few = 4 if name == "darts" else 1  # all paths take many times as long
-    problem = Problem(space, task(STEPS // few), (Objective((budget,)),))
-    # too slow to leave the uniform draw
+    problem = Problem(space, task(steps), (Objective((budget,)),))
     method = METHODS[name](epochs=1, warmup=0, batch=BATCH, arch_lr=1e-9)
-    with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(Path(folder) / "ledger.jsonl")
-        train_supernet(problem, space, [method.policy(space, random.Random(0))], method, ledger)
-        (epoch,) = ledger.epochs("search")
-    return few * float(epoch["seconds"])
+
+    def run() -> float:
+        policy = method.policy(space, random.Random(0))
+        with torch.no_grad():
+            for choice, alpha in policy.alpha.items():
+                alpha[arch.index(choice)] = SURE
+        with tempfile.TemporaryDirectory() as folder:
+            ledger = Ledger(Path(folder) / "ledger.jsonl")
+            train_supernet(problem, space, [policy], method, ledger)
+            (epoch,) = ledger.epochs("search")
+        return float(epoch["seconds"])
+
+    return run
 
 
-def side_plain(space: Mobile) -> float:
-    """Seconds of as many steps on stand-alone networks."""
-    rng, data, seconds = random.Random(0), task(STEPS // NETWORKS), 0.0
-    for number in range(NETWORKS):
-        net = space.build(space.sample(rng))
-        train(net, data, TrainRecipe(epochs=1, batch=BATCH), number)  # memory is touched once
-        start = time.perf_counter()
-        train(net, data, TrainRecipe(epochs=1, batch=BATCH), number)
-        seconds += time.perf_counter() - start
-    return seconds
+def plain(space: Mobile, arch: Architecture, steps: int) -> Callable[[], float]:
+    """As many steps of the network alone; their seconds."""
+    data, seconds = task(steps), list[float]()
+
+    def run() -> float:
+        train(
+            space.build(arch), data, TrainRecipe(epochs=1, batch=BATCH), 0,
+            on_epoch=lambda e: seconds.append(e.seconds),
+        )  # fmt: skip
+        return seconds[-1]
+
+    return run
 
 
-def side_paths(space: Mobile) -> float:
-    """Seconds of a step on each of as many networks as the search draws paths: for memory.
+def allocated_bytes(run: Callable[[], float]) -> int:
+    """Peak of what torch allocates during ``run``."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    results = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    memory = sorted(
+        (e for e in results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()
+    )
+    return max(itertools.accumulate(e.nbytes() for e in memory))
 
-    The peak is that of the largest one drawn, so both sides must draw equally often.
-    """
-    rng, data, start = random.Random(0), task(1), time.perf_counter()
-    for number in range(STEPS):
-        net = space.build(space.sample(rng))
-        train(net, data, TrainRecipe(epochs=1, batch=BATCH), number)
-    return time.perf_counter() - start
 
-
-def child(side: str, options: int) -> None:
-    """One process, one side; prints its figures as JSON."""
+def child(side: str, options: int, network: int, what: str) -> None:
+    """One process, one side; prints its figure as JSON."""
     torch.set_num_threads(2)
     space = load_space(
         {
@@ -109,51 +120,53 @@ def child(side: str, options: int) -> None:
     )  # fmt: skip
     assert isinstance(space, Mobile)
     assert max(len(c.options) for c in space.choices) == options
-    few = task(2)
-    train(space.build(space.sample(random.Random(1))), few, TrainRecipe(epochs=1, batch=8), 0)
-    idle = peak_bytes()
-    plain = {"plain": side_plain, "paths": side_paths}
-    seconds = plain[side](space) if side in plain else side_search(space, side)
-    print(json.dumps({"seconds": seconds, "idle_bytes": idle, "peak_bytes": peak_bytes()}))
+    arch = space.sample(random.Random(network))
+
+    def made(steps: int) -> Callable[[], float]:
+        return plain(space, arch, steps) if side == "plain" else searching(space, side, arch, steps)
+
+    made(2)()  # kernels are chosen once
+    if what == "allocated":
+        print(json.dumps({"allocated_bytes": allocated_bytes(made(PEAK_STEPS))}))
+        return
+    few = 4 if side == "darts" else 1  # all paths take many times as long
+    seconds = few * made(STEPS // few)()
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "resident_bytes": resident}))
 
 
-def peak_bytes() -> int:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def measured(side: str, options: int) -> dict[str, float]:
+def measured(side: str, options: int, network: int, what: str) -> dict[str, float]:
     """The figures of one child."""
     argv = [sys.executable, __file__, "--child", side, "--options", str(options)]
+    argv += ["--network", str(network), "--what", what]
     out = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-    row: dict[str, float] = json.loads(out)
+    row: dict[str, float] = json.loads(out.splitlines()[-1])
     return row
 
 
 def compared(options: int, sides: Sequence[str], repeats: int) -> list[dict[str, Any]]:
-    """All runs of every side, and the ratios of each method."""
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in (*sides, "plain", "paths")}
+    """All runs of every side, and the ratios of each method, means over the networks."""
+    runs: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for network in NETWORKS:
+        for side in (*sides, "plain"):
+            runs[side, network] = [measured(side, options, network, "allocated")]
     for _ in range(repeats):
-        for side, rows in runs.items():
-            rows.append(measured(side, options))
+        for side, network in runs:
+            runs[side, network].append(measured(side, options, network, "time"))
 
-    def fastest(side: str) -> float:
-        return min(r["seconds"] for r in runs[side])
-
-    def peak(side: str) -> float:
-        return statistics.median(r["peak_bytes"] for r in runs[side])
-
-    def growth(side: str) -> float:
-        return statistics.median(r["peak_bytes"] - r["idle_bytes"] for r in runs[side])
+    def ratio(side: str, pick: Callable[[list[dict[str, float]]], float]) -> float:
+        return statistics.fmean(pick(runs[side, n]) / pick(runs["plain", n]) for n in NETWORKS)
 
     return [
         {
             "method": side,
             "options": options,
-            "time": fastest(side) / fastest("plain"),
-            "memory": growth(side) / growth("paths"),
-            "memory_of_process": peak(side) / peak("paths"),
-            "runs": {name: runs[name] for name in (side, "plain", "paths")},
+            "time": ratio(side, lambda r: min(x["seconds"] for x in r[1:])),
+            "memory": ratio(side, lambda r: r[0]["allocated_bytes"]),
+            "resident": ratio(
+                side, lambda r: statistics.median(x["resident_bytes"] for x in r[1:])
+            ),
+            "runs": {f"{s} {n}": runs[s, n] for s in (side, "plain") for n in NETWORKS},
         }
         for side in sides
     ]
@@ -165,17 +178,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--child")
     parser.add_argument("--options", type=int, default=7)
+    parser.add_argument("--network", type=int, default=0)
+    parser.add_argument("--what", default="time")
     args = parser.parse_args()
     if args.child:
-        child(args.child, args.options)
+        child(args.child, args.options, args.network, args.what)
         return
     rows = compared(7, ["proxyless", "proxyless-full", "proxyless-r", "darts"], args.repeats)
     rows += compared(13, ["proxyless"], args.repeats)
-    print("method           options  time  memory  of the process   (search / plain)")
+    print("method           options  time  memory  resident   (search / plain)")
     for r in rows:
         print(
             f"{r['method']:<16} {r['options']:7}  {r['time']:4.2f}  {r['memory']:6.2f}"
-            f"  {r['memory_of_process']:6.2f}"
+            f"  {r['resident']:8.2f}"
         )
     first = rows[0]
     print(write_results(

@@ -51,8 +51,9 @@ class Block(Gated):
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
         """(n, cin, h, w) -> (n, cout, h / s, w / s), both of the greatest width."""
         *spread, project, norm = self.body
-        gate = spread.pop() if isinstance(spread[-1], ops.SqueezeExcitation) else None
-        for layer in spread:
+        last = spread[-1]
+        gate = last if isinstance(last, ops.SqueezeExcitation) else None
+        for layer in spread[:-1] if gate else spread:
             x = layer(x)
         x = self.hidden(x, gates)
         if gate is not None:
