@@ -162,7 +162,14 @@ class _Counted(Budget):
 
 @dataclass(frozen=True)
 class Total(_Counted, _Summed):
-    """The sum over all operators is limited."""
+    """The sum over all operators is limited; ``base``: of a network beside its operators."""
+
+    base: float = 0.0
+
+    @property
+    def beside(self) -> float:
+        """Load of ``base``."""
+        return self.base / self.most
 
     def cost(self, op: OpSpec) -> float:
         """Load that ``op`` adds."""

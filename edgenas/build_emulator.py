@@ -1,6 +1,5 @@
 """Puts the emulated ARM machine together: packages of Debian, wheels, and a plugin of ours."""
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -10,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgenas import emulator
+from edgenas import build_tools, emulator
 from edgenas.errors import CapabilityError, DataError
 from edgenas.files import folder_aside
 from edgenas.rounds import Progress
@@ -30,16 +29,18 @@ def build(mirror: str | None, progress: Progress) -> Path:
     built = emulator.folder()
     if built.exists():
         return built
-    if importlib.util.find_spec("ziglang") is None:
-        raise CapabilityError(
-            f"ziglang is not installed: {sys.executable} -m pip install 'edgenas[native]'"
-        )
+    build_tools.require("ziglang")
     if missing := [tool for tool in ("apt-get", "dpkg") if shutil.which(tool) is None]:
         raise CapabilityError(f"there is no {missing[0]} here: build it in Debian, or in Docker")
     source = mirror or _mirror()
     with folder_aside(built) as folder:
         progress("fetching QEMU", 0, STEPS)
-        _debian(_said(["dpkg", "--print-architecture"]), emulator.HOST, source, folder / "host")
+        _debian(
+            build_tools.answer(["dpkg", "--print-architecture"]),
+            emulator.HOST,
+            source,
+            folder / "host",
+        )
         progress("fetching Python for ARM", 1, STEPS)
         _debian("arm64", emulator.GUEST, source, folder / "guest")
         progress("fetching runtimes for ARM", 2, STEPS)
@@ -54,7 +55,9 @@ def build(mirror: str | None, progress: Progress) -> Path:
 
 def _mirror() -> str:
     """The mirror of Debian that apt uses here."""
-    for uri in _said(["apt-get", "indextargets", "--format", "$(REPO_URI)"]).splitlines():
+    for uri in build_tools.answer(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)"]
+    ).splitlines():
         if uri.rstrip("/").endswith("/debian"):
             return uri
     raise DataError("apt knows no mirror of Debian here: name one with --mirror")
@@ -74,7 +77,7 @@ def _debian(architecture: str, packages: Sequence[str], mirror: str, into: Path)
             "APT::Architecture": architecture,
             "APT::Architectures": architecture,
             "APT::Install-Recommends": "false",
-            "APT::Sandbox::User": _said(["id", "-un"]),
+            "APT::Sandbox::User": build_tools.answer(["id", "-un"]),
             "Debug::NoLocking": "true",
             "Dir::Cache": apt,
             "Dir::Cache::archives": apt / "cache" / "archives",
@@ -114,10 +117,6 @@ def _plugin(into: Path) -> None:
             ],
             ZIG_GLOBAL_CACHE_DIR=scratch,
         )  # fmt: skip
-
-
-def _said(argv: Sequence[str]) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _run(argv: Sequence[str], **environment: str) -> None:

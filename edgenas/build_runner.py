@@ -1,7 +1,6 @@
 """Compiles the runner for boards without Python: ncnn from its source, by zig for any of them."""
 
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -12,7 +11,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urljoin
 
-from edgenas import native
+from edgenas import build_tools, native
 from edgenas.errors import CapabilityError, DataError
 from edgenas.fetch import download
 from edgenas.files import aside
@@ -32,11 +31,7 @@ def build(arch: str, source: Path | None, progress: Progress) -> Path:
     runner = native.runner_path(arch)
     if runner.exists():
         return runner
-    missing = [tool for tool in TOOLS if importlib.util.find_spec(tool) is None]
-    if missing:
-        raise CapabilityError(
-            f"{', '.join(missing)} not installed: {sys.executable} -m pip install 'edgenas[native]'"
-        )
+    build_tools.require(*TOOLS)
     content = _fetched() if source is None else source.read_bytes()
     if (have := hashlib.sha256(content).hexdigest()) != SHA256:
         raise DataError(
@@ -57,9 +52,9 @@ def build(arch: str, source: Path | None, progress: Progress) -> Path:
 def _fetched() -> bytes:
     """ncnn's source distribution, from where pip would take it."""
     asked = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-    told = os.environ.get("PIP_INDEX_URL") or _said(asked)
+    told = os.environ.get("PIP_INDEX_URL") or build_tools.answer(asked)
     own = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
-    index = told or _said([sys.executable, "-c", own])
+    index = told or build_tools.answer([sys.executable, "-c", own])
     page = f"{index.rstrip('/')}/ncnn/"
     name = re.escape(f"ncnn-{native.VERSION}.tar.gz")
     try:
@@ -72,10 +67,6 @@ def _fetched() -> bytes:
             f"ncnn's source cannot be fetched ({e}). Bring ncnn-{native.VERSION}.tar.gz yourself: "
             "edgenas build-runner --source FILE"
         ) from e
-
-
-def _said(argv: list[str]) -> str:
-    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _compiled(arch: str, ncnn: Path, work: Path, progress: Progress) -> Path:

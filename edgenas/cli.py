@@ -15,15 +15,11 @@ from typing import Any
 import click
 
 from edgenas.cli_lut import lut
+from edgenas.cli_tables import build_emulator, build_runner, count, profile, tables_option
 from edgenas.errors import EdgenasError, GateNotMet, UsageError
-from edgenas.printing import Number, emit, json_option, minutes, table_facts, table_line
+from edgenas.printing import emit, json_option
 
 INTERRUPTED = 130
-
-_tables = click.option(
-    "--tables", type=click.Path(path_type=Path), default=Path("latency_tables"),
-    show_default=True, help="Folder of latency tables.",
-)  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -127,43 +123,6 @@ def devices(as_json: bool) -> None:
         click.echo(f"{name:<22} {facts.get('error') or ' + '.join(parts)}")
 
 
-@cli.command("build-runner")
-@click.argument("arch", type=click.Choice(["aarch64", "x86_64"]), default="aarch64")
-@click.option(
-    "--source",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="ncnn's source, where it cannot be fetched.",
-)
-def build_runner(arch: str, source: Path | None) -> None:
-    """Build the program that runs on boards without Python (runtime ncnn), once per ARCH.
-
-    Needs edgenas[native]; takes some minutes.
-
-    Example: edgenas build-runner aarch64
-    """
-    from edgenas.build_runner import build
-    from edgenas.console import Bars
-
-    with Bars() as bars:
-        click.echo(build(arch, source, bars))
-
-
-@cli.command("build-emulator")
-@click.option("--mirror", help="A mirror of Debian, where this machine's apt uses none.")
-def build_emulator(mirror: str | None) -> None:
-    """Put together the emulated ARM machine of the devices qemu-arm64, once.
-
-    Needs edgenas[native], apt-get and dpkg; takes a minute and half a gigabyte, installs nothing.
-
-    Example: edgenas build-emulator
-    """
-    from edgenas.build_emulator import build
-    from edgenas.console import Bars
-
-    with Bars() as bars:
-        click.echo(build(mirror, bars))
-
-
 def _shelf_command(name: str, package: str, what: str) -> None:
     @cli.command(name, help=f"List the {what}.\n\nExample: edgenas {name}")
     @json_option
@@ -179,178 +138,11 @@ _shelf_command("methods", "edgenas.methods", "search methods")
 _shelf_command("datasets", "edgenas.datasets", "sources of images")
 
 
-# --- tables -------------------------------------------------------------------------------------
+for command in (build_runner, build_emulator, profile, count, lut):
+    cli.add_command(command)
 
 
-def _space_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that say a search space; the command gets it as ``space``, a function of progress."""
-    for option in (
-        click.option("--classes", type=int, default=None, help="Classes."),
-        click.option("--channels", type=int, default=None, help="Image channels."),
-        click.option("--resolution", type=int, default=None, help="Image height = width, pixels."),
-        click.option("--preset", help="Preset of the space, e.g. tiny, small, proxyless."),
-        click.option("--space", default="mobile", show_default=True, help="Search space."),
-        click.option(
-            "--config", type=click.Path(path_type=Path), help="Take the space of this config."
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _searched(config: Path | None, tables: Path, space: str, settings: dict[str, Any]) -> Any:
-    """The search space that ``_space_options`` name."""
-    if config is None:
-        from edgenas.space import load_space
-
-        return load_space({"kind": space, **{k: v for k, v in settings.items() if v is not None}})
-    from edgenas.config import load_config
-    from edgenas.console import Bars
-    from edgenas.pipeline.context import Context
-
-    with Bars() as bars:
-        return Context(Path("."), load_config(config), tables, bars).space
-
-
-@cli.command()
-@click.argument("device")
-@_space_options
-@click.option("--precision", multiple=True, help="fp32 or int8-static; default: all of the device.")
-@click.option("--networks", default=48, show_default=True, help="Whole networks to measure.")
-@click.option(
-    "--from-networks",
-    type=click.IntRange(1, 10_000),
-    default=None,
-    metavar="N",
-    help="Time N whole networks (and 20 to check), no operators: rows are estimated.",
-)
-@click.option(
-    "--prior",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="With --from-networks: another device's table of the same space.",
-)
-@click.option(
-    "--budget-minutes",
-    type=Number(0, 10_000, min_open=True),
-    default=None,
-    help="Spend about so long on each precision, most of it on the least certain rows.",
-)
-@click.option("--precise", is_flag=True, help="Spend four times as long as by default.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--fresh", is_flag=True, help="Measure again what is there.")
-@click.option("--dry-run", is_flag=True, help="Say what it would cost and stop.")
-@_tables
-@json_option
-def profile(
-    device: str, config: Path | None, precision: tuple[str, ...], networks: int,
-    from_networks: int | None, prior: Path | None, budget_minutes: float | None, precise: bool,
-    seed: int, fresh: bool, dry_run: bool, tables: Path, as_json: bool, space: str,
-    **settings: Any,
-) -> None:  # fmt: skip
-    """Measure a latency table of DEVICE: every operator of a space, alone and in whole networks.
-
-    Killed half-way and started again it measures only what is missing.
-
-    Example: edgenas profile cpu-onnxruntime --preset tiny --resolution 28 --channels 1
-    """
-    from edgenas.console import Bars
-    from edgenas.device import load_device
-    from edgenas.latency import LatencyTable
-    from edgenas.profile import PRECISE, STANDARD, profile, require, within
-    from edgenas.profile_networks import HELD_OUT, profile_from_networks
-    from edgenas.store import table_path
-
-    if precise and budget_minutes is not None:
-        raise UsageError("--precise and --budget-minutes both say how long: give one of them")
-    effort = PRECISE if precise else STANDARD if budget_minutes is None else within(budget_minutes)
-    if prior is not None and from_networks is None:
-        raise UsageError("--prior helps to estimate rows: it goes with --from-networks N")
-    told = None if prior is None else LatencyTable.load(prior)
-    board = load_device(device)
-    searched = _searched(config, tables, space, settings)
-    operators = len(searched.vocabulary()) + 1 if from_networks is None else 0
-    whole = networks if from_networks is None else from_networks + HELD_OUT
-    out, plan = [], []
-    with Bars() as bars:
-        for p in precision or board.precisions:
-            require(board, p, networks)
-            path = table_path(tables, board.name, searched.id, p)
-            usual, most = effort.estimate_seconds(operators, whole)
-            if path.exists() and not fresh:
-                says = f"{path} is there: only what it lacks is measured, all of it with --fresh"
-            elif most > usual:
-                says = f"about {minutes(usual)}, at most {minutes(most)} where it is noisy"
-            else:
-                says = f"about {minutes(usual)}"
-            click.echo(f"{device} {p}: {says}", err=True)
-            plan.append({"precision": p, "file": str(path), "seconds": usual, "at_most": most})
-            if dry_run:
-                continue
-            how: dict[str, Any] = {
-                "seed": seed, "fresh": fresh, "effort": effort, "progress": bars,
-            }  # fmt: skip
-            table = (
-                profile(board, searched, p, tables, networks=networks, **how)
-                if from_networks is None
-                else profile_from_networks(
-                    board, searched, p, tables, networks=from_networks, prior=told, **how
-                )
-            )
-            for warning in table.header.facts.get("warnings", ()):
-                click.echo(f"{device} {p}: warning: {warning}", err=True)
-            out.append((path, table))
-    if dry_run and as_json:
-        emit(plan)
-    elif as_json:
-        emit([table_facts(path, table) for path, table in out])
-    else:
-        for path, table in out:
-            click.echo(table_line(path, table))
-
-
-@cli.command()
-@click.argument("device")
-@_space_options
-@click.option("--precision", multiple=True, help="fp32 or int8-static; default: all of the device.")
-@click.option("--fresh", is_flag=True, help="Count again what is there.")
-@_tables
-@json_option
-def count(
-    device: str, config: Path | None, precision: tuple[str, ...], fresh: bool, tables: Path,
-    as_json: bool, space: str, **settings: Any,
-) -> None:  # fmt: skip
-    """Count the instructions of every operator of a space on an emulated DEVICE.
-
-    They are no milliseconds: 'edgenas lut calibrate' makes a table of them and of ten or more
-    operators that were timed on the real board.
-
-    Example: edgenas count qemu-arm64 --preset tiny --resolution 28 --channels 1
-    """
-    from edgenas.console import Bars
-    from edgenas.count import count as counted
-    from edgenas.count import table_path
-    from edgenas.device import load_device
-    from edgenas.latency import Missing
-
-    board = load_device(device)
-    searched = _searched(config, tables, space, settings)
-    out = []
-    for p in precision or board.precisions:
-        with Bars() as bars:
-            table = counted(board, searched, p, tables, fresh=fresh, progress=bars)
-        path = table_path(tables, board.name, searched.id, p)
-        lame = sum(isinstance(row, Missing) for row in table.rows.values())
-        out.append({"file": str(path), "rows": len(table.rows), "not_counted": lame})
-    if as_json:
-        emit(out)
-        return
-    for made in out:
-        rest = f", {made['not_counted']} of them not counted" if made["not_counted"] else ""
-        click.echo(f"{made['file']}: {made['rows']} rows of instructions{rest}")
-
-
-cli.add_command(lut)
+# --- files --------------------------------------------------------------------------------------
 
 
 @cli.command()
@@ -409,7 +201,7 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
                      help="Override a key of the config, e.g. train.epochs=3."),
         click.option("--dry-run", is_flag=True, help="Say what it would do and cost, and stop."),
-        _tables,
+        tables_option,
         json_option,
     ):  # fmt: skip
         command = option(command)

@@ -4,12 +4,15 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgenas.errors import UnstableMeasurement, UsageError
 from edgenas.printing import Number, emit, json_option, table_line
+
+if TYPE_CHECKING:  # `edgenas --help` must not wait for it
+    from edgenas.instructions import InstructionTable
 
 ALIKE = 5  # findings that differ in the row only
 _table = click.argument("table", type=click.Path(path_type=Path))
@@ -52,12 +55,13 @@ def show(table: Path, sort: str, kind: str | None, as_json: bool) -> None:  # fm
 
     Example: edgenas lut show latency_tables/<device>.<space>.<precision>.jsonl
     """
-    from edgenas.latency import LatencyTable, Timing
+    from edgenas.instructions import InstructionTable, load_table
+    from edgenas.latency import Timing
 
-    if table.name.endswith(".instructions.jsonl"):
-        _show_instructions(table, kind, as_json)
+    loaded = load_table(table)
+    if isinstance(loaded, InstructionTable):
+        _show_instructions(loaded, kind, as_json)
         return
-    loaded = LatencyTable.load(table)
     rows = {op: row for op, row in loaded.rows.items() if kind in (None, op.kind)}
     if not rows:
         kinds = sorted({op.kind for op in loaded.rows})
@@ -93,10 +97,9 @@ def show(table: Path, sort: str, kind: str | None, as_json: bool) -> None:  # fm
         click.echo(f"{op!s:<{width}}  {gap.status}: {gap.reason}")
 
 
-def _show_instructions(path: Path, kind: str | None, as_json: bool) -> None:
-    from edgenas.instructions import Counts, InstructionTable
+def _show_instructions(table: "InstructionTable", kind: str | None, as_json: bool) -> None:
+    from edgenas.instructions import Counts
 
-    table = InstructionTable.load(path)
     rows = {str(op): row for op, row in table.rows.items() if kind in (None, op.kind)}
     if as_json:
         listed = {op: asdict(row) for op, row in rows.items()}
@@ -214,7 +217,7 @@ def merge(tables: tuple[Path, ...], out: Path, as_json: bool) -> None:
     from edgenas.printing import table_facts
 
     table = known.merge([LatencyTable.load(path) for path in tables])
-    _require_free(out, ".jsonl", tables)
+    _require_output(out, ".jsonl", tables)
     table.save(out)
     if as_json:
         emit(table_facts(out, table))
@@ -236,13 +239,13 @@ def plot(table: Path, out: Path | None) -> None:
     from edgenas.report import render_table
 
     page = out or table.with_suffix(".html")
-    _require_free(page, ".html", (table,))
+    _require_output(page, ".html", (table,))
     write_text(page, render_table(LatencyTable.load(table), macs))
     click.echo(page)
 
 
-def _require_free(out: Path, suffix: str, inputs: Sequence[Path]) -> None:
-    """Nothing is lost by writing ``out``: it is none of the inputs, nor a file of another kind."""
+def _require_output(out: Path, suffix: str, inputs: Sequence[Path]) -> None:
+    """Refuse ``out`` where its name is another kind's, or it is an input; else it is replaced."""
     if out.suffix != suffix:
         raise UsageError(f"--out {out}: name a file that ends in {suffix}")
     if out.resolve() in [path.resolve() for path in inputs]:
@@ -308,7 +311,7 @@ def calibrate(
     h = table.header
     path = table_path(out, h.device, h.space, h.precision)
     if path.exists() and LatencyTable.load(path).header.provenance == "measured":
-        raise UsageError(f"{path} was measured: write the estimate elsewhere with --out")
+        raise UsageError(f"{path} was measured: write elsewhere with --out")
     table.save(path)
     error = h.protocol["left_out_mape"][h.protocol["prices"]]
     if as_json:

@@ -48,13 +48,22 @@ class Target:
 
 @dataclass(frozen=True)
 class Train:
-    """How the found network is trained. ``from_supernet`` continues from the search's weights."""
+    """How the found network is trained: as of ``edgenas.train.TrainRecipe``.
+
+    ``from_supernet`` continues from the search's weights.
+    """
 
     epochs: int = 10
     batch: int = 128
     lr: float = 0.1
+    warmup: float = 0.5
     weight_decay: float = 1e-4
     smoothing: float = 0.1
+    ema: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    dead_after: float = 0.0
     from_supernet: bool = False
 
 
@@ -136,7 +145,7 @@ class Limits:
 
     @property
     def max_bytes(self) -> float | None:
-        """Of the file, estimated from its weights; verified by the gate ``size``."""
+        """Of the file, predicted from those of its operators; the gate ``size`` verifies it."""
         return _limit(self.size, units.size_bytes, "budgets: size")
 
     @property
@@ -176,12 +185,19 @@ class Config:
     repairs: int = 2
     seed: int = 0
     threads: int = 0
+    accelerator: Literal["cpu", "cuda"] = "cpu"
     schema_version: int = 1
 
     @property
     def levels(self) -> int:
         """How many networks are wanted, each within its own latencies."""
         return max(len(t.budgets) for t in self.targets)
+
+    @property
+    def max_bytes(self) -> float | None:
+        """Of a delivered file: what its gate and the search's budget ask for, the less."""
+        asked = [b for b in (self.gates.max_bytes, self.budgets.max_bytes) if b is not None]
+        return min(asked, default=None)
 
     def level(self, number: int) -> tuple[Target, ...]:
         """The targets of one of them."""
@@ -293,8 +309,13 @@ def _ranges(config: Config) -> Mapping[str, tuple[float, float, float]]:
         "train: epochs": (train.epochs, 1, 100_000),
         "train: batch": (train.batch, 2, 65_536),  # a batch norm needs two images
         "train: lr": (train.lr, 1e-9, 1e3),
+        "train: warmup": (train.warmup, 0, train.epochs),
         "train: weight_decay": (train.weight_decay, 0, 1),
         "train: smoothing": (train.smoothing, 0, 0.9),
+        "train: ema": (train.ema, 0, 0.999999),
+        "train: mixup": (train.mixup, 0, 100),
+        "train: cutmix": (train.cutmix, 0, 100),
+        "train: dead_after": (train.dead_after, 0, 1),
         "prune: epochs": (prune.epochs, 0, 100_000),
         "prune: lr": (prune.lr, 1e-9, 1e3),
         "measure: blocks": (measure.blocks, 2, 1000),

@@ -35,12 +35,16 @@ class Bars:
             self._progress.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Show that ``done`` of ``total`` of ``what`` is behind us."""
+        """Show that ``done`` of ``total`` of ``what`` is behind us.
+
+        What stands in brackets at the end of ``what`` is a remark, and may change.
+        """
         if not self.console.is_terminal:
             if what not in self._bars or done == total:
                 self.console.print(f"{what} {done}/{total}", highlight=False)
             self._bars[what] = TaskID(0)
             return
-        if what not in self._bars:
-            self._bars[what] = self._progress.add_task(what, total=total)
-        self._progress.update(self._bars[what], completed=done, total=total)
+        name = what.partition(" (")[0]
+        if name not in self._bars:
+            self._bars[name] = self._progress.add_task(what, total=total)
+        self._progress.update(self._bars[name], description=what, completed=done, total=total)

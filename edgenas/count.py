@@ -1,5 +1,6 @@
 """Emulated device x operators -> instruction table."""
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,10 +9,11 @@ from pathlib import Path
 from edgenas import specimen, store
 from edgenas.artifact import Artifact
 from edgenas.device import Device
-from edgenas.errors import CapabilityError, DeviceError, UsageError
+from edgenas.errors import CapabilityError, DeviceError
 from edgenas.export import exporter_for
 from edgenas.instructions import Counts, Header, InstructionTable, Row
 from edgenas.latency import Missing
+from edgenas.ops import macs
 from edgenas.rounds import Progress
 from edgenas.session import Counted, probe
 from edgenas.session import count as counted
@@ -20,11 +22,29 @@ from edgenas.spec import OpSpec
 
 CALLS = 6  # the fewest of so many repeats within some 0.03 %; a single one does not
 TOGETHER = 16  # operators in a process; the file is written after each, so that a run can go on
+PROCESS_S, MMAC_S = 5.0, 0.1  # a process, a million multiply-accumulates; about, on one Xeon core
 
 
 def table_path(folder: Path, device: str, space: str, precision: str) -> Path:
     """Where the instruction table of a device for a space at a precision is kept."""
     return store.table_path(folder, device, space, precision).with_suffix(".instructions.jsonl")
+
+
+def estimate_seconds(space: Space) -> float:
+    """About how long ``count`` takes where nothing is counted yet."""
+    vocabulary = space.vocabulary()
+    processes = math.ceil(len(vocabulary) / TOGETHER)
+    return PROCESS_S * processes + MMAC_S * sum(map(macs, vocabulary)) / 1e6
+
+
+def require(device: Device, precision: str) -> None:
+    """Raise what ``count`` would raise of these before it counts anything."""
+    store.require_precision(device, precision)
+    if not device.transport.emulated:
+        raise CapabilityError(
+            f"{device.name} is a real machine, where nothing counts instructions. Measure "
+            f"milliseconds: edgenas profile {device.name}"
+        )
 
 
 def count(
@@ -39,15 +59,10 @@ def count(
     """The instruction table of ``device`` for ``space``; only what it lacks is counted.
 
     Killed at any time and called again, it goes on where it was; ``fresh`` counts all anew. Raises
-    UsageError where the stored one is of another device or runtime, CapabilityError where the
+    ForeignTable where the stored one is of another device or runtime, CapabilityError where the
     device is not emulated.
     """
-    store.require_precision(device, precision)
-    if not device.transport.emulated:
-        raise CapabilityError(
-            f"{device.name} is a real machine, where nothing counts instructions. Measure "
-            f"milliseconds: edgenas profile {device.name}"
-        )
+    require(device, precision)
     path = table_path(folder, device.name, space.id, precision)
     fingerprint, facts = probe(device)
     header = Header(
@@ -56,7 +71,11 @@ def count(
     )  # fmt: skip
     table = InstructionTable(header, {})
     if path.exists() and not fresh:
-        table = _same(InstructionTable.load(path), header, path)
+        table = InstructionTable.load(path)
+        table.require(
+            device=device.name, runtime=device.runtime.name, precision=precision,
+            space=space.id, fingerprint=fingerprint,
+        )  # fmt: skip
     vocabulary = sorted(space.vocabulary(), key=str)
     todo = [op for op in vocabulary if op not in table.rows]
     for start in range(0, len(todo), TOGETHER):
@@ -70,16 +89,6 @@ def count(
         table = table.with_rows(found)
         table.save(path)
     progress("counting", len(vocabulary), len(vocabulary))
-    return table
-
-
-def _same(table: InstructionTable, header: Header, path: Path) -> InstructionTable:
-    for key in ("device", "runtime", "precision", "space", "fingerprint"):
-        have, want = getattr(table.header, key), getattr(header, key)
-        if have != want:
-            raise UsageError(
-                f"{path} is for {key} {have!r}, not {want!r}: count again with --fresh"
-            )
     return table
 
 

@@ -13,7 +13,7 @@
     * ImpossibleBudget       no network of the space fits
   * DeviceError (4)          the device could not be reached, or its runner failed
   * UnstableMeasurement (5)  timings too noisy to trust
-  * TrainingDiverged (1)     the loss became NaN or infinite
+  * TrainingDiverged (1)     the loss became NaN or infinite, or nothing was learnt
   * LedgerMismatch (1)       a resumed run would not repeat what was recorded
 """
 
@@ -83,7 +83,7 @@ class UnstableMeasurement(EdgenasError):
 
 
 class TrainingDiverged(EdgenasError):
-    """The loss became NaN or infinite."""
+    """The loss became NaN or infinite, or nothing was learnt."""
 
 
 class LedgerMismatch(EdgenasError):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgenas.search import Problem, Proposal, Trial
 from edgenas.space import Relaxable
+from edgenas.task import Task
 from edgenas.train import accuracy, evaluating, place, seeded, train
 
 
@@ -36,7 +37,7 @@ class Scratch:
         with seeded(p.seed * 1009 + id):
             net = p.space.build(proposal.arch)
         net.to(p.accelerator)
-        train(net, p.task, replace(p.recipe, epochs=proposal.epochs), p.seed)
+        train(net, _images(p, proposal), replace(p.recipe, epochs=proposal.epochs), p.seed)
         return _trial(p, proposal, id, net, None, start)
 
 
@@ -59,7 +60,7 @@ class Shared:
         start, p = time.perf_counter(), self.problem
         net = self.space.subnet(self.supernet, proposal.arch)
         size = min(self.batch, len(p.task.parts["train"].y))
-        images = p.task.batches("train", size, p.seed, augmented=False)
+        images = _images(p, proposal).batches("train", size, p.seed, augmented=False)
         recalibrate(net, (x for x, _ in itertools.islice(images, self.batches)))
         return _trial(p, proposal, id, net, self.limit, start)
 
@@ -83,11 +84,16 @@ def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
         m.momentum = momentum
 
 
+def _images(p: Problem, proposal: Proposal) -> Task:
+    """Of the size that the proposal takes."""
+    return p.task.at(p.space.input_of(proposal.arch)[1])
+
+
 def _trial(
     p: Problem, proposal: Proposal, id: int, net: nn.Module, limit: int | None, start: float
 ) -> Trial:
     metrics = {
-        "accuracy": accuracy(net, p.task, "search", limit),
+        "accuracy": accuracy(net, _images(p, proposal), "search", limit),
         **p.predicted(proposal.arch),
     }
     return Trial(id, proposal, metrics, time.perf_counter() - start)

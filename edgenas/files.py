@@ -15,24 +15,26 @@ from edgenas.errors import CorruptFile, UsageError
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path``, renamed to it when the block ends without an error."""
-    temporary = path
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+    except OSError as e:
+        e.filename = str(path)  # it names the temporary file that was tried last
+        raise
+    os.close(handle)
+    temporary = Path(name)
+    try:
         yield temporary
         with temporary.open("rb") as f:
             os.fsync(f.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as e:
-        if e.filename in (None, str(temporary)) or path.parent == Path(str(e.filename)).parent:
+        if e.filename is None or str(e.filename) == name:
             e.filename = str(path)  # a failed write does not say where, or names what is ours
         raise
     finally:
-        if temporary != path:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

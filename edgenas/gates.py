@@ -13,6 +13,7 @@ architecture. Every weight-sharing method is a way of writing gates:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,7 +39,17 @@ class Gate:
 Gates = Mapping[str, Gate]
 
 
-class Mixed(nn.Module):
+class Gated(nn.Module):
+    """A module with choices inside, called as ``module(x, gates)``."""
+
+
+def run(module: nn.Module, x: Tensor, gates: Gates) -> Tensor:
+    """``module`` of ``x``, handed ``gates`` where it has choices inside."""
+    y: Tensor = module(x, gates) if isinstance(module, Gated) else module(x)
+    return y
+
+
+class Mixed(Gated):
     """Sum of live options, weighted. Options own their weights (the usual sharing)."""
 
     def __init__(self, choice: str, options: Sequence[nn.Module]) -> None:
@@ -48,47 +59,61 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
         """(n, c, h, w) -> sum over live k of value_k * option_k(x)."""
-        gate = gates[self.choice]
-        learnt = gate.value.requires_grad
-        off: list[int] = []
-        total: Tensor | None = None
-        for place, now in enumerate(gate.value.tolist()):
-            if now == 0:
-                off.append(place)
-                continue
-            y = self.options[gate.live[place]](x)
-            term = y * gate.value[place].to(y) if learnt else y if now == 1 else y * now
-            total = term if total is None else total + term
-        if total is None:
-            raise ValueError(f"choice {self.choice}: no live option has a weight")
-        if learnt and off:
-            options = [self.options[gate.live[place]] for place in off]
-            # torch leaves Function.apply untyped
-            total = _Off.apply(total, x.detach(), gate.value[off], options)  # type: ignore[no-untyped-call]
-        return total
+        return mixture(self.choice, [partial(run, o, gates=gates) for o in self.options], x, gates)
+
+
+def mixture(
+    choice: str, options: Sequence[Callable[[Tensor], Tensor]], x: Tensor, gates: Gates
+) -> Tensor:
+    """Sum over live k of value_k * option_k(x), under the gate of ``choice``."""
+    gate = gates[choice]
+    learnt = gate.value.requires_grad
+    off: list[int] = []
+    total: Tensor | None = None
+    for place, now in enumerate(gate.value.tolist()):
+        if now == 0:
+            off.append(place)
+            continue
+        y = options[gate.live[place]](x)
+        term = y * gate.value[place].to(y) if learnt else y if now == 1 else y * now
+        total = term if total is None else total + term
+    if total is None:
+        raise ValueError(f"choice {choice}: no live option has a weight")
+    if learnt and off:
+        left = [options[gate.live[place]] for place in off]
+        # torch leaves Function.apply untyped
+        total = _Off.apply(total, x.detach(), gate.value[off], left)  # type: ignore[no-untyped-call]
+    return total
 
 
 class _Off(torch.autograd.Function):
     """Options of weight zero: nothing forward; in backward their outputs, for their gates alone.
 
     They are made one at a time and without a graph, so that memory is that of the path that is on
-    (ProxylessNAS, arXiv:1812.00332, sec. 3.2; ``full_v2`` of its code).
+    (ProxylessNAS, arXiv:1812.00332, sec. 3.2; ``full_v2`` of its code). Choices inside an option
+    of weight zero change nothing, so their gates get no gradient from it.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, on: Tensor, x: Tensor, values: Tensor, options: Sequence[nn.Module]
+        ctx: Any,
+        on: Tensor,
+        x: Tensor,
+        values: Tensor,
+        options: Sequence[Callable[[Tensor], Tensor]],
     ) -> Tensor:
         ctx.save_for_backward(x, values)
         ctx.options = options
+        kind = x.device.type
+        ctx.precision = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         return on.view_as(on)
 
     @staticmethod
     def backward(ctx: Any, *up: Tensor) -> tuple[Tensor, None, Tensor, None]:
         (g,) = up
         x, values = ctx.saved_tensors
-        low = x.dtype in (torch.bfloat16, torch.float16)
-        with torch.autocast(x.device.type, x.dtype if low else None, enabled=low):
+        low, enabled = ctx.precision
+        with torch.autocast(x.device.type, low, enabled=enabled):
             inner = [(g * option(x)).sum() for option in ctx.options]
         return g, None, torch.stack(inner).to(values), None
 

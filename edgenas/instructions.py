@@ -11,7 +11,7 @@ from typing import Any
 from edgenas import tablefile
 from edgenas.errors import UsageError
 from edgenas.files import write_text
-from edgenas.latency import Missing, Provenance
+from edgenas.latency import LatencyTable, Missing, Provenance
 from edgenas.spec import OpSpec
 from edgenas.validate import construct
 
@@ -81,6 +81,12 @@ class InstructionTable:
         """This table and further rows."""
         return replace(self, rows={**self.rows, **rows})
 
+    def require(self, **want: Any) -> None:
+        """Refuse the table unless header fields equal ``want``. Raises ForeignTable."""
+        device = want.get("device", self.header.device)
+        advice = f"Count anew: edgenas count {device} --fresh"
+        tablefile.require(self.header, want, advice)
+
     def dumps(self) -> str:
         """The text of the file."""
         head = {"unit": UNIT, "schema": SCHEMA, **asdict(self.header)}
@@ -93,16 +99,19 @@ class InstructionTable:
     @classmethod
     def load(cls, path: Path) -> "InstructionTable":
         """Inverse of ``save``. Raises UsageError (absent) or CorruptFile with the line."""
-        try:
-            text = tablefile.read(path)
-        except FileNotFoundError:
-            raise UsageError(f"there is no {path}. Count: see edgenas count --help") from None
-        return cls.loads(text, str(path))
+        return cls.loads(tablefile.read(path, "Count: see edgenas count --help"), str(path))
 
     @classmethod
     def loads(cls, text: str, where: str) -> "InstructionTable":
         """Parse the text of a table; ``where`` names it in messages."""
         return cls(*tablefile.loads(text, where, "table of instructions", _header, _row))
+
+
+def load_table(path: Path) -> LatencyTable | InstructionTable:
+    """The table at ``path``, of instructions where its header says so. Raises as their ``load``."""
+    text = tablefile.read(path, "Measure one: see edgenas profile --help")
+    kind = InstructionTable if tablefile.unit(text) == UNIT else LatencyTable
+    return kind.loads(text, str(path))
 
 
 def _header(data: dict[str, Any]) -> Header:

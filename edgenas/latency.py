@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgenas import tablefile
-from edgenas.errors import ForeignTable, MissingLatency, UsageError
+from edgenas.errors import MissingLatency
 from edgenas.files import write_text
 from edgenas.spec import OpSpec
 from edgenas.validate import construct
@@ -171,14 +171,9 @@ class LatencyTable:
 
     def require(self, **want: Any) -> None:
         """Refuse the table unless header fields equal ``want``. Raises ForeignTable."""
-        for key, value in want.items():
-            have = getattr(self.header, key)
-            if have != value:
-                raise ForeignTable(
-                    f"the table of {self.header.device} is for {key} {_differ(have, value)}. "
-                    "Measure one that fits: "
-                    f"edgenas profile {want.get('device', self.header.device)} --fresh"
-                )
+        device = want.get("device", self.header.device)
+        advice = f"Measure one that fits: edgenas profile {device} --fresh"
+        tablefile.require(self.header, want, advice)
 
     def dumps(self) -> str:
         """The text of the file."""
@@ -195,13 +190,9 @@ class LatencyTable:
     @classmethod
     def load(cls, path: Path) -> "LatencyTable":
         """Inverse of ``save``. Raises UsageError (absent) or CorruptFile with the line."""
-        try:
-            text = tablefile.read(path)
-        except FileNotFoundError:
-            device = path.name.split(".")[0] if path.suffix == ".jsonl" else "<device>"
-            raise UsageError(
-                f"there is no table {path}. Measure one: edgenas profile {device}"
-            ) from None
+        # <device>.<space>.<precision>.jsonl: only the first of them may hold dots
+        device = path.name.rsplit(".", 3)[0] if path.suffix == ".jsonl" else "<device>"
+        text = tablefile.read(path, f"Measure one: edgenas profile {device}")
         return cls.loads(text, str(path))
 
     @classmethod
@@ -227,10 +218,3 @@ def _row(data: dict[str, Any]) -> Row:
         low, high = data.pop("interval_ms")
         data["interval_ms"] = (low, high)
     return Timing(**{"p90_ms": None, **data})
-
-
-def _differ(have: Any, want: Any) -> str:
-    if isinstance(have, Mapping) and isinstance(want, Mapping):
-        keys = [k for k in {**have, **want} if have.get(k) != want.get(k)]
-        return "; ".join(f"{k} {have.get(k)!r}, not {want.get(k)!r}" for k in keys)
-    return f"{have!r}, not {want!r}"

@@ -11,11 +11,12 @@ Every kind with an activation takes ``hs1`` for hard-swish instead of ReLU6; ``l
 of a conv out.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgenas.errors import CapabilityError
 from edgenas.spec import OpSpec
@@ -61,6 +62,11 @@ def has_residual(op: OpSpec) -> bool:
     return op.cin == op.cout and op.arg("s", 1) == 1
 
 
+def input_shape(ops: Sequence[OpSpec]) -> tuple[int, int, int]:
+    """(channels, height, width) of the images that a network of ``ops`` takes."""
+    return ops[0].cin, ops[0].size, ops[0].size
+
+
 def output_size(op: OpSpec) -> int:
     """Height = width of the output, pixels; 1 for a classifier."""
     return 1 if op.kind == "classifier" else -(-op.size // op.arg("s", 1))
@@ -99,14 +105,18 @@ class SqueezeExcitation(nn.Module):
         super().__init__()
         self.squeeze = nn.Conv2d(channels, squeezed, 1)
         self.excite = nn.Conv2d(squeezed, channels, 1)
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), self.squeeze, nn.ReLU(), self.excite, nn.Hardsigmoid()
-        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> the same shape."""
-        y: Tensor = x * self.gate(x)
-        return y
+        return self.gated(x, self.squeezed(x))
+
+    def squeezed(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) -> what gates are made of, (n, squeezed, 1, 1)."""
+        return F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))
+
+    def gated(self, x: Tensor, narrow: Tensor) -> Tensor:
+        """``x`` times the gates that ``narrow`` makes."""
+        return x * F.hardsigmoid(self.excite(narrow))
 
 
 def _activation(op: OpSpec) -> nn.Module:
@@ -146,7 +156,9 @@ def _classifier(op: OpSpec) -> nn.Module:
     pool, last = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)], op.arg("h", 0)
     if not last:
         return nn.Sequential(*pool, nn.Linear(op.cin, op.cout))
-    return nn.Sequential(*pool, nn.Linear(op.cin, last), _activation(op), nn.Linear(last, op.cout))
+    features = nn.Linear(op.cin, last)
+    nn.init.kaiming_normal_(features.weight)  # no batch norm behind it makes up for small weights
+    return nn.Sequential(*pool, features, _activation(op), nn.Linear(last, op.cout))
 
 
 _BUILDERS: Mapping[str, Callable[[OpSpec], nn.Module]] = {
@@ -157,13 +169,12 @@ _BUILDERS: Mapping[str, Callable[[OpSpec], nn.Module]] = {
 
 
 def initialised(module: nn.Module) -> nn.Module:
-    """``module``, its convolutions drawn anew (He, fan out; of a gate fan in), its gates open."""
+    """``module``, its convolutions drawn anew (He, fan out), its gates open."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out")
     for m in module.modules():
         if isinstance(m, SqueezeExcitation):
-            nn.init.kaiming_normal_(m.squeeze.weight)  # few outputs, which many inputs feed
             nn.init.zeros_(m.excite.weight)
             nn.init.constant_(m.excite.bias, OPEN)  # type: ignore[arg-type]
     return module

@@ -18,6 +18,14 @@ from edgenas.spec import OpSpec
 HELD_OUT = 20
 
 
+def require(device: Device, precision: str, networks: int) -> None:
+    """Raise what ``profile_from_networks`` would raise of these before it measures anything."""
+    store.require_precision(device, precision)
+    require_clock(device)
+    if networks < LEAST:
+        raise UsageError(f"{networks} networks do not make a table: measure {LEAST} or more")
+
+
 def profile_from_networks(
     device: Device,
     space: Space,
@@ -39,11 +47,8 @@ def profile_from_networks(
     unless ``fresh``. Killed at any time and called again, it goes on where it was. Raises what
     ``profile`` raises.
     """
-    store.require_precision(device, precision)
-    if networks < LEAST:
-        raise UsageError(f"{networks} networks do not make a table: measure {LEAST} or more")
+    require(device, precision, networks)
     path = store.table_path(folder, device.name, space.id, precision)
-    require_clock(device)
     fingerprint, _ = probe(device)
     old = None if fresh else store.stored(path, device, space, precision, fingerprint)
     if old is not None and store.usable(old, allow_unstable):

@@ -1,5 +1,6 @@
 """The best discrete choice under hard budgets: an exact multiple-choice knapsack."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,14 @@ from torch import Tensor
 
 from edgenas.budgets import Budget, Parts, Row
 from edgenas.errors import ImpossibleBudget
-from edgenas.space import Relaxable
+from edgenas.space import Context, Relaxable
 from edgenas.spec import Architecture
 
 _INFEASIBLE = 2  # scipy's status
 _ROW = 1e3  # solver tolerances are absolute: against rows of this length they are negligible
+
+Picks = Mapping[str, int]
+Values = Mapping[str, Sequence[float]]
 
 
 def knapsack(values: Sequence[Sequence[float]], rows: Sequence[Row]) -> list[int] | None:
@@ -58,30 +62,56 @@ def project(
     It takes at least the share ``fill`` of one budget, where the space has such a one.
     Raises ImpossibleBudget that says what would be possible.
     """
-    names = [c.name for c in space.choices]
-    values = [scores[n].tolist() for n in names]
-    rules = [_Rules(space, b) for b in budgets]
-    rows = [row for r in rules for row in r.rows()]
-    picks = knapsack(values, rows)
-    if picks is None:
+    values = {c.name: scores[c.name].tolist() for c in space.choices}
+    within = [_Within(at, budgets) for at in space.contexts]
+    found = [picks for w in within if (picks := w.best(values)) is not None]
+    if not found:
         raise ImpossibleBudget(_impossible(space, budgets))
     if fill > 0:
-        filling = [row for r in rules if (row := r.filling(fill)) is not None]
-        picks = _filling(values, rows, filling) or picks
+        found = [picks for w in within for picks in w.filling(values, fill)] or found
+
+    def worth(picks: Picks) -> float:
+        return math.fsum(values[c][k] for c, k in picks.items())
+
     one_hot = {
-        n: scores[n].new_zeros(len(scores[n])).index_fill(0, scores[n].new_tensor([k]).long(), 1)
-        for n, k in zip(names, picks, strict=True)
+        c: scores[c].new_zeros(len(scores[c])).index_fill(0, scores[c].new_tensor([k]).long(), 1)
+        for c, k in max(found, key=worth).items()
     }
     return space.decode(one_hot)
 
 
-class _Rules:
-    """What a budget asks of the choices of a space."""
+class _Within:
+    """What can be chosen in one context, under all budgets."""
 
-    def __init__(self, space: Relaxable, budget: Budget) -> None:
+    def __init__(self, context: Context, budgets: Sequence[Budget]) -> None:
+        self.picks = context.picks
+        self.rules = [_Rules(context, b) for b in budgets]
+        self.rows = [row for r in self.rules for row in r.rows()]
+        self.free = [c for c in context.options if c not in context.picks]
+
+    def best(self, values: Values, *more: Row) -> Picks | None:
+        """Of the largest value, under ``more`` rules; None if nothing fits."""
+        picks = knapsack([values[c] for c in self.free], [*self.rows, *more])
+        return None if picks is None else {**self.picks, **dict(zip(self.free, picks, strict=True))}
+
+    def filling(self, values: Values, share: float) -> Iterator[Picks]:
+        """The best that take ``share`` of one budget, each budget tried in turn."""
+        for r in self.rules:
+            row = r.filling(share)
+            if row is not None and (picks := self.best(values, row)) is not None:
+                yield picks
+
+
+class _Rules:
+    """What a budget asks of the choices that are free in a context."""
+
+    def __init__(self, context: Context, budget: Budget) -> None:
         self.budget = budget
-        self.fixed = budget.load(space.fixed_ops())
-        self.parts = [[budget.part(o) for o in space.option_ops(c.name)] for c in space.choices]
+        self.fixed = budget.load(context.fixed)
+        self.parts = [
+            [budget.part(o) for o in options]
+            for c, options in context.options.items() if c not in context.picks
+        ]  # fmt: skip
 
     def rows(self) -> Iterator[Row]:
         return self.budget.rows(self.parts, self.fixed)
@@ -95,21 +125,9 @@ class _Rules:
         return self.budget.limit * float(self.budget.together(loads))
 
 
-def _filling(
-    values: Sequence[Sequence[float]], rows: Sequence[Row], filling: Sequence[Row]
-) -> list[int] | None:
-    """The best picks among those that fill one budget, each budget tried in turn."""
-    found = [p for row in filling if (p := knapsack(values, [*rows, row])) is not None]
-
-    def worth(picks: Sequence[int]) -> float:
-        return sum(group[k] for group, k in zip(values, picks, strict=True))
-
-    return max(found, key=worth, default=None)
-
-
 def least(space: Relaxable, budget: Budget) -> float:
     """The smallest limit of ``budget`` that ``space`` can meet, margin included."""
-    return _Rules(space, budget).least()
+    return min(_Rules(at, budget).least() for at in space.contexts)
 
 
 def _impossible(space: Relaxable, budgets: Sequence[Budget]) -> str:
@@ -120,7 +138,7 @@ def _impossible(space: Relaxable, budgets: Sequence[Budget]) -> str:
                 f"no network fits {b.text(f'{b.limit:.4g}')}: the least that this space can do is "
                 f"{b.text(_up(lowest))}{margin}; ask for at least that or take a smaller space"
             )
-    factor = _closest([_Rules(space, b) for b in budgets])
+    factor = min(_closest([_Rules(at, b) for b in budgets]) for at in space.contexts)
     need = ", ".join(b.text(_up(b.limit * factor)) for b in budgets)
     return f"each budget can be met alone, but not all at once; {need} would be possible"
 

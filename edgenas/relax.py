@@ -5,10 +5,11 @@ Policy  weight_gates(rng) -> Gates    which paths a weight step trains
         scores() -> {choice: Tensor}  log-probability of every option
 """
 
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -17,38 +18,50 @@ from edgenas.budgets import Budget
 from edgenas.gates import Gates
 from edgenas.pressure import Pressure
 from edgenas.search import Objective
-from edgenas.space import Relaxable, Space, require
+from edgenas.space import Context, Relaxable, Space, require
 
 
 @dataclass(frozen=True)
 class Loads:
     """Expected share of every budget, margin included; differentiable in the probabilities.
 
-    ``fixed``: (budgets,); ``options``: (budgets, options) per choice. No unit is left.
+    ``fixed``: (contexts, budgets); ``options``: (contexts, budgets, options) per choice. No unit is
+    left.
     """
 
     budgets: tuple[Budget, ...]
+    contexts: tuple[Context, ...]
     fixed: Tensor
     options: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, space: Relaxable, objective: Objective) -> "Loads":
         """Read from the tables. Raises MissingLatency."""
-        budgets = objective.budgets
+        budgets, contexts = objective.budgets, space.contexts
         options = {
-            c.name: [[b.part(ops) for ops in space.option_ops(c.name)] for b in budgets]
+            c.name: [
+                [[b.part(ops) for ops in at.options[c.name]] for b in budgets] for at in contexts
+            ]
             for c in space.choices
         }
         return cls(
             budgets,
-            torch.tensor([b.load(space.fixed_ops()) for b in budgets]),
+            contexts,
+            torch.tensor([[b.load(at.fixed) for b in budgets] for at in contexts]),
             {c: torch.tensor(rows) for c, rows in options.items()},
         )
 
     def expected(self, probs: Mapping[str, Tensor]) -> Tensor:
         """(budgets,) under independent choices; ``probs``: (options,) per choice."""
         parts = torch.stack([self.fixed, *(self.options[c] @ p for c, p in probs.items())])
-        return torch.stack([b.together(parts[:, i]) for i, b in enumerate(self.budgets)])
+        loads = torch.stack([b.together(parts[..., i]) for i, b in enumerate(self.budgets)])
+        return loads @ torch.stack([self._chance(at, probs) for at in self.contexts])
+
+    def _chance(self, context: Context, probs: Mapping[str, Tensor]) -> Tensor:
+        """Probability of ``context``."""
+        return math.prod(
+            (probs[c][k] for c, k in context.picks.items()), start=self.fixed.new_ones(())
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,7 @@ class Step:
     def reward(self, gates: Gates) -> tuple[float, float]:
         """(what is to be maximised, the accuracy alone) of one live option a choice."""
         one_hot = {
-            c: torch.zeros(self.loads.options[c].shape[1]).index_fill_(0, torch.tensor(g.live), 1)
+            c: torch.zeros(self.loads.options[c].shape[-1]).index_fill_(0, torch.tensor(g.live), 1)
             for c, g in gates.items()
         }
         load = float(self.loads.expected(one_hot)[self.budget])
@@ -111,7 +124,8 @@ class Schedule:
     """How a supernet is trained.
 
     ``warmup``: epochs before the architecture learns; then one architecture step every
-    ``arch_every`` weight steps. ``pressure``: kind and settings of a Pressure.
+    ``arch_every`` weight steps. ``pressure``: kind and settings of a Pressure. ``precision``: of
+    what is computed forward and back; weights and loss are fp32 in any case.
     """
 
     epochs: int = 5
@@ -122,6 +136,7 @@ class Schedule:
     weight_decay: float = 4e-5
     smoothing: float = 0.1
     arch_every: int = 3
+    precision: Literal["fp32", "bf16"] = "fp32"
     pressure: Mapping[str, Any] = field(default_factory=lambda: {"kind": "adaptive"})
 
 

@@ -1,5 +1,7 @@
 """What runs on a board: one file, no edgenas import; Python 3.9, numpy and a runtime.
 
+It is pushed to boards as it is, so it stays one file however long: nothing can be moved out of it.
+
 ``python runner.py JOB.json`` prints JSON lines and stops when nobody reads them any more.
 JOB: ``{"verb": ..., "backend": a name of BACKENDS, "threads": 1, ...}``; "affinity", where it
 is given, is "big", "little", or the numbers of the cores to keep to ("4-7", "0,2"); "provider", for
@@ -172,7 +174,7 @@ class OnnxRuntime:
         binding = session.io_binding()
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, value(array))
-        for output, array in zip(session.get_outputs(), session.run(None, feeds)):  # noqa: B905
+        for output, array in zip(session.get_outputs(), session.run(None, feeds)):
             binding.bind_ortvalue_output(output.name, value(array))
         return lambda: session.run_with_iobinding(binding)
 
@@ -594,7 +596,7 @@ def count(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
         for _ in range(job["calls"]):
             before = now()
             call()
-            tries.append([b - a for a, b in zip(before, now())])  # noqa: B905
+            tries.append([b - a for a, b in zip(before, now())])
         return min(tries, key=sum)
 
     gc.disable()
@@ -604,7 +606,7 @@ def count(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
             while warm < WARM:
                 fewest(call)
                 warm += 1
-            emit({"id": name, "counts": dict(zip(CLASSES, fewest(call)))})  # noqa: B905
+            emit({"id": name, "counts": dict(zip(CLASSES, fewest(call)))})
     emit({"event": "end"})
 
 

@@ -1,5 +1,6 @@
 """Samplers: what to try next."""
 
+import heapq
 import itertools
 import random
 from collections import deque
@@ -11,7 +12,7 @@ from edgenas.best_first import best_first
 from edgenas.budgets import Budget
 from edgenas.project import project
 from edgenas.search import Objective, Proposal, Trial
-from edgenas.space import Relaxable, Space
+from edgenas.space import Context, Relaxable, Space
 from edgenas.spec import Architecture, OpSpec
 
 TRIES = 2000  # draws before rejection counts as hopeless
@@ -162,20 +163,38 @@ def _ordered(
     space: Relaxable, budgets: Sequence[Budget], size: Callable[[OpSpec], float], rng: random.Random
 ) -> Iterator[Architecture]:
     """Those that keep ``budgets`` but for rounding, by falling size."""
-    options = {c.name: space.option_ops(c.name) for c in space.choices}
-    sizes = {c: [float(sum(map(size, ops))) for ops in every] for c, every in options.items()}
-    project(space, {c: torch.tensor(s) for c, s in sizes.items()}, budgets)  # raises if none fits
+    even = {c.name: torch.zeros(len(c.options)) for c in space.choices}
+    project(space, even, budgets)  # raises if none fits
+    each = (_within(space, context, budgets, size, rng) for context in space.contexts)
+    for _, arch in heapq.merge(*each, key=lambda ranked: ranked[0]):
+        yield arch
+
+
+def _within(
+    space: Relaxable,
+    context: Context,
+    budgets: Sequence[Budget],
+    size: Callable[[OpSpec], float],
+    rng: random.Random,
+) -> Iterator[tuple[float, Architecture]]:
+    """Those of ``context``, each with its size, negative."""
+    free = {c: ops for c, ops in context.options.items() if c not in context.picks}
+    sizes = {c: [float(sum(map(size, ops))) for ops in every] for c, every in free.items()}
     rows = [
         row
         for b in budgets
         for row in b.rows(
-            [[b.part(ops) for ops in every] for every in options.values()],
-            b.load(space.fixed_ops()),
+            [[b.part(ops) for ops in every] for every in free.values()], b.load(context.fixed)
         )
     ]
     for picks in best_first(list(sizes.values()), rows, rng):
-        chosen = zip(sizes.items(), picks, strict=True)
-        yield space.decode({c: torch.eye(len(s))[k] for (c, s), k in chosen})
+        chosen = dict(zip(free, picks, strict=True))
+        scores = {
+            c.name: torch.eye(len(c.options))[{**context.picks, **chosen}[c.name]]
+            for c in space.choices
+        }
+        total = sum(map(size, context.fixed)) + sum(sizes[c][k] for c, k in chosen.items())
+        yield -total, space.decode(scores)
 
 
 def _drawn(fitting: Fitting, size: Callable[[Architecture], float]) -> Iterator[Architecture]:

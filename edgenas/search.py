@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgenas.budgets import Budget
 from edgenas.errors import CorruptFile, LedgerMismatch
@@ -248,11 +248,13 @@ def _same(got: Proposal | None, want: Proposal, phase: str, i: int, ledger: Ledg
 class Found:
     """The answer of a method: an architecture for each objective.
 
-    ``supernet`` where it trained one that holds their weights.
+    ``supernet`` where it trained one that holds their weights; ``scores`` where it can say of
+    every option how good it is: log-probabilities, (options,) per choice.
     """
 
     archs: tuple[Architecture, ...]
     supernet: nn.Module | None = None
+    scores: tuple[Mapping[str, Tensor], ...] | None = None
 
 
 class Method(Protocol):

@@ -78,7 +78,7 @@ class WeightSharing(Schedule, abc.ABC):
             Listed(drawn), Shared(problem, space, net), ledger,
             phase="evaluate", trials=len(drawn), progress=progress,
         )  # fmt: skip
-        return Found(tuple(answers), net)
+        return Found(tuple(answers), net, tuple(policy.scores() for policy in policies))
 
     def _fitting(
         self, policy: Logits, objective: Objective, problem: Problem, rng: random.Random
@@ -104,5 +104,4 @@ class WeightSharing(Schedule, abc.ABC):
 
 
 def _beside(ledger: Ledger) -> Path:
-    folder: Path = ledger.path.parent / "checkpoints"
-    return folder / f"{ledger.path.stem}-search.safetensors"
+    return ledger.path.parent / ".checkpoints" / "search" / f"{ledger.path.stem}.safetensors"

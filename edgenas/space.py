@@ -1,12 +1,13 @@
 """Spaces: what may be built. A method asks for the capabilities it needs, never for a name.
 
 Space        sample, mutate, check, ops, vocabulary, build     every space
-Relaxable    choices, supernet, gates, decode, option_ops      weight sharing
+Relaxable    choices, supernet, gates, decode, contexts        weight sharing
 """
 
 import abc
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
@@ -33,6 +34,10 @@ class Space(abc.ABC):
     @abc.abstractmethod
     def input(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
+
+    def input_of(self, arch: Architecture) -> tuple[int, int, int]:
+        """(channels, height, width) that ``arch`` takes, where images are resized for it."""
+        return self.input
 
     @abc.abstractmethod
     def sample(self, rng: random.Random) -> Architecture:
@@ -72,27 +77,61 @@ class Space(abc.ABC):
         """Every field with its value, JSON types, including ``kind``: rebuilds the space."""
 
 
+@dataclass(frozen=True)
+class Context:
+    """What a device executes under ``picks`` of the choices that decide what all others cost.
+
+    ``fixed``: whatever else is picked; ``options``: for each option of every choice, nothing for
+    those of ``picks``. Given the context, choices cost independently of each other.
+    """
+
+    picks: Mapping[str, int]
+    fixed: tuple[OpSpec, ...]
+    options: Mapping[str, tuple[tuple[OpSpec, ...], ...]]
+
+
 @runtime_checkable
 class Relaxable(Protocol):
-    """Offers a supernet."""
+    """Offers a supernet. ``contexts``: every joint pick of the choices that make them."""
 
     @property
     def choices(self) -> tuple[Choice, ...]: ...
+    @property
+    def contexts(self) -> tuple[Context, ...]: ...
     def supernet(self, mix: Mix) -> nn.Module: ...
     def subnet(self, supernet: nn.Module, arch: Architecture) -> nn.Module: ...
     def gates(self, arch: Architecture) -> Gates: ...
     def decode(self, scores: Mapping[str, Tensor]) -> Architecture: ...
-    def option_ops(self, choice: str) -> tuple[tuple[OpSpec, ...], ...]: ...
-    def fixed_ops(self) -> tuple[OpSpec, ...]: ...
+
+
+def context_of(space: Relaxable, arch: Architecture) -> Context:
+    """That which ``arch`` picks."""
+    return next(
+        c for c in space.contexts if all(arch.index(name) == k for name, k in c.picks.items())
+    )
 
 
 class ChoiceSpace(Space):
-    """A space that is a fixed list of independent choices."""
+    """A space that is a fixed list of choices, each free of the others."""
 
     @property
     @abc.abstractmethod
     def choices(self) -> tuple[Choice, ...]:
         """The decisions, in the order of execution."""
+
+    @abc.abstractmethod
+    def option_ops(self, choice: str) -> tuple[tuple[OpSpec, ...], ...]:
+        """What each option of ``choice`` executes."""
+
+    @abc.abstractmethod
+    def fixed_ops(self) -> tuple[OpSpec, ...]:
+        """What every architecture executes."""
+
+    @property
+    def contexts(self) -> tuple[Context, ...]:
+        """One, where no choice changes what the others cost."""
+        options = {c.name: self.option_ops(c.name) for c in self.choices}
+        return (Context({}, self.fixed_ops(), options),)
 
     def check(self, arch: Architecture) -> None:
         """Raise InvalidArchitecture that names the first pick that does not fit."""

@@ -31,7 +31,7 @@ def network(
     """The whole network ``arch``, as it will be deployed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        graph = _lowered(space.build(arch), space.input, precision)
+        graph = _lowered(space.build(arch), space.input_of(arch), precision)
     return exporter.network(graph, path, {})
 
 

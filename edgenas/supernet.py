@@ -15,7 +15,7 @@ from edgenas.relax import Loads, Policy, Schedule, Step
 from edgenas.search import Ledger, Problem, Progress, silent
 from edgenas.space import Relaxable
 from edgenas.task import Task
-from edgenas.train import cosine, finite, seeded, set_lr, sgd
+from edgenas.train import cosine, finite, moved, seeded, set_lr, sgd
 
 SAVE_SECONDS = 60.0
 
@@ -86,7 +86,8 @@ class _Loop:
     def __init__(
         self, problem: Problem, space: Relaxable, policies: Sequence[Policy], schedule: Schedule
     ) -> None:
-        self.problem, self.task, self.schedule = problem, problem.task, schedule
+        self.where = torch.device(problem.accelerator)
+        self.problem, self.task, self.schedule = problem, problem.task.on(self.where), schedule
         self.levels = [
             _Level(policy, Loads.of(space, objective), pressure(schedule.pressure))
             for policy, objective in zip(policies, problem.objectives, strict=True)
@@ -94,7 +95,7 @@ class _Loop:
         with seeded(problem.seed):
             net = space.supernet(Mixed)
         # torch's stubs know memory_format only together with a tensor
-        net.to(problem.accelerator).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net.to(self.where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = net.train()
         self.optimiser = sgd(net, schedule.momentum, schedule.weight_decay)
         images = len(self.task.parts["train"].y)
@@ -107,7 +108,7 @@ class _Loop:
         """What is left of this epoch."""
         seed = self.problem.seed * 1009 + self.at.epoch
         for x, y in self.task.batches("train", self.size, seed, augmented=True, start=self.at.step):
-            yield x.to(self.problem.accelerator), y.to(self.problem.accelerator)
+            yield moved(x, self.where), moved(y, self.where)
 
     def weight_step(self, x: Tensor, y: Tensor) -> None:
         """One path, of each policy in turn."""
@@ -116,7 +117,7 @@ class _Loop:
         rate = cosine(at.epoch + at.step / self.steps, schedule.epochs, 0)
         set_lr(self.optimiser, schedule.lr * rate)
         gates = policy.weight_gates(self.problem.rng(f"weights/{at.epoch}/{at.step}"))
-        loss = self.task.loss(self.net(x, gates), y, schedule.smoothing)
+        loss = self.task.loss(self._logits(x, gates), y, schedule.smoothing)
         self.optimiser.zero_grad()
         torch.autograd.backward(loss)
         self.optimiser.step()
@@ -127,11 +128,11 @@ class _Loop:
         x, y = self._validation_batch()
 
         def ce(gates: Gates) -> Tensor:
-            return self.task.loss(self.net(x, gates), y)
+            return self.task.loss(self._logits(x, gates), y)
 
         def accuracy(gates: Gates) -> float:
             with torch.no_grad():
-                return self.task.correct(self.net(x, gates), y) / len(y)
+                return self.task.correct(self._logits(x, gates), y) / len(y)
 
         for number, level in enumerate(self.levels):
             expected = level.expected()
@@ -186,12 +187,18 @@ class _Loop:
         except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as e:
             raise checkpoint.corrupt(e) from e
 
+    def _logits(self, x: Tensor, gates: Gates) -> Tensor:
+        low = self.schedule.precision == "bf16"
+        with torch.autocast(self.where.type, torch.bfloat16, enabled=low):
+            logits: Tensor = self.net(x, gates)
+        return logits.float()
+
     def _validation_batch(self) -> tuple[Tensor, Tensor]:
         """Of the search part, shuffled anew each time round."""
         if self.validation is None:
             self.validation = _endless(self.task, self.size, self.problem.seed, self.at.arch_steps)
         x, y = next(self.validation)
-        return x.to(self.problem.accelerator), y.to(self.problem.accelerator)
+        return moved(x, self.where), moved(y, self.where)
 
 
 def _described(level: _Level) -> dict[str, Any]:

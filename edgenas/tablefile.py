@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgenas.errors import CorruptFile, UsageError
+from edgenas.errors import CorruptFile, ForeignTable, UsageError
 from edgenas.spec import OpSpec
 
 H = TypeVar("H")
@@ -20,16 +20,34 @@ def dumps(header: Mapping[str, Any], rows: Mapping[OpSpec, Mapping[str, Any]]) -
     return _line({**header, "rows_sha256": _sha(body)}) + body
 
 
-def read(path: Path) -> str:
-    """The text of the file at ``path``. Raises CorruptFile; FileNotFoundError where it is not."""
+def read(path: Path, advice: str) -> str:
+    """The text of the file at ``path``. Raises UsageError with ``advice`` (absent), CorruptFile."""
     try:
         return path.read_text()
     except FileNotFoundError:
-        raise
+        raise UsageError(f"there is no table {path}. {advice}") from None
     except (OSError, UnicodeDecodeError) as e:
         raise CorruptFile(
             f"{path} cannot be read: {getattr(e, 'strerror', None) or 'no text'}"
         ) from e
+
+
+def unit(text: str) -> object:
+    """What the header of ``text`` says that rows hold; None where it says nothing, or is none."""
+    try:
+        return _parsed(text.partition("\n")[0]).get("unit")
+    except (ValueError, RecursionError):
+        return None
+
+
+def require(header: Any, want: Mapping[str, Any], advice: str) -> None:
+    """Raise ForeignTable with ``advice`` unless fields of ``header`` equal ``want``."""
+    for key, value in want.items():
+        have = getattr(header, key)
+        if have != value:
+            raise ForeignTable(
+                f"the table of {header.device} is for {key} {_differ(have, value)}. {advice}"
+            )
 
 
 def loads(
@@ -68,6 +86,13 @@ def loads(
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as e:
             raise CorruptFile(f"{where}, line {number}: {_one_line(e)}") from e
     return head, rows
+
+
+def _differ(have: Any, want: Any) -> str:
+    if isinstance(have, Mapping) and isinstance(want, Mapping):
+        keys = [k for k in {**have, **want} if have.get(k) != want.get(k)]
+        return "; ".join(f"{k} {have.get(k)!r}, not {want.get(k)!r}" for k in keys)
+    return f"{have!r}, not {want!r}"
 
 
 def _parsed(line: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from edgenas.augment import Augment, stream
 from edgenas.errors import DataError, UsageError
 from edgenas.images import Dataset, Images, Raw
 from edgenas.registry import Shelf, nearest
+from edgenas.resize import resized
 from edgenas.validate import construct
 
 DATASETS = Shelf("edgenas.datasets")
@@ -25,7 +26,10 @@ Count = Annotated[int, Field(gt=0)]
 
 @dataclass(frozen=True)
 class Task:
-    """``input``: (c, h, w); ``mean``, ``std``: per channel, of pixels from 0 to 1."""
+    """``input``: (c, h, w) of a batch; ``mean``, ``std``: per channel, of pixels from 0 to 1.
+
+    Images of another size are resized after augmentation, as they are read.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -49,10 +53,16 @@ class Task:
         }
         return replace(self, parts=moved)
 
+    def at(self, resolution: int) -> "Task":
+        """The same for networks of another input size; itself where it is that."""
+        if self.input[1:] == (resolution, resolution):
+            return self
+        return replace(self, input=(self.input[0], resolution, resolution))
+
     def normalise(self, x: Tensor) -> Tensor:
-        """uint8 -> ``(x / 255 - mean) / std``, float32, channels last in memory."""
+        """uint8 -> ``(x / 255 - mean) / std`` as ``input``, float32, channels last in memory."""
         mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        y = x.float().div_(255 * std).sub_(mean / std)
+        y = resized(x.float().div_(255 * std).sub_(mean / std), self.input[-1])
         return y.contiguous(memory_format=torch.channels_last)
 
     def batches(
@@ -67,7 +77,7 @@ class Task:
         order = torch.randperm(len(images), generator=Generator().manual_seed(seed))
         if augmented and len(order) > size:
             order = order[: len(order) // size * size]
-        batches = order.to(images.x.device).split(size)
+        batches = torch.split(order.to(images.x.device), size)
         for number, index in enumerate(batches[start:], start):
             x = images.x[index]
             if augmented:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -11,7 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from edgenas.errors import UsageError
 from edgenas.registry import nearest
 
-T = TypeVar("T")
+if TYPE_CHECKING:  # it is in no module that can be imported
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def construct(cls: type[T], data: Mapping[str, Any], where: str) -> T:
@@ -19,7 +22,7 @@ def construct(cls: type[T], data: Mapping[str, Any], where: str) -> T:
 
     Raises UsageError that names the key, what it holds and what would be right.
     """
-    known = [f.name for f in fields(cls) if f.init]  # type: ignore[arg-type]
+    known = [f.name for f in fields(cls) if f.init]
     for key in data:
         if key not in known:
             raise UsageError(f"{where}: unknown key {key!r}.{nearest(str(key), known)}")

@@ -172,8 +172,8 @@ def gates(
     ]
     if c.precision != "fp32":
         out.append(_gate(f"int8:{fmt}", n.quantized, ">=", INTEGER_SHARE, "fraction"))
-    if config.gates.max_bytes is not None:
-        out.append(_gate(f"size:{fmt}", n.size_bytes, "<=", config.gates.max_bytes, "bytes"))
+    if config.max_bytes is not None:
+        out.append(_gate(f"size:{fmt}", n.size_bytes, "<=", config.max_bytes, "bytes"))
     return out
 
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgenas import store
 from edgenas.cli import main
+from edgenas.count import table_path
 from edgenas.errors import CorruptFile, ForeignTable, UsageError
 from edgenas.instructions import Counts, Header, InstructionTable
 from edgenas.latency import Header as LatencyHeader
@@ -76,6 +78,22 @@ def test_the_error_that_is_stated_is_the_error_that_is_made() -> None:
     assert np.mean(within) >= 0.8
 
 
+def test_only_a_table_with_an_estimated_row_is_estimated() -> None:
+    every = board(len(OPS), 0.1)
+    whole = calibrate(counts(), every, None)
+    assert whole.header.provenance == "measured" and whole.rows == every.rows
+    assert calibrate(counts(), board(len(OPS) - 1), None).header.provenance == "estimated"
+
+
+def test_what_was_measured_stays_though_nothing_is_learned_from_it() -> None:
+    free, lame, known, timed = OPS[0], OPS[1], counts(), board(len(OPS))
+    timed = replace(timed, rows={**timed.rows, free: Timing(0.001, 0.001, None, 30)})
+    known = replace(known, rows={**known.rows, lame: Missing("unsupported", "no kernel")})
+    table = calibrate(known, timed, None)
+    assert table.rows == timed.rows
+    assert table.header.protocol["calibrated_on"] == len(OPS) - 2
+
+
 @pytest.mark.parametrize(
     ("instructions", "measured", "error", "says"),
     [
@@ -112,8 +130,35 @@ def test_the_command_writes_a_table_and_never_over_a_measured_one(
     assert "pi.s.fp32.jsonl: 24 rows, estimated" in said and "on 12 operators, left out" in said
     board(24).save(tmp_path / "pi.s.fp32.jsonl")
     assert main(command) == 2
-    assert "was measured: write the estimate elsewhere with --out" in capfd.readouterr().err
+    assert "was measured: write elsewhere with --out" in capfd.readouterr().err
     assert LatencyTable.load(tmp_path / "pi.s.fp32.jsonl").header.provenance == "measured"
+
+
+def test_show_takes_a_table_for_what_its_header_says_whatever_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed = tmp_path / "counts.jsonl"
+    counts().save(renamed)
+    assert main(["lut", "show", str(renamed)]) == 0
+    assert " instructions, " in capsys.readouterr().out
+    timed = tmp_path / "pi.instructions.jsonl"
+    board(12).save(timed)
+    assert main(["lut", "show", str(timed)]) == 0
+    assert " ms " in capsys.readouterr().out
+    renamed.write_text('{"unit": "instructions"}\n')
+    assert main(["lut", "show", str(renamed)]) == 2
+    assert "not a whole table of instructions" in capsys.readouterr().err
+
+
+def test_a_device_whose_name_holds_dots_has_tables_of_its_own(tmp_path: Path) -> None:
+    name = "rack.2.pi"
+    kept = table_path(tmp_path, name, "s", "fp32"), store.table_path(tmp_path, name, "s", "fp32")
+    assert [path.name for path in kept] == [
+        "rack.2.pi.s.fp32.instructions.jsonl", "rack.2.pi.s.fp32.jsonl"
+    ]  # fmt: skip
+    assert store.samples_path(kept[1]).name == "rack.2.pi.s.fp32.samples.jsonl.gz"
+    with pytest.raises(UsageError, match=r"edgenas profile rack\.2\.pi$"):
+        LatencyTable.load(kept[1])
 
 
 @settings(max_examples=300, deadline=None)

@@ -26,6 +26,22 @@ def test_a_failed_write_names_the_file(tmp_path: Path) -> None:
     assert caught.value.filename == str(tmp_path / "a.bin")
 
 
+def test_a_file_that_cannot_be_made_or_replaced_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / ("long" * 63), tmp_path / "folder"):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        with pytest.raises(OSError) as caught, aside(path):
+            pass
+        assert caught.value.filename == str(path)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_what_another_file_lacks_is_not_said_of_ours(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    with pytest.raises(FileNotFoundError) as caught, aside(tmp_path / "a.bin") as temporary:
+        temporary.write_bytes(other.read_bytes())
+    assert caught.value.filename == str(other)
+
+
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError), folder_aside(tmp_path / "stage") as folder:
         (folder / "x").write_text("half")

@@ -1,6 +1,7 @@
 """Gates reproduce the update rules of the reference implementation (proxylessnas, A.2)."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,8 @@ def mixed() -> tuple[list[nn.Module], Mixed]:
     return options, Mixed("c", options)
 
 
-def policy_of(space: object, lr: float = 0.1) -> TwoPaths:
-    policy = TwoPaths(space, lr, random.Random(0))  # type: ignore[arg-type]
+def policy_of(space: Any, lr: float = 0.1) -> TwoPaths:
+    policy = TwoPaths(space, lr, random.Random(0))
     for a in policy.alpha.values():
         nn.init.normal_(a)
     return policy
@@ -64,6 +65,26 @@ def test_options_that_are_not_live_are_never_called():
     mix = Mixed("c", [nn.Identity(), Bomb()])
     x = torch.randn(2, 3)
     assert mix(x, {"c": Gate.one(0)}) is x
+
+
+def test_an_option_that_is_off_is_made_in_the_precision_of_the_one_that_is_on():
+    """Backward runs after autocast has ended, and images are fp32 within it."""
+
+    class Probe(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            seen.append(y.dtype)
+            return y
+
+    mix, alpha = Mixed("c", [Probe(3, 3), Probe(3, 3)]), torch.zeros(2, requires_grad=True)
+    p = alpha.softmax(0)
+    gates = {"c": Gate((0, 1), torch.tensor([1.0, 0.0]) + (p - p.detach()))}
+    for low, want in ((True, torch.bfloat16), (False, torch.float32)):
+        seen: list[torch.dtype] = []
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            y = mix(torch.randn(4, 3), gates)
+        torch.autograd.grad(y.float().square().sum(), alpha, retain_graph=True)
+        assert seen == [want, want]
 
 
 def test_softmax_gates_are_the_mixture():
@@ -139,7 +160,7 @@ def test_expected_load_reaches_alpha(problem, space):
     expected = loads.expected(probs)[0]
     grads = torch.autograd.grad(expected, list(policy.alpha.values()))
     for (c, p), grad in zip(probs.items(), grads, strict=True):
-        cost = loads.options[c][0]
+        cost = loads.options[c][0, 0]
         torch.testing.assert_close(grad, (p * (cost - p @ cost)).detach())  # A.4: p_i (F_i - E)
 
 

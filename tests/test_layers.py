@@ -1,12 +1,18 @@
 """The order of the layers, and that facts and devices start without torch."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from edgenas import runner
+from edgenas.emulator import PLUGIN
+from edgenas.instructions import Counts
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "edgenas"
@@ -37,6 +43,13 @@ def test_imported_without_torch(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout.strip(), done.returncode) == ("False", 0), done.stderr
+
+
+def test_the_counter_the_runner_and_a_table_name_the_classes_in_one_order() -> None:
+    counter = re.search(r"enum \{ (.+), CLASSES \};", PLUGIN.read_text())
+    assert counter is not None
+    assert tuple(counter[1].lower().split(", ")) == runner.CLASSES
+    assert tuple(f.name for f in fields(Counts)) == runner.CLASSES
 
 
 def test_the_runner_stands_alone() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgenas import native, ops, run
+from edgenas import build_tools, native, ops, run
 from edgenas.build_runner import build
 from edgenas.config import parse_config
 from edgenas.device import Device, load_device
@@ -193,6 +193,12 @@ def test_what_is_not_built_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("EDGENAS_CACHE", str(tmp_path))
     with pytest.raises(CapabilityError, match="once: edgenas build-runner aarch64"):
         probe(Device("phone", Local(), Ncnn()))
+
+
+def test_a_tool_that_is_missing_says_how_to_install_it() -> None:
+    build_tools.require("json")
+    with pytest.raises(CapabilityError, match=r"^no_such_tool not installed: .*edgenas\[native\]"):
+        build_tools.require("json", "no_such_tool")
 
 
 def test_another_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

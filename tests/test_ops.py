@@ -1,9 +1,12 @@
 """What is counted of an operator is what its built module and its graph have."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import nn
 
 from edgenas import ops
@@ -148,6 +151,12 @@ def test_a_gate_stands_behind_the_depthwise_convolution_and_its_activation() -> 
     open_ = hidden @ se.excite.weight[:, :, 0, 0].T + se.excite.bias
     want = x * (nn.functional.relu6(open_ + 3) / 6)[:, :, None, None]
     torch.testing.assert_close(se(x), want)
+
+
+def test_a_network_with_gates_can_be_saved(tmp_path: Path) -> None:
+    """Safetensors refuses two names of one tensor."""
+    module, _ = gate("mbconv 8-8 @7 e3 k5 s1 se4")
+    save_file(module.state_dict(), tmp_path / "m.safetensors")
 
 
 def test_an_untrained_gate_is_open_and_learns() -> None:

@@ -654,9 +654,15 @@ def test_a_dry_run_refuses_what_a_run_would_and_says_what_is_there(
         "profile", "cpu-onnxruntime", "--preset", "tiny", "--resolution", "12", "--channels", "1",
         "--tables", str(tmp_path), "--dry-run", "--precision",
     ]  # fmt: skip
-    for wrong in (["int4"], ["fp32", "--networks", "5"]):
+    for wrong, says in (
+        (["int4"], "not 'int4'"),
+        (["fp32", "--networks", "5"], "5 networks are too few"),
+        (["fp32", "--from-networks", "3"], "3 networks do not make a table"),
+        (["fp32", "--from-networks", "10", "--networks", "5"], "--from-networks N leaves out"),
+    ):
         assert main([*base, *wrong]) == 2
-        capsys.readouterr()
+        assert says in capsys.readouterr().err
+    assert main([*base, "fp32", "--from-networks", "10"]) == 0
     assert main([*base, "fp32", "--json"]) == 0
     (plan,) = json.loads(capsys.readouterr().out)
     assert plan["precision"] == "fp32" and 0 < plan["seconds"] < plan["at_most"]

@@ -223,7 +223,7 @@ def ends_where_load_says(policy, problem, weight):
     loads = Loads.of(problem.space, problem.objectives[0])
     found = problem.space.decode(policy.scores())
     for c in problem.space.choices:
-        cost = loads.options[c.name][0] * weight
+        cost = loads.options[c.name][0, 0] * weight
         assert found.index(c.name) == int(cost.argmin())
 
 

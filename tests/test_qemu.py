@@ -29,6 +29,7 @@ SPACE = Mobile(
     resolution=12, channels=1, classes=3, stem=8, stem_stride=1, first=8, widths=(8,),
     depths=(2,), strides=(2,), head=16, kernels=(3, 5), expansions=(2, 4),
 )  # fmt: skip
+GATED = replace(SPACE, ses=(4,), activations=("relu6", "hard-swish"))
 SMALL = ["--preset", "tiny", "--resolution", "28", "--channels", "1"]
 KEPT = Path(__file__).parent.parent / ".cache"
 
@@ -58,9 +59,9 @@ def table(tmp_path: Path) -> InstructionTable:
 def test_a_file_computes_on_arm_what_it_computes_here(
     runtime: LiteRt | OnnxRuntime, precision: str, tmp_path: Path
 ) -> None:
-    exporter, arch = exporter_for(runtime.format), SPACE.sample(random.Random(0))
-    artifact = specimen.network(exporter, SPACE, arch, precision, tmp_path / f"n.{runtime.format}")
-    x = np.random.default_rng(0).standard_normal((8, *SPACE.input)).astype(np.float32)
+    exporter, arch = exporter_for(runtime.format), GATED.sample(random.Random(0))
+    artifact = specimen.network(exporter, GATED, arch, precision, tmp_path / f"n.{runtime.format}")
+    x = np.random.default_rng(0).standard_normal((8, *GATED.input)).astype(np.float32)
     gate = same_gate(Device("here", Local(), runtime), arm(runtime), artifact, x)
     assert gate["met"] and gate["name"] == f"same:{runtime.format} on arm", gate
     assert probe(arm(runtime))[0]["arch"] == "aarch64"
@@ -109,8 +110,10 @@ def test_emulated_milliseconds_are_refused_and_so_are_counts_of_a_real_machine(
     assert "its milliseconds mean nothing. Count instructions: edgenas count qemu-arm64" in (
         capfd.readouterr().err
     )
-    assert main(["count", "cpu-litert", *SMALL]) == 2
-    assert "is a real machine, where nothing counts instructions" in capfd.readouterr().err
+    for more in ([], ["--dry-run"]):
+        assert main(["count", "cpu-litert", *SMALL, *more]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "is a real machine, where nothing counts instructions" in line
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
@@ -127,9 +130,26 @@ def test_the_command_counts_both_precisions_and_says_so_in_one_document(
     config.write_text(json.dumps({"task": task, "space": space, "targets": [target]}))
     told = ["--config", str(config), "--tables", str(tmp_path), "--json"]
     code = main(["count", "qemu-arm64", *told])
-    assert code == 0, capfd.readouterr().err
-    made = json.loads(capfd.readouterr().out)
+    said = capfd.readouterr()
+    assert code == 0, said.err
+    made = json.loads(said.out)
     assert len(made) == 2 and all(m["not_counted"] == 0 < m["rows"] for m in made)
+    assert "qemu-arm64 fp32: about 5 s" in said.err.splitlines()[0]
+    assert main(["count", "qemu-arm64", *told, "--dry-run"]) == 0
+    assert "is there: only what it lacks is counted" in capfd.readouterr().err
+
+
+def test_a_dry_run_counts_nothing_and_a_larger_space_takes_longer(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seconds = []
+    for preset in ("tiny", "proxyless"):
+        told = ["count", "qemu-arm64", "--preset", preset, "--tables", str(tmp_path), "--dry-run"]
+        assert main([*told, "--precision", "fp32", "--json"]) == 0
+        (plan,) = json.loads(capfd.readouterr().out)
+        seconds.append(plan["seconds"])
+    assert 0 < 2 * seconds[0] < seconds[1]
+    assert not any(tmp_path.iterdir())
 
 
 def test_an_operator_without_a_kernel_is_a_row_that_says_so(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_divergence_says_what_to_change(problem, space, tmp_path):
 
 def test_a_space_without_supernet_is_refused_in_one_line():
     with pytest.raises(CapabilityError, match=r"proxyless.*Relaxable.*random"):
-        relaxable(object(), "proxyless")  # type: ignore[arg-type]
+        relaxable(object(), "proxyless")  # type: ignore[arg-type]  # that is what is tested
 
 
 def test_supernet_in_channels_last(problem, space, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import random
 
 import pytest
@@ -11,10 +12,11 @@ from torch import nn
 
 from edgenas import ops
 from edgenas.errors import CapabilityError, InvalidArchitecture, UnknownName, UsageError
-from edgenas.gates import Mixed
-from edgenas.space import SPACES, Relaxable, load_space, require
+from edgenas.gates import Gate, Mixed, run
+from edgenas.resize import resized
+from edgenas.space import SPACES, Relaxable, context_of, load_space, require
 from edgenas.spaces.mobile import Mobile
-from edgenas.spec import Architecture, OpSpec
+from edgenas.spec import Architecture, Choice, OpSpec
 
 TINY = {"kind": "mobile", "preset": "tiny", "resolution": 28, "channels": 1, "classes": 10}
 V3 = {"ses": (0, 4), "activations": ("relu6", "hard-swish"), "kernels": (3,)}
@@ -30,6 +32,18 @@ FORMS = {
     "odd sizes": {"resolution": 13, "stem_stride": 2, "strides": (2, 2)},
     "colour, 13 options": {"channels": 3, "kernels": (3, 5, 7), "expansions": (1, 2, 3, 6)},
     "no shortcut": {"depths": (1, 1), "widths": (12, 16)},
+    "widths, one of them without the first shortcut": {"multipliers": (1.0, 2.0, 0.5)},
+    "one width, one resolution": {"multipliers": (1.5,), "resolutions": (8,)},
+    "resolutions": {"resolutions": (12, 8)},
+    "widths and resolutions, gates and activations": {
+        "widths": (16, 24),
+        "multipliers": (0.5, 1.0, 1.5),
+        "resolutions": (8, 12, 16),
+        "ses": (0, 2, 4),
+        "activations": ("relu6", "hard-swish"),
+        "edge_activation": "hard-swish",
+        "features": 24,
+    },
 }
 
 
@@ -40,6 +54,11 @@ def form(request, space) -> Mobile:
 
 def images(space, n=2) -> torch.Tensor:
     return torch.randn(n, *space.input, generator=torch.Generator().manual_seed(0))
+
+
+def blocks(space) -> list[Choice]:
+    """What is chosen block by block."""
+    return [c for c in space.choices if c.name not in space.contexts[0].picks]
 
 
 def randomised(net: nn.Module) -> nn.Module:
@@ -76,10 +95,26 @@ def test_vocabulary_is_exactly_what_architectures_contain(form):
     names = [c.name for c in form.choices]
     first = Architecture.of(form.id, dict.fromkeys(names, 0))
     seen = set()
-    for c in form.choices:
-        for k in range(len(c.options)):
-            seen |= set(form.ops(first.but(**{c.name: k})))
+    for context in form.contexts:
+        for c in blocks(form):
+            for k in range(len(c.options)):
+                seen |= set(form.ops(first.but(**context.picks, **{c.name: k})))
     assert form.vocabulary() == seen
+
+
+def test_contexts_are_all_joint_picks_of_what_they_are_made_of(form):
+    made_of = [c for c in form.choices if c.name in ("width", "resolution")]
+    assert [c.name for c in form.choices[: len(made_of)]] == [c.name for c in made_of]
+    every = [
+        dict(zip([c.name for c in made_of], picks, strict=True))
+        for picks in itertools.product(*(range(len(c.options)) for c in made_of))
+    ]
+    assert [dict(c.picks) for c in form.contexts] == every
+    for context in form.contexts:
+        assert context.options.keys() == {c.name for c in form.choices}
+        assert all(not any(context.options[name]) for name in context.picks)
+    most = max(sum(map(ops.macs, c.fixed)) for c in form.contexts)
+    assert sum(map(ops.macs, form.fixed_ops())) == most
 
 
 def test_operators_chain_and_are_those_of_the_options(form):
@@ -87,12 +122,14 @@ def test_operators_chain_and_are_those_of_the_options(form):
     for _ in range(10):
         arch = form.sample(rng)
         chain = form.ops(arch)
-        assert (chain[0].cin, chain[0].size) == (form.channels, form.resolution)
+        assert chain[0].cin == form.channels
+        assert chain[0].size in (form.resolutions or (form.resolution,))
         assert chain[-1].cout == form.classes
         for a, b in itertools.pairwise(chain):
             assert (a.cout, ops.output_size(a)) == (b.cin, b.size)
-        picked = [o for c in form.choices for o in form.option_ops(c.name)[arch.index(c.name)]]
-        assert sorted(map(str, chain)) == sorted(map(str, (*form.fixed_ops(), *picked)))
+        context = context_of(form, arch)
+        picked = [o for c in form.choices for o in context.options[c.name][arch.index(c.name)]]
+        assert sorted(map(str, chain)) == sorted(map(str, (*context.fixed, *picked)))
 
 
 def test_built_network_executes_its_operators_in_order(form):
@@ -100,7 +137,8 @@ def test_built_network_executes_its_operators_in_order(form):
     net, shapes = form.build(arch).eval(), []
     for layer in net.layers:
         layer.register_forward_hook(lambda m, x, y: shapes.append((x[0].shape[1:], y.shape[1:])))
-    assert net(images(form)).shape == (2, form.classes)
+    size = form.ops(arch)[0].size
+    assert net(torch.randn(2, form.channels, size, size)).shape == (2, form.classes)
     for op, (before, after) in zip(form.ops(arch), shapes, strict=True):
         assert tuple(before) == (op.cin, op.size, op.size)
         assert after[0] == op.cout
@@ -109,12 +147,13 @@ def test_built_network_executes_its_operators_in_order(form):
 
 def test_subnet_is_the_supernet_under_gates(form):
     torch.manual_seed(0)
-    net = randomised(form.supernet(Mixed))
-    rng, x = random.Random(3), images(form)
-    for _ in range(6):
+    net = randomised(form.supernet(Mixed)).double()
+    rng, x = random.Random(3), images(form).double()
+    for _ in range(12):
         arch = form.sample(rng)
         alone = form.subnet(net, arch).eval()
-        torch.testing.assert_close(alone(x), net(x, form.gates(arch)))
+        want = alone(resized(x, form.ops(arch)[0].size))
+        torch.testing.assert_close(want, net(x, form.gates(arch)), rtol=1e-11, atol=1e-12)
         form.build(arch).load_state_dict(alone.state_dict())  # the same layers by the same names
 
 
@@ -140,11 +179,12 @@ def test_decode_inverts_gates(form):
 
 
 def test_skip_only_where_shapes_allow_it(form):
-    for c in form.choices:
-        positions = form.option_ops(c.name)
-        block = positions[0][0]
-        assert (c.options[-1] == "skip") == ops.has_residual(block) == (positions[-1] == ())
-        assert len(positions) == len(c.options)
+    for c in blocks(form):
+        everywhere = [context.options[c.name] for context in form.contexts]
+        assert all(len(options) == len(c.options) for options in everywhere)
+        fits = all(ops.has_residual(options[0][0]) for options in everywhere)
+        assert (c.options[-1] == "skip") == fits
+        assert all((options[-1] == ()) == fits for options in everywhere)
 
 
 def test_description_rebuilds_the_space(form):
@@ -171,9 +211,9 @@ def test_labels_say_what_an_option_is_where_there_is_a_choice(space):
 
 
 def test_labels_are_those_of_the_operators(form):
-    for c in form.choices:
-        assert len(set(c.options)) == len(c.options)
-        for label, option in zip(c.options, form.option_ops(c.name), strict=True):
+    assert all(len(set(c.options)) == len(c.options) for c in form.choices)
+    for c, context in itertools.product(blocks(form), form.contexts):
+        for label, option in zip(c.options, context.options[c.name], strict=True):
             said = "".join(
                 f"{name}{op.arg(name, 0)}" if name != "hs" else "hs"
                 for op in option
@@ -210,6 +250,30 @@ def test_ids_that_tables_are_named_after_stay(settings, id):
     assert load_space(space.describe()).id == id
 
 
+def test_widths_and_resolutions_are_part_of_an_id_where_they_are_used():
+    plain = load_space(TINY)
+    same = load_space({**TINY, "multipliers": [1.0], "resolutions": []})
+    assert same == plain and same.id == plain.id
+    given = {"multipliers": [0.75, 1], "resolutions": [20, 28]}
+    changed = [load_space({**TINY, **dict([pair])}) for pair in given.items()]
+    both = load_space({**TINY, **given})
+    assert len({plain.id, both.id, *(s.id for s in changed)}) == 4
+    assert dataclasses.replace(plain, multipliers=(1, 0.5)).id == (
+        dataclasses.replace(plain, multipliers=(1.0, 0.5)).id
+    )
+    assert [c.options for c in both.choices[:2]] == [("w0.75", "w1"), ("r20", "r28")]
+
+
+def test_widths_are_multiples_of_eight_and_stem_first_and_head_stay():
+    space = load_space({**TINY, "multipliers": [0.35, 1, 1.4]})
+    widths = [{op.cout for o in c.options.values() for (op,) in filter(None, o)}
+              for c in space.contexts]  # fmt: skip
+    assert widths == [{8, 16, 24}, {24, 40, 64}, {32, 56, 88}]
+    for context in space.contexts:
+        stem, first, head, classifier = context.fixed
+        assert (stem.cout, first.cout, head.cout, classifier.cin) == (16, 16, 192, 192)
+
+
 def test_one_activation_may_be_given_by_its_older_key():
     one, more = (
         load_space({**TINY, **given})
@@ -228,6 +292,7 @@ def test_mobile_v3_holds_the_blocks_of_mobilenet_v3_large():
         "s4b1": "k3e6se4hs", "s4b2": "k3e6se4hs",
         "s5b1": "k5e6se4hs", "s5b2": "k5e6se4hs", "s5b3": "k5e6se4hs",
     }  # fmt: skip
+    assert [c.picks for c in space.contexts] == [{}]
     picks = {c.name: c.options.index(table.pop(c.name)) for c in space.choices}
     assert not table
     network = space.ops(Architecture.of(space.id, picks))
@@ -258,6 +323,22 @@ def test_presets():
         ({"stem": 0}, "sizes must be positive"),
         ({"classes": 1}, "1 class"),
         ({"kernels": (3,), "expansions": (2,)}, "nothing to search"),
+        ({"resolutions": (8, 8)}, r"resolutions are \(8, 8\); each once, 1 to 4096 px"),
+        ({"resolutions": (0, 8)}, "each once, 1 to 4096 px"),
+        ({"resolutions": (4097,)}, "each once, 1 to 4096 px"),
+        ({"multipliers": ()}, r"multipliers are \(\); at least one, over 0, up to 100"),
+        ({"multipliers": (1.0, 0.0)}, "over 0, up to 100"),
+        ({"multipliers": (math.nan,)}, "over 0, up to 100"),
+        ({"multipliers": (math.inf,)}, "over 0, up to 100"),
+        (
+            {"multipliers": (0.5, 1, 0.6)},
+            r"0.5 and 0.6 make widths of \(8, 8\) and \(8, 8\); take them further apart",
+        ),
+        (
+            {"multipliers": (1.0, 0.99), "widths": (14, 20)},
+            r"0.99 and 1 make .*\(16, 16\) and \(14, 20\)",
+        ),
+        ({"widths": (50_000, 8), "multipliers": (3.0,)}, "at most 4096 px, 100000 channels"),
     ],
 )
 def test_what_cannot_be_a_space(space, change, says):
@@ -310,15 +391,17 @@ def test_capabilities(space):
 def test_options_of_a_supernet_start_alike_and_quiet_beside_a_shortcut(form):
     torch.manual_seed(0)
     net = form.supernet(Mixed).train()
-    for c, layer in zip(form.choices, net.mixed, strict=True):
+    gates = {"width": Gate.one(form.multipliers.index(max(form.multipliers)))}
+    for c, layer in zip(blocks(form), net.mixed, strict=True):
         specs = [o[0] for o in form.option_ops(c.name) if o]
         x = torch.randn(16, specs[0].cin, 9, 9)
-        out = {s: body(x).flatten() for s, body in zip(specs, layer.mixed.options, strict=False)}
+        bodies = zip(specs, layer.mixed.options, strict=False)
+        out = {s: run(body, x, gates).flatten() for s, body in bodies}
         widest = [s for s in specs if s.arg("e", 1) == max(form.expansions)]
         assert len(widest) * len(form.expansions) == len(specs)
         for other in widest[1:]:
             assert torch.corrcoef(torch.stack([out[widest[0]], out[other]]))[0, 1] > 0.3
-        assert (float(out[specs[0]].std()) < 0.2) == layer.shortcut
+        assert (float(out[specs[0]].std()) < 0.2) == (c.options[-1] == "skip")
 
 
 @torch.no_grad()

@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_is_named(problem, tmp_path, monkeypatch):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    with pytest.raises(CorruptFile, match=r"-search\.safetensors.*delete it to start afresh"):
+    with pytest.raises(CorruptFile, match=r"search/ledger\.safetensors.*delete it to start afresh"):
         METHODS["proxyless"].run(problem, ledger)
 
 
@@ -110,3 +110,11 @@ def test_several_objectives_share_one_supernet(problem, space, tmp_path):
     assert all({"accuracy", "load", "ms:paper"} <= t.metrics.keys() for t in trials)
     assert all(t.metrics["load"] <= 1 for t in trials)
     assert sum(e["event"] == "epoch" for e in ledger.events("search")) == 6
+
+
+@pytest.mark.parametrize("name", ["proxyless", "proxyless-full"])
+def test_bf16_keeps_weights_and_gates_in_fp32(name, problem, tmp_path):
+    method = dataclasses.replace(METHODS[name], precision="bf16", samples=0)
+    found = method.run(problem, Ledger(tmp_path / "ledger.jsonl"))
+    assert all(p.dtype is torch.float32 for p in found.supernet.parameters())
+    assert all(s.dtype is torch.float32 and s.isfinite().all() for s in found.scores[0].values())

@@ -15,6 +15,7 @@ from torch import Generator
 
 from edgenas.augment import Augment
 from edgenas.errors import DataError, UnknownName, UsageError
+from edgenas.resize import resized
 from edgenas.task import Part, Task, load_task
 
 PARTS: tuple[Part, ...] = ("train", "search", "calibration", "test")
@@ -172,6 +173,26 @@ def test_batches_repeat_by_seed(toy: dict[str, Any]) -> None:
     assert not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("augmented", [True, False])
+def test_a_batch_is_made_without_those_before_it(toy: dict[str, Any], augmented: bool) -> None:
+    task = load_task(toy | {"augment": {"cutout": 3}}, 0)
+    whole = list(task.batches("train", 32, 5, augmented=augmented))
+    for start in (0, 1, 7, len(whole) - 1, len(whole), 99):
+        rest = list(task.batches("train", 32, 5, augmented=augmented, start=start))
+        assert len(rest) == max(len(whole) - start, 0)
+        for (x, y), (want, labels) in zip(rest, whole[start:], strict=True):
+            assert torch.equal(x, want) and torch.equal(y, labels)
+
+
+def test_batches_are_changed_each_in_its_own_way(tmp_path: Path) -> None:
+    same = np.tile(_numbered(1), (200, 1, 1, 1))
+    np.savez(tmp_path / "a.npz", x_train=same, y_train=np.arange(200) % 2)
+    task = load_task({"dataset": "npz", "path": tmp_path / "a.npz", "augment": {"shift": 4}}, 0)
+    batches = [x for x, _ in task.batches("train", 16, 0, augmented=True)]
+    for number, x in enumerate(batches):
+        assert all(not torch.equal(x, other) for other in batches[:number])
+
+
 def test_a_short_batch_is_dropped_when_augmented_unless_alone(toy: dict[str, Any]) -> None:
     task = load_task(toy, 0)
     assert [len(y) for _, y in task.batches("test", 16, 0, augmented=True)] == [16, 16]
@@ -183,6 +204,56 @@ def test_augmentation_leaves_the_data_as_it_is(toy: dict[str, Any]) -> None:
     before = task.digest("train")
     list(task.batches("train", 340, 0, augmented=True))
     assert task.digest("train") == before
+
+
+def test_images_are_resized_as_they_are_read(toy: dict[str, Any]) -> None:
+    """Half the size, antialiased: each pixel the mean of those near it, weighted by a triangle."""
+    task = load_task(toy, 0)
+    small = task.at(4)
+    assert small.input == (1, 4, 4) and task.input == (1, 8, 8)
+    assert task.at(8) is task and small.at(4) is small
+    assert small.at(8).input == task.input
+    x, y = task.tensors("test")
+    got, labels = small.tensors("test")
+    assert torch.equal(y, labels)
+    weights = torch.zeros(4, 8)
+    for i in range(4):
+        for j in range(8):
+            weights[i, j] = max(0.0, 1 - abs(j + 0.5 - (2 * i + 1)) / 2)
+    weights /= weights.sum(1, keepdim=True)
+    torch.testing.assert_close(got, weights @ x @ weights.T)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert small.digest("test") == task.digest("test")  # the same data
+
+
+def test_every_batch_is_resized_after_augmentation(toy: dict[str, Any]) -> None:
+    task = load_task(toy | {"augment": {"cutout": 3, "shift": 2}}, 0)
+    for part, augmented in (("train", True), ("search", False)):
+        whole = task.batches(part, 16, 3, augmented=augmented)
+        for (x, y), (small, labels) in zip(
+            whole, task.at(5).batches(part, 16, 3, augmented=augmented), strict=True
+        ):
+            assert small.shape[1:] == (1, 5, 5)
+            assert torch.equal(y, labels)
+            torch.testing.assert_close(small, resized(x, 5))
+
+
+def test_the_cpu_needs_no_copy(toy: dict[str, Any]) -> None:
+    task = load_task(toy, 0)
+    assert task.on(torch.device("cpu")) is task
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_accelerator_makes_the_same_batches(toy: dict[str, Any]) -> None:
+    task = load_task(toy | {"augment": {"cutout": 3}}, 0)
+    moved = task.on(torch.device("cuda"))
+    assert moved.parts["train"].x.is_cuda
+    assert moved.digest("train") == task.digest("train")
+    here, there = (list(t.batches("train", 32, 5, augmented=True)) for t in (task, moved))
+    for (x, y), (other, labels) in zip(here, there, strict=True):
+        assert other.is_cuda
+        torch.testing.assert_close(x, other.cpu())
+        assert torch.equal(y, labels.cpu())
 
 
 def test_limit_spreads_over_the_part(tmp_path: Path) -> None:

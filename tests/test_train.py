@@ -1,19 +1,41 @@
 """One network, one recipe: it learns, repeats itself, and what it is scored by is right."""
 
 import dataclasses
+import itertools
+import math
+import multiprocessing
+import random
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from edgenas.errors import TrainingDiverged
+from edgenas import ops
+from edgenas.budgets import Total
+from edgenas.checkpoint import Checkpoint
+from edgenas.errors import CorruptFile, TrainingDiverged
 from edgenas.evaluate import Scratch, Shared, recalibrate
 from edgenas.gates import Mixed
-from edgenas.search import Proposal
+from edgenas.search import Objective, Proposal
+from edgenas.spaces.mobile import Mobile
 from edgenas.spec import Architecture
-from edgenas.train import TrainRecipe, accuracy, cosine, seeded, sgd, train
+from edgenas.task import Task
+from edgenas.train import (
+    Epoch,
+    TrainRecipe,
+    accuracy,
+    cosine,
+    learnt_nothing,
+    seeded,
+    sgd,
+    train,
+)
 
 RECIPE = TrainRecipe(epochs=4, batch=32)
+EVERYTHING = dataclasses.replace(RECIPE, ema=0.9, mixup=0.2, cutmix=1.0, precision="bf16")
 
 
 @pytest.fixture
@@ -79,6 +101,206 @@ def test_a_teacher_is_followed(space, task, arch):
             gaps.append(float((net(x).softmax(1) - teacher(x).softmax(1)).abs().mean()))
     assert gaps[1] < gaps[0]
     assert all(torch.equal(v, frozen[k]) for k, v in teacher.state_dict().items())
+
+
+def states(net: nn.Module) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
+
+
+def test_the_average_is_what_is_scored_and_kept(space, task, arch):
+    net, plain, seen = network(space, arch), network(space, arch), []
+    recipe = dataclasses.replace(RECIPE, ema=0.95)
+    train(net, task, recipe, 0, lambda e: seen.append(states(net)))
+    train(plain, task, RECIPE, 0)
+    assert all(torch.equal(v, seen[-1][k]) for k, v in net.state_dict().items())
+    assert not same(net, plain)
+    assert accuracy(net, task, "test") > 0.9
+
+
+@pytest.mark.parametrize("change", [{"mixup": 0.2}, {"cutmix": 1.0}, {"precision": "bf16"}])
+def test_every_part_of_a_recipe_changes_it_and_learns(space, task, arch, change):
+    net, plain = network(space, arch), network(space, arch)
+    train(net, task, dataclasses.replace(RECIPE, epochs=6, **change), 0)
+    train(plain, task, dataclasses.replace(RECIPE, epochs=6), 0)
+    assert not same(net, plain)
+    assert accuracy(net, task, "test") > 0.8  # a third is chance
+    assert {v.dtype for v in net.parameters()} == {torch.float32}
+
+
+# --- interruptions
+
+
+class Stop(Exception):
+    """What ends a training before its time."""
+
+
+class Breaking(Task):
+    """Fails after so many losses."""
+
+    losses = 0
+
+    def loss(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+        type(self).losses -= 1
+        if self.losses < 0:
+            raise Stop
+        return super().loss(logits, y, smoothing)
+
+
+class Forgetful(nn.Module):
+    """A network that draws random numbers while it trains."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.dropout = net, nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.dropout(x))
+
+
+@pytest.mark.parametrize("save_every_s", [0, math.inf])
+@pytest.mark.parametrize("recipe", [RECIPE, EVERYTHING], ids=["plain", "everything"])
+def test_interrupted_anywhere_it_ends_with_the_same_weights(
+    space, task, arch, tmp_path, recipe, save_every_s
+):
+    """Six steps an epoch; ``inf`` saves at the end of an epoch only, so that steps are repeated."""
+    whole, wanted = Forgetful(network(space, arch)), []
+    train(whole, task, recipe, 5, wanted.append)
+    breaking, rng = Breaking(**vars(task)), random.Random(1)
+    told: dict[int, Epoch] = {}
+    for _ in range(60):
+        net = Forgetful(network(space, arch))  # as a new process builds it
+        torch.manual_seed(rng.randrange(100))
+        Breaking.losses = rng.randrange(7, 20)
+        checkpoint = Checkpoint(tmp_path / "a.safetensors", "key")
+        try:
+            train(
+                net, breaking, recipe, 5, lambda e: told.update({e.number: e}),
+                checkpoint=checkpoint, save_every_s=save_every_s,
+            )  # fmt: skip
+        except Stop:
+            continue
+        break
+    assert same(net, whole)
+    strip = [dataclasses.replace(e, seconds=0) for e in wanted]
+    assert [dataclasses.replace(told[k], seconds=0) for k in sorted(told)] == strip
+    again = Forgetful(network(space, arch))
+    train(again, task, recipe, 5, lambda e: pytest.fail("done already"), checkpoint=checkpoint)
+    assert same(again, whole)
+
+
+def test_a_listener_that_fails_hears_the_epoch_again(space, task, arch, tmp_path):
+    whole, heard = network(space, arch), []
+    train(whole, task, EVERYTHING, 5)
+
+    def listen(e: Epoch) -> None:
+        heard.append(e.number)
+        if heard.count(2) == 1:
+            raise Stop
+
+    checkpoint = Checkpoint(tmp_path / "a.safetensors", "key")
+    with pytest.raises(Stop):
+        train(network(space, arch), task, EVERYTHING, 5, listen, checkpoint=checkpoint)
+    net = network(space, arch)
+    train(net, task, EVERYTHING, 5, listen, checkpoint=checkpoint)
+    assert heard == [1, 2, 2, 3, 4]
+    assert same(net, whole)
+
+
+class Reporting(Task):
+    """Tells another process of every loss."""
+
+    pipe: Connection
+
+    def loss(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+        self.pipe.send("a step")
+        return super().loss(logits, y, smoothing)
+
+
+def child(pipe: Connection, facts: dict[str, Any], space: Mobile, path: Path) -> None:
+    torch.set_num_threads(1)
+    Reporting.pipe = pipe
+    arch = Architecture.of(space.id, {c.name: 0 for c in space.choices})
+    net, checkpoint = network(space, arch), Checkpoint(path, "key")
+    train(net, Reporting(**facts), EVERYTHING, 5, checkpoint=checkpoint, save_every_s=0)
+
+
+def test_killed_it_ends_with_the_same_weights(space, task, arch, tmp_path):
+    whole, path = network(space, arch), tmp_path / "a.safetensors"
+    train(whole, task, EVERYTHING, 5)
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=child, args=(theirs, vars(task), space, path))
+    process.start()
+    for _ in range(13):  # the third epoch has begun
+        assert ours.poll(120)
+        ours.recv()
+    process.kill()
+    process.join()
+    saved = Checkpoint(path, "key").load()
+    assert saved is not None and saved.facts["epoch"] > 0
+    net = network(space, arch)
+    train(net, task, EVERYTHING, 5, checkpoint=Checkpoint(path, "key"))
+    assert same(net, whole)
+
+
+def test_a_checkpoint_of_something_else_is_not_gone_on_from(space, task, arch, tmp_path):
+    checkpoint = Checkpoint(tmp_path / "a.safetensors", "key")
+    train(network(space, arch), task, RECIPE, 5, checkpoint=checkpoint)
+    for other in (nn.Sequential(nn.Flatten(), nn.Linear(144, 3)), Forgetful(network(space, arch))):
+        with pytest.raises(CorruptFile, match=r"a\.safetensors .* delete it to start afresh"):
+            train(other, task, RECIPE, 5, checkpoint=checkpoint)
+    fresh, whole = network(space, arch), network(space, arch)
+    train(fresh, task, RECIPE, 6, checkpoint=Checkpoint(checkpoint.path, "another"))
+    train(whole, task, RECIPE, 6)
+    assert same(fresh, whole)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_accelerator_trains_and_goes_on(space, task, arch, tmp_path):
+    net, checkpoint = network(space, arch).cuda(), Checkpoint(tmp_path / "a.safetensors", "key")
+    Breaking.losses = 20
+    with pytest.raises(Stop):
+        train(net, Breaking(**vars(task)), EVERYTHING, 0, checkpoint=checkpoint, save_every_s=0)
+    net = network(space, arch).cuda()
+    train(net, task, EVERYTHING, 0, checkpoint=checkpoint)
+    assert next(net.parameters()).is_cuda
+    assert accuracy(net, task, "test") > 0.8
+
+
+# --- trainings that come to nothing
+
+
+def test_a_network_that_learns_nothing_is_given_up(space, task, arch):
+    recipe, heard = dataclasses.replace(RECIPE, lr=1e-9, dead_after=0.5), []
+    said = r"after 2 of 4 epochs .* no better than guessing .* change lr \(it is 1e-09\)"
+    with pytest.raises(TrainingDiverged, match=said):
+        train(network(space, arch), task, recipe, 0, heard.append)
+    assert len(heard) == 2
+    for alive in (dataclasses.replace(recipe, dead_after=0), dataclasses.replace(recipe, epochs=1)):
+        train(network(space, arch), task, alive, 0)
+    train(network(space, arch), task, dataclasses.replace(RECIPE, dead_after=0.1), 0)
+
+
+def test_rare_classes_need_more_than_accuracy_to_be_guessed():
+    y = torch.tensor([0] * 950 + [1] * 50)
+    entropy = -(0.95 * math.log(0.95) + 0.05 * math.log(0.05))
+
+    def nothing(accuracy: float, loss: float, smoothing: float = 0) -> bool:
+        return learnt_nothing(Epoch(1, 2, loss, accuracy, len(y), 1.0), y, smoothing)
+
+    assert nothing(0.95, entropy) and nothing(0.5, 3.0)
+    assert not nothing(0.95, entropy * 0.7)  # it tells them apart, and still says 0 of each
+    assert not nothing(0.99, entropy)
+    assert not nothing(0.95, entropy, smoothing=0.1)  # smoothed labels are harder to guess
+
+
+def test_an_epoch_says_how_fast_it_was():
+    e = Epoch(number=2, epochs=5, loss=1, accuracy=0.5, images=600, seconds=3.0)
+    assert (e.images_per_second, e.left_s) == (200, 9)
 
 
 def test_divergence_says_what_to_change(space, task, arch):
@@ -157,6 +379,27 @@ def test_shared_scores_the_subnet_without_touching_the_supernet(problem, space, 
     assert trial.metrics["load"] == problem.objectives[0].load(space.ops(arch))
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert shared(Proposal(arch), 4).metrics == trial.metrics
+
+
+def test_a_network_is_scored_at_its_own_resolution(problem, space, monkeypatch):
+    """Trained for it, or with the weights of a supernet."""
+    space, seen = dataclasses.replace(space, resolutions=(8, 12)), []
+    assemble = Mobile.assemble
+
+    def watched(self, layers):
+        net = assemble(self, layers)
+        net.register_forward_pre_hook(lambda net, x: seen.append(x[0].shape[2]))
+        return net
+
+    monkeypatch.setattr(Mobile, "assemble", watched)
+    anything = Objective((Total("macs", "multiply-accumulates", 1e9, ops.macs),))
+    problem = dataclasses.replace(problem, space=space, objectives=(anything,))
+    shared = Shared(problem, space, space.supernet(Mixed), batches=2, batch=32)
+    for size, evaluate in itertools.product((8, 12), (shared, Scratch(problem))):
+        picks = {c.name: 0 for c in space.choices} | {"resolution": (8, 12).index(size)}
+        seen.clear()
+        evaluate(Proposal(Architecture.of(space.id, picks), 1), 0)
+        assert set(seen) == {size}
 
 
 def test_scratch_trains_as_long_as_is_proposed(problem, arch):

@@ -117,7 +117,7 @@ def plan(
 def cut(net: nn.Module, space: Space, plan: Plan) -> nn.Module:
     """A new network of ``plan.ops`` with the weights that stay."""
     net = copy.deepcopy(net)
-    example = torch.zeros(1, *space.input)
+    example = torch.zeros(1, *ops.input_shape(plan.ops))
     graph = tp.DependencyGraph().build_dependency(net, example)
     for i, stay in plan.keep.items():
         modules = list(_layers(net)[i].modules())
@@ -148,11 +148,11 @@ def _depthwise_norm(layer: nn.Module) -> nn.BatchNorm2d:
 
 
 def _strength(gate: ops.SqueezeExcitation) -> Tensor:
-    """Of every squeezed channel: weights into it times weights out of it. ReLU passes a scale."""
+    """Of every squeezed channel: weights into it times weights out of it, as ReLU keeps a scale."""
     bias = gate.squeeze.bias
     assert bias is not None
     into = torch.cat([gate.squeeze.weight.detach().flatten(1), bias.detach()[:, None]], 1)
-    return into.norm(dim=1) * gate.excite.weight.detach().flatten(1).norm(dim=0)
+    return into.square().sum(1) * gate.excite.weight.detach().flatten(1).square().sum(0)
 
 
 def _lost(scores: Tensor, width: int) -> float:

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edgenas.errors import CapabilityError
+from edgenas.runner import COUNTER
 from edgenas.sentinel import cache_folder
 
 SUITE = "bookworm"  # the last with a QEMU that takes plugins of this version of their interface
@@ -28,7 +29,6 @@ CPU part\t: 0xd08
 CPU revision\t: 3
 """
 PLUGIN = Path(__file__).with_name("count.c")
-COUNTER = "EDGENAS_COUNTER"  # tells edgenas/runner.py where the counts are
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Instructions of an emulated device x some operators timed on the real board -> latency table."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.optimize import nnls
@@ -18,7 +18,9 @@ CONFIDENCE = 0.95
 def calibrate(
     counts: InstructionTable, measured: LatencyTable, margin: float | None
 ) -> LatencyTable:
-    """The table of the board of ``measured`` for all operators of ``counts``, most estimated.
+    """The table of the board of ``measured`` for all operators of ``counts``.
+
+    Rows of ``measured`` stay as they are, the others are estimated; so is a table with one of them.
 
     Milliseconds are a non-negative sum over the classes of instructions, or one price for all of
     them, whichever predicts a measured operator better that was left out. That error is in the
@@ -27,13 +29,12 @@ def calibrate(
     are in both. ``margin``: as of an imported table.
     """
     _require_alike(counts, measured)
-    known = {
+    kept = {
         op: row
         for op, row in measured.rows.items()
-        if isinstance(row, Timing)
-        and isinstance(counts.rows.get(op), Counts)
-        and measured.cost_ms(op) > 0
+        if op in counts.rows and isinstance(row, Timing)
     }
+    known = [op for op in kept if isinstance(counts.rows[op], Counts) and measured.cost_ms(op) > 0]
     if len(known) < LEAST:
         raise UsageError(
             f"{len(known)} operators were both timed on {measured.header.device} and counted on "
@@ -60,7 +61,8 @@ def calibrate(
         "prices": best,
         "left_out_mape": {name: round(float(np.mean(e)), 4) for name, e in errors.items()},
     }
-    return LatencyTable(_header(counts, measured, protocol, margin), {**rows, **known})
+    whole = {**rows, **kept}
+    return LatencyTable(_header(counts, measured, whole, protocol, margin), whole)
 
 
 def _require_alike(counts: InstructionTable, measured: LatencyTable) -> None:
@@ -81,13 +83,14 @@ def _require_alike(counts: InstructionTable, measured: LatencyTable) -> None:
 
 
 def _header(
-    counts: InstructionTable, measured: LatencyTable, protocol: dict[str, object],
-    margin: float | None,
+    counts: InstructionTable, measured: LatencyTable, rows: Mapping[OpSpec, Row],
+    protocol: dict[str, object], margin: float | None,
 ) -> Header:  # fmt: skip
     old = measured.header
+    guessed = any(isinstance(r, Timing) and r.provenance == "estimated" for r in rows.values())
     return Header(
         old.device, old.runtime, old.precision, counts.header.space, old.fingerprint, old.facts,
-        protocol, old.batch, "estimated", old.grade, old.empty_ms,
+        protocol, old.batch, "estimated" if guessed else old.provenance, old.grade, old.empty_ms,
         None if margin is None else Fit(0.0, 1.0, 1.0, margin, 0),
     )  # fmt: skip
 

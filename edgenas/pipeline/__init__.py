@@ -9,7 +9,7 @@ import torch
 
 from edgenas.artifact import sha256
 from edgenas.config import Config
-from edgenas.errors import UnknownName
+from edgenas.errors import CapabilityError, UnknownName
 from edgenas.files import aside, read_json, write_json, write_text
 from edgenas.pipeline import compress, export, front, profile, search, train, verify
 from edgenas.pipeline.context import Context, Progress
@@ -17,7 +17,7 @@ from edgenas.pipeline.cost import Cost, costs
 from edgenas.pipeline.stage import Stage
 from edgenas.registry import nearest
 from edgenas.report import write_report
-from edgenas.rundir import RunDir, key_of
+from edgenas.rundir import RunDir
 
 STAGES: tuple[Stage, ...] = (
     profile.STAGE,
@@ -98,7 +98,7 @@ def survey(
     ctx = _context(config, runs, tables, progress)
     rundir = RunDir(ctx.root)
     pending = list(up_to(until))
-    while pending and rundir.is_whole(pending[0].name, _key(pending[0], ctx, rundir)):
+    while pending and rundir.is_whole(pending[0].name, pending[0].key(ctx)):
         pending.pop(0)
     return costs(ctx, [s.name for s in up_to(until)], [s.name for s in pending])
 
@@ -109,6 +109,11 @@ def _context(config: Config, runs: Path, tables: Path, progress: Progress) -> Co
     ctx = Context(runs / config.name, config, tables, progress)
     for device in ctx.same_on:
         _ = device.transport.python  # says it where that is not built yet
+    if config.accelerator == "cuda" and not torch.cuda.is_available():
+        raise CapabilityError(
+            "accelerator: torch finds no CUDA device here; set it to cpu, or install a torch that "
+            "is built for CUDA"
+        )
     torch.set_num_threads(config.threads or torch.get_num_threads())
     return ctx
 
@@ -121,22 +126,15 @@ def up_to(name: str) -> tuple[Stage, ...]:
     return STAGES[: names.index(name) + 1]
 
 
-def _key(stage: Stage, ctx: Context, rundir: RunDir) -> str:
-    inputs = {
-        "settings": stage.settings(ctx),
-        "after": {name: rundir.outputs(name) for name in stage.after},
-    }
-    return key_of(stage.name, inputs)
-
-
 def _bring_up(stage: Stage, ctx: Context, rundir: RunDir) -> None:
-    key = _key(stage, ctx, rundir)
+    key = stage.key(ctx)
     if rundir.is_whole(stage.name, key):
         ctx.progress(f"{stage.name}: unchanged", 1, 1)
-        return
-    _start(stage, key, ctx)
-    rundir.make(stage.name, key, lambda folder: stage.work(ctx, folder))
-    ctx.ledger().append("stage", "end", stage=stage.name, key=key)
+    else:
+        _start(stage, key, ctx)
+        rundir.make(stage.name, key, lambda folder: stage.work(ctx, folder))
+        ctx.ledger().append("stage", "end", stage=stage.name, key=key)
+    stage.forget(ctx)
 
 
 def _start(stage: Stage, key: str, ctx: Context) -> None:
@@ -168,11 +166,12 @@ def _copy(source: Path, target: Path) -> None:
 
 def _write_manifest(ctx: Context) -> None:
     """Versions, seed, and the hash of every file: ties the model to table, data and tools."""
-    names = sorted(
-        p.relative_to(ctx.root)
-        for p in ctx.root.rglob("*")
-        if p.is_file() and not p.name.startswith(".") and p.name not in _MOVING
-    )
+    paths = sorted(p.relative_to(ctx.root) for p in ctx.root.rglob("*") if p.is_file())
+    names = [
+        p
+        for p in paths
+        if p.name not in _MOVING and not any(part.startswith(".") for part in p.parts)
+    ]
     write_json(
         ctx.root / "manifest.json",
         {

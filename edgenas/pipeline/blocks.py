@@ -21,9 +21,9 @@ def blocks(ctx: Context, best: Candidate, folder: Path) -> list[dict[str, Any]]:
     The last row is what a call costs beside its operators.
     """
     layers, net = ctx.network(best.variant, folder)
-    graph = trace(net, ctx.space.input)
+    graph = trace(net, ctx.fitted.input)
     if best.precision != "fp32":
-        graph = calibrate(graph, [ctx.task.tensors("calibration")[0]])
+        graph = calibrate(graph, [ctx.fitted.tensors("calibration")[0]])
     ends = {_layer(node.name): node.name for node in graph.nodes}
     device = ctx.devices[best.device]
     exporter = exporter_for(device.runtime.format)

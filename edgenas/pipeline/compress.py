@@ -11,7 +11,7 @@ from edgenas.errors import ImpossibleBudget
 from edgenas.files import write_json
 from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.stage import Stage
-from edgenas.pipeline.train import epoch_event
+from edgenas.pipeline.train import epoch_event, pace
 from edgenas.profile import profile
 from edgenas.spec import OpSpec
 from edgenas.train import Epoch, TrainRecipe, accuracy, train
@@ -26,6 +26,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         "data": [ctx.task.digest("train"), ctx.task.digest("test")],
         "seed": ctx.config.seed,
         "threads": ctx.config.threads,
+        "accelerator": ctx.config.accelerator,
     }
 
 
@@ -39,7 +40,7 @@ def _work(ctx: Context, folder: Path) -> None:
         extend_tables(ctx, layers, folder)
         budgets = _step(ctx, folder, layers)
         try:
-            record["variants"]["pruned"] = prune(ctx, "found", "pruned", budgets, folder)
+            record["variants"]["pruned"] = prune(ctx, STAGE, "found", "pruned", budgets, folder)
         except ImpossibleBudget as e:
             record["skipped"] = str(e)
     write_json(folder / "compress.json", record)
@@ -69,32 +70,40 @@ def _step(ctx: Context, folder: Path, layers: Sequence[OpSpec]) -> tuple[Latency
 
 
 def prune(
-    ctx: Context, source: str, name: str, budgets: Sequence[Latency], folder: Path
+    ctx: Context, stage: Stage, source: str, name: str, budgets: Sequence[Latency], folder: Path
 ) -> dict[str, Any]:
     """Cut ``source`` to ``budgets`` (no margin), fine-tune it from its teacher's labels, save it.
 
-    Raises ImpossibleBudget where pruning cannot get there.
+    ``stage``: the one at work, which keeps how far fine-tuning got. Raises ImpossibleBudget where
+    pruning cannot get there.
     """
     layers, net = ctx.network(source)
     settings, seed = ctx.config.prune, ctx.config.seed
-    scores = importance(net, layers, ctx.task, IMPORTANCE_BATCHES, ctx.config.train.batch, seed)
+    scores = importance(net, layers, ctx.fitted, IMPORTANCE_BATCHES, ctx.config.train.batch, seed)
     made: Plan = plan(layers, scores, budgets)
-    smaller = cut(net, ctx.space, made)
+    smaller = cut(net, ctx.space, made).to(ctx.config.accelerator)
+    net.to(ctx.config.accelerator)
+    training = ctx.config.train
     recipe = TrainRecipe(
-        epochs=settings.epochs, batch=ctx.config.train.batch, lr=settings.lr,
-        weight_decay=ctx.config.train.weight_decay, smoothing=ctx.config.train.smoothing,
+        epochs=settings.epochs, batch=training.batch, lr=settings.lr,
+        weight_decay=training.weight_decay, smoothing=training.smoothing,
+        precision=training.precision,
     )  # fmt: skip
+    left = [str(o) for o in made.ops]
+    checkpoint = stage.checkpoint(
+        ctx, name, recipe=asdict(recipe), ops=left, keep=sorted(made.keep.items())
+    )
     ledger = ctx.ledger()
 
     def on_epoch(e: Epoch) -> None:
         ledger.append("finetune", "epoch", variant=name, **epoch_event(e, smaller, ctx))
-        ctx.progress(f"fine-tune {name}", e.number, e.epochs)
+        ctx.progress(f"fine-tune {name} ({pace(e)})", e.number, e.epochs)
 
-    train(smaller, ctx.task, recipe, seed, on_epoch, teacher=net)
+    train(smaller, ctx.fitted, recipe, seed, on_epoch, teacher=net, checkpoint=checkpoint)
     save_weights(smaller, folder / f"{name}.safetensors")
     described = {
-        "ops": [str(o) for o in made.ops],
-        "accuracy": accuracy(smaller, ctx.task, "test"),
+        "ops": left,
+        "accuracy": accuracy(smaller, ctx.fitted, "test"),
         "target_ms": {b.device: b.limit_ms for b in budgets},
     }
     write_json(folder / f"{name}.json", described)

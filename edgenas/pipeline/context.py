@@ -51,6 +51,11 @@ class Context:
                 )
         return load_space({**self.config.space, **facts})
 
+    @property
+    def fitted(self) -> Task:
+        """The user's data at the size that the found network takes."""
+        return self.task.at(self.space.input_of(self.architecture)[1])
+
     @cached_property
     def devices(self) -> Mapping[str, Device]:
         """Of all targets, by name."""
@@ -127,7 +132,7 @@ class Context:
 
 def save_weights(net: nn.Module, path: Path) -> None:
     """As safetensors, whole or not at all."""
-    tensors = {k: v.contiguous() for k, v in net.state_dict().items()}
+    tensors = {k: v.cpu().contiguous() for k, v in net.state_dict().items()}
     with aside(path) as temporary:
         temporary.write_bytes(save(tensors))
 

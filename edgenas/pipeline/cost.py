@@ -48,9 +48,11 @@ def costs(ctx: Context, stages: Sequence[str], pending: Sequence[str]) -> list[C
 
 def _epoch_seconds(ctx: Context) -> float:
     """Of plainly training a random network of the space, from ``STEPS`` steps."""
-    recipe = TrainRecipe(epochs=1, batch=ctx.config.train.batch)
+    settings = ctx.config.train
+    recipe = TrainRecipe(epochs=1, batch=settings.batch, precision=settings.precision)
     with seeded(ctx.config.seed):
         net = ctx.space.build(ctx.space.sample(random.Random(ctx.config.seed)))
+        net.to(ctx.config.accelerator)
         train(net, _first(ctx.task, recipe.batch), recipe, 0)  # kernels are chosen once
         few = _first(ctx.task, STEPS * recipe.batch)
         start = time.perf_counter()

@@ -41,8 +41,8 @@ def _work(ctx: Context, folder: Path) -> None:
 def export(ctx: Context, variant: str, folder: Path) -> list[Artifact]:
     """Write ``<variant>.<precision>.<format>`` into ``folder``; the graph is made once for all."""
     _, net = ctx.network(variant, folder)
-    fp32 = trace(net, ctx.space.input)
-    x, _ = ctx.task.tensors("calibration")
+    fp32 = trace(net, ctx.fitted.input)
+    x, _ = ctx.fitted.tensors("calibration")
     graphs = {"fp32": fp32, "int8-static": calibrate(fp32, torch.split(x, CALIBRATION_BATCH))}
     return [
         exporter_for(fmt).network(
@@ -61,6 +61,7 @@ def _metadata(ctx: Context, variant: str, precision: str) -> dict[str, str]:
         "architecture": json.dumps(ctx.architecture.to_json()),
         "variant": variant,
         "precision": precision,
+        "input": json.dumps(ctx.fitted.input),
         "classes": json.dumps(ctx.task.classes),
         "mean": json.dumps(ctx.task.mean),
         "std": json.dumps(ctx.task.std),

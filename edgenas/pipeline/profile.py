@@ -95,7 +95,7 @@ def _refuse_impossible(
     """Raise ImpossibleBudget before any training."""
     if isinstance(ctx.space, Relaxable):
         predictors = {t["device"]: Predictor(tables[t["device"], t["precision"]]) for t in targets}
-        for objective in objectives(ctx.config, targets, predictors):
+        for objective in objectives(ctx.config, ctx.space, targets, predictors):
             even = {c.name: torch.zeros(len(c.options)) for c in ctx.space.choices}
             project(ctx.space, even, objective.budgets)
 
@@ -106,12 +106,13 @@ def extremes_ms(space: Space, predictor: Predictor) -> tuple[float, float]:
         rng = random.Random(0)
         drawn = [predictor.p50_ms(space.ops(space.sample(rng))) for _ in range(SAMPLES)]
         return min(drawn), max(drawn)
-    fixed = predictor.p50_ms(space.fixed_ops())
-    costs = [
-        [sum(map(predictor.cost_ms, ops)) for ops in space.option_ops(c.name)]
-        for c in space.choices
-    ]
-    return fixed + sum(map(min, costs)), fixed + sum(map(max, costs))
+    fastest, slowest = [], []
+    for context in space.contexts:
+        fixed = predictor.p50_ms(context.fixed)
+        costs = [[sum(map(predictor.cost_ms, o)) for o in of] for of in context.options.values()]
+        fastest.append(fixed + sum(map(min, costs)))
+        slowest.append(fixed + sum(map(max, costs)))
+    return min(fastest), max(slowest)
 
 
 def _described(table: LatencyTable) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from typing import Any
 
 from edgenas.files import write_json
 from edgenas.pipeline.blocks import label
+from edgenas.pipeline.confirm import confirm
 from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.stage import Stage
 from edgenas.search import METHODS, Method, Problem
-from edgenas.space import Relaxable, Space
+from edgenas.space import Relaxable, Space, context_of
 from edgenas.spec import Architecture
 from edgenas.validate import construct
 
@@ -31,18 +32,27 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         "data": [ctx.task.digest("train"), ctx.task.digest("search")],
         "seed": ctx.config.seed,
         "threads": ctx.config.threads,
+        "accelerator": ctx.config.accelerator,
     }
 
 
 def _work(ctx: Context, folder: Path) -> None:
-    asked = objectives(ctx.config, ctx.targets, ctx.predictors())
-    problem = Problem(ctx.space, ctx.task, asked, seed=ctx.config.seed)
+    asked = objectives(ctx.config, ctx.space, ctx.targets, ctx.predictors())
+    problem = Problem(
+        ctx.space, ctx.task, asked, seed=ctx.config.seed, accelerator=ctx.config.accelerator
+    )
     found = method(ctx.config.search).run(problem, ctx.ledger(), ctx.progress)
+    if found.supernet is not None:
+        found.supernet.cpu()
+    found, confirmed = confirm(ctx, found, asked)
     if found.supernet is not None:
         save_weights(found.supernet, folder / "supernet.safetensors")
     for level, arch in enumerate(found.archs):
         write_json(folder / architecture_file(level), arch.to_json())
-    levels = [_described(ctx, level, arch) for level, arch in enumerate(found.archs)]
+    levels = [
+        {**_described(ctx, level, arch), "confirmed": tried}
+        for level, (arch, tried) in enumerate(zip(found.archs, confirmed, strict=True))
+    ]
     write_json(
         folder / "search.json",
         {"method": ctx.config.search["method"], **levels[0], "levels": levels},
@@ -56,12 +66,12 @@ def architecture_file(level: int) -> str:
 
 def _described(ctx: Context, level: int, arch: Architecture) -> dict[str, Any]:
     """A found network in full; of a front, one of several."""
-    layers, blocks = ctx.space.ops(arch), _blocks(ctx.space, arch)
+    layers = ctx.space.ops(arch)
     return {
         "architecture": arch.to_json(),
         "ops": [str(o) for o in layers],
-        "labels": {b["choice"]: b["label"] for b in blocks if b["choice"]},
-        "blocks": blocks,
+        "labels": _labels(ctx.space, arch),
+        "blocks": _blocks(ctx.space, arch),
         "predicted": {
             device: {
                 "p50_ms": predictor.p50_ms(layers),
@@ -82,12 +92,23 @@ def _probabilities(ctx: Context, level: int) -> dict[str, dict[str, float]] | No
     return {c.name: dict(zip(c.options, last[c.name], strict=True)) for c in ctx.space.choices}
 
 
+def _labels(space: Space, arch: Architecture) -> dict[str, str]:
+    """What was picked of every choice, those of the whole network too."""
+    if not isinstance(space, Relaxable):
+        return {}
+    return {c.name: c.options[arch.index(c.name)] for c in space.choices}
+
+
 def _blocks(space: Space, arch: Architecture) -> list[dict[str, str | None]]:
-    """The network in order: every choice with its pick, skipped ones too, and what is fixed."""
+    """The network in order: every block with its pick, skipped ones too, and what is fixed."""
     layers = space.ops(arch)
     if not isinstance(space, Relaxable):
         return [{"choice": None, "op": str(o), "label": label(o, i)} for i, o in enumerate(layers)]
-    picked = [(c, space.option_ops(c.name)[arch.index(c.name)]) for c in space.choices]
+    context = context_of(space, arch)
+    picked = [
+        (c, context.options[c.name][arch.index(c.name)])
+        for c in space.choices if c.name not in context.picks
+    ]  # fmt: skip
     searched = [o for _, option in picked for o in option]
     start = next(
         i for i in range(len(layers) + 1) if list(layers[i : i + len(searched)]) == searched

@@ -1,13 +1,14 @@
 """Stage ``train``: the found network, trained on its own."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from edgenas.config import Train
 from edgenas.errors import CapabilityError
 from edgenas.files import write_json
 from edgenas.gates import Mixed
@@ -25,42 +26,54 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         "data": [ctx.task.digest("train"), ctx.task.digest("test")],
         "seed": ctx.config.seed,
         "threads": ctx.config.threads,
+        "accelerator": ctx.config.accelerator,
     }
 
 
 def _work(ctx: Context, folder: Path) -> None:
     settings, ledger = ctx.config.train, ctx.ledger()
-    net = _untrained(ctx)
-    recipe = TrainRecipe(
-        epochs=settings.epochs,
-        batch=settings.batch,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        smoothing=settings.smoothing,
-    )
+    net = _untrained(ctx).to(ctx.config.accelerator)
 
     def on_epoch(e: Epoch) -> None:
         ledger.append("train", "epoch", **epoch_event(e, net, ctx))
-        ctx.progress("train", e.number, e.epochs)
+        ctx.progress(f"train ({pace(e)})", e.number, e.epochs)
 
-    train(net, ctx.task, recipe, ctx.config.seed, on_epoch)
+    checkpoint = STAGE.checkpoint(ctx, "found")
+    train(net, ctx.fitted, recipe(settings), ctx.config.seed, on_epoch, checkpoint=checkpoint)
     save_weights(net, folder / "found.safetensors")
     layers = ctx.space.ops(ctx.architecture)
     write_json(folder / "found.json", {"ops": [str(o) for o in layers]})
     write_json(
         folder / "train.json",
         {
-            "accuracy": accuracy(net, ctx.task, "test"),
+            "accuracy": accuracy(net, ctx.fitted, "test"),
             "epochs": settings.epochs,
             "images": len(ctx.task.parts["train"].y),
         },
     )
 
 
+def recipe(settings: Train) -> TrainRecipe:
+    """As the config asks for."""
+    asked = asdict(settings)
+    return TrainRecipe(**{f.name: asked[f.name] for f in fields(TrainRecipe) if f.name in asked})
+
+
 def epoch_event(e: Epoch, net: nn.Module, ctx: Context) -> dict[str, Any]:
     """An epoch as the ledger keeps it; accuracy is of search-validation, not of training."""
-    score = accuracy(net, ctx.task, "search", SCORED)
-    return {"epoch": e.number, "epochs": e.epochs, "loss": e.loss, "accuracy": score}
+    return {
+        "epoch": e.number,
+        "epochs": e.epochs,
+        "loss": e.loss,
+        "accuracy": accuracy(net, ctx.fitted, "search", SCORED),
+        "seconds": e.seconds,
+        "images_per_second": e.images_per_second,
+    }
+
+
+def pace(e: Epoch) -> str:
+    """How fast it goes, for a person who waits."""
+    return f"{e.images_per_second:,.0f} images/s, {e.left_s / 60:.1f} min left"
 
 
 def _untrained(ctx: Context) -> nn.Module:

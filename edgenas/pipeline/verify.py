@@ -72,7 +72,7 @@ def _exported(ctx: Context) -> Files:
     return [
         (
             f["file"].partition(".")[0],
-            Artifact.of(export_folder / f["file"], f["format"], f["precision"], ctx.space.input),
+            Artifact.of(export_folder / f["file"], f["format"], f["precision"], ctx.fitted.input),
         )
         for f in ctx.read("export/export.json")["files"]
     ]
@@ -98,7 +98,7 @@ def _judged(
         for (variant, artifact), timing in zip(mine, timings, strict=True):
             layers, net = ctx.network(variant, folder)
             if artifact.path not in known:
-                x, y = ctx.task.tensors("test")
+                x, y = ctx.fitted.tensors("test")
                 images = np.ascontiguousarray(x.numpy())
                 reference = _logits(net, x)
                 known[artifact.path] = numbers(device, artifact, images, y.numpy(), reference)
@@ -142,7 +142,7 @@ def _repair(ctx: Context, folder: Path, choices: Mapping[str, Choice], variant: 
         assert predictor is not None
         corrected = predictor.corrected(best.latency.p50_ms, layers)
         budgets.append(Latency(t["device"], t["limit_ms"] * HEADROOM, corrected))
-    prune(ctx, "found", variant, budgets, folder)
+    prune(ctx, STAGE, "found", variant, budgets, folder)
 
 
 def _write(
@@ -165,12 +165,10 @@ def _write(
             "device": t["device"],
         }
         checks += gates(choice, mine, ctx.config, t["limit_ms"])
-        images = np.ascontiguousarray(ctx.task.tensors("test")[0].numpy())
-        checks += [
-            same_gate(ctx.devices[t["device"]], other, best, images)
-            for other in ctx.same_on
-            if other.runtime.format == best.format
-        ]
+        if others := [d for d in ctx.same_on if d.runtime.format == best.format]:
+            images = np.ascontiguousarray(ctx.fitted.tensors("test")[0].numpy())
+            here = ctx.devices[t["device"]]
+            checks += [same_gate(here, other, best, images) for other in others]
         rows += [
             {**described(c, choice), "file": str(_relative(c.artifact.path, ctx, folder))}
             for c in mine

@@ -135,11 +135,13 @@ def describe(op: OpSpec | None, text: str | None) -> tuple[str, str]:
     activation = ", hard-swish" if op.arg("hs", 0) else ""
     match op.kind:
         case "mbconv":
-            return f"MBConv {kernel}×{kernel}, {ops.hidden(op)} hidden{activation}", shape
+            gate = f", gate of {narrow}" if (narrow := ops.squeezed(op)) else ""
+            return f"MBConv {kernel}×{kernel}, {ops.hidden(op)} hidden{gate}{activation}", shape
         case "conv":
             return f"convolution {kernel}×{kernel}{activation}", shape
         case "classifier":
-            return "global average, fully connected", f"{op.cin}→{op.cout} classes"
+            last = f"{h}{activation}, " if (h := op.arg("h", 0)) else ""
+            return f"global average, {last}fully connected", f"{op.cin}→{op.cout} classes"
     return str(op), shape
 
 

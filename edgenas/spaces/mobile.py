@@ -1,29 +1,31 @@
 """The macro space of ProxylessNAS (arXiv:1812.00332, sec. 4.2): chains of MBConv blocks.
 
-A block may also choose squeeze-and-excitation and its activation. The preset ``mobile-v3`` has the
+A block may also choose squeeze-and-excitation and its activation, a network its width and the
+resolution of its images (as in FBNetV2, arXiv:2004.05565). The preset ``mobile-v3`` has the
 stem, first block, stages and head of MobileNetV3-Large (arXiv:1905.02244, table 1), whose blocks
 are among the options, with two differences: ReLU6 stands for its ReLU, and expansion 3 for the 2.3
 and 2.5 of its third stage.
 """
 
-import copy
 import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from edgenas import ops
+from edgenas import elastic, ops
+from edgenas.alignment import align
 from edgenas.chain import Network, Supernet
 from edgenas.errors import UsageError
-from edgenas.gates import Gates, Mix
+from edgenas.gates import Gates, Mix, mixture, run
 from edgenas.registry import nearest
-from edgenas.space import ChoiceSpace
+from edgenas.resize import resized
+from edgenas.space import ChoiceSpace, Context, context_of
 from edgenas.spec import Architecture, Choice, OpSpec
 from edgenas.validate import construct
 
@@ -71,14 +73,14 @@ _INPUTS: Mapping[str, Mapping[str, int]] = {  # what a preset was made for, wher
 
 _ACTIVATIONS = {"relu6": "", "hard-swish": "hs"}  # as a label of an option says it
 _AXES = ("kernels", "expansions", "ses", "activations")  # what a block chooses
-_LATER = ("ses", "edge_activation", "features")  # no part of the first ids
-QUIET = 0.1  # scale of a new branch beside its shortcut
+_LATER = ("ses", "edge_activation", "features", "multipliers", "resolutions")  # not in first ids
+ROUND = 8  # channels: kernels work on vectors of eight
 
 
 class _Mixed(nn.Module):
     """One choice and its shortcut, if shapes allow one."""
 
-    def __init__(self, mixed: nn.Module, shortcut: bool) -> None:
+    def __init__(self, mixed: nn.Module, shortcut: nn.Module | None) -> None:
         super().__init__()
         self.mixed = mixed
         self.shortcut = shortcut
@@ -86,7 +88,25 @@ class _Mixed(nn.Module):
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
         """(n, cin, h, w) -> (n, cout, h / s, w / s)."""
         y: Tensor = self.mixed(x, gates)
-        return x + y if self.shortcut else y
+        return y if self.shortcut is None else run(self.shortcut, x, gates) + y
+
+
+class _Resizing(Supernet):
+    """Takes its images at the live one of ``sizes``; of each that is live, logits are summed."""
+
+    def __init__(
+        self, before: nn.Module, mixed: Sequence[_Mixed], after: nn.Module, sizes: Sequence[int]
+    ) -> None:
+        super().__init__(before, mixed, after)
+        self.sizes = tuple(sizes)
+
+    def forward(self, x: Tensor, gates: Gates) -> Tensor:
+        """(n, c, h, w) -> logits (n, classes)."""
+        paths = [partial(self._at, size, gates=gates) for size in self.sizes]
+        return paths[0](x) if len(paths) == 1 else mixture("resolution", paths, x, gates)
+
+    def _at(self, size: int, x: Tensor, gates: Gates) -> Tensor:
+        return super().forward(resized(x, size), gates)
 
 
 def _hs(activation: str) -> dict[str, int]:
@@ -112,8 +132,10 @@ class _Position:
 class Mobile(ChoiceSpace):
     """MBConv of kernel x expansion x gate x activation in every block, and skip where shapes fit.
 
-    ``resolution`` px, ``channels`` in, ``classes`` out; ``widths``, ``depths``, ``strides``: one
-    entry a stage. ``ses``: what squeeze-and-excitation divides the hidden width by, 0 for none.
+    ``resolution`` px of the images, ``channels`` in, ``classes`` out; ``widths``, ``depths``,
+    ``strides``: one entry a stage. ``multipliers`` of ``widths``, rounded to multiples of 8, and
+    ``resolutions`` that images are resized to (none: as they are): several are a choice of the
+    whole network. ``ses``: what squeeze-and-excitation divides the hidden width by, 0 for none.
     ``edge_activation``: of stem and head, by default the first of ``activations``, which the first
     block has. ``features``: of a fully connected layer before the last one, 0 for none. ``preset``
     fills what is not given.
@@ -135,6 +157,8 @@ class Mobile(ChoiceSpace):
     activations: tuple[str, ...] = ("relu6",)
     edge_activation: str | None = None
     features: int = 0
+    multipliers: tuple[float, ...] = (1.0,)
+    resolutions: tuple[int, ...] = ()
 
     presets: ClassVar = _PRESETS
 
@@ -154,9 +178,14 @@ class Mobile(ChoiceSpace):
                     f"space mobile: an activation is {' or '.join(map(repr, _ACTIVATIONS))}, not "
                     f"{activation!r}"
                 )
+        self._check_multipliers()
+        sizes = self.resolutions
+        if len(set(sizes)) != len(sizes) or not all(1 <= r <= 4096 for r in sizes):
+            raise UsageError(f"space mobile: resolutions are {sizes}; each once, 1 to 4096 px")
         numbers = (
             *(self.resolution, self.channels, self.stem, self.stem_stride, self.first, self.head),
             *(*self.widths, *self.depths, *self.strides, *self.expansions),
+            *itertools.chain.from_iterable(self._stage_widths),
         )
         if min(numbers) < 1 or any(k < 1 or k % 2 == 0 for k in self.kernels):
             raise UsageError("space mobile: sizes must be positive, kernels odd")
@@ -175,6 +204,19 @@ class Mobile(ChoiceSpace):
                 f"space mobile: one value of each of {', '.join(_AXES)} leaves nothing to search"
             )
 
+    def _check_multipliers(self) -> None:
+        if not self.multipliers or not all(0 < m <= 100 for m in self.multipliers):
+            raise UsageError(
+                f"space mobile: multipliers are {self.multipliers}; at least one, over 0, up to 100"
+            )
+        ordered = sorted(zip(self.multipliers, self._stage_widths, strict=True))
+        for (a, narrow), (b, wide) in itertools.pairwise(ordered):
+            if narrow == wide or any(n > w for n, w in zip(narrow, wide, strict=True)):
+                raise UsageError(
+                    f"space mobile: multipliers {a:g} and {b:g} make widths of {narrow} and "
+                    f"{wide}; take them further apart"
+                )
+
     @classmethod
     def configured(cls, settings: Mapping[str, Any]) -> "Mobile":
         """Raises UsageError that names the key. ``activation: x`` is ``activations: [x]``."""
@@ -191,7 +233,8 @@ class Mobile(ChoiceSpace):
 
     def describe(self) -> dict[str, Any]:
         """Every field, and ``kind``."""
-        return {"kind": "mobile", **json.loads(json.dumps(asdict(self)))}
+        facts = {**asdict(self), "multipliers": [float(m) for m in self.multipliers]}
+        return {"kind": "mobile", **json.loads(json.dumps(facts))}
 
     @cached_property
     def id(self) -> str:
@@ -210,8 +253,47 @@ class Mobile(ChoiceSpace):
 
     @property
     def input(self) -> tuple[int, int, int]:
-        """(channels, resolution, resolution)."""
+        """(channels, resolution, resolution) of an image, before it is resized."""
         return (self.channels, self.resolution, self.resolution)
+
+    def input_of(self, arch: Architecture) -> tuple[int, int, int]:
+        """At the resolution that ``arch`` picks."""
+        return ops.input_shape(context_of(self, arch).fixed)
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.resolutions or (self.resolution,)
+
+    @property
+    def _stage_widths(self) -> tuple[tuple[int, ...], ...]:
+        """Of each multiplier."""
+        return tuple(tuple(_scaled(w, m) for w in self.widths) for m in self.multipliers)
+
+    @cached_property
+    def contexts(self) -> tuple[Context, ...]:
+        """Every pair of width and resolution."""
+        pairs = itertools.product(range(len(self.multipliers)), range(len(self._sizes)))
+        return tuple(self._context(width, size) for width, size in pairs)
+
+    def _context(self, width: int, size: int) -> Context:
+        """Of one multiplier and one resolution, by index."""
+        plain, picks = self._plain(width, size), {"width": width, "resolution": size}
+        blocks = {
+            c.name: plain._options(p)[: len(c.options)]
+            for c, p in zip(self._blocks, plain._positions, strict=True)
+        }
+        return Context(
+            {c.name: picks[c.name] for c in self._whole},
+            plain._before + plain._after,
+            {c.name: ((),) * len(c.options) for c in self._whole} | blocks,
+        )
+
+    def _plain(self, width: int, size: int) -> "Mobile":
+        """The space of the networks of one multiplier and one resolution, by index."""
+        return replace(
+            self, widths=self._stage_widths[width], resolution=self._sizes[size],
+            multipliers=(1.0,), resolutions=(),
+        )  # fmt: skip
 
     @cached_property
     def _positions(self) -> tuple[_Position, ...]:
@@ -254,19 +336,35 @@ class Mobile(ChoiceSpace):
         return tuple(itertools.product(*(getattr(self, name) for name in _AXES)))
 
     @cached_property
-    def choices(self) -> tuple[Choice, ...]:
-        """``s<stage>b<block>``: options as ``k3e6``, ``k5e3se4hs``, and ``skip`` where it fits."""
+    def _whole(self) -> tuple[Choice, ...]:
+        """Choices of the whole network."""
+        labels = {
+            "width": tuple(f"w{str(m).removesuffix('.0')}" for m in self.multipliers),
+            "resolution": tuple(f"r{size}" for size in self._sizes),
+        }
+        return tuple(Choice(name, of) for name, of in labels.items() if len(of) > 1)
+
+    @cached_property
+    def _blocks(self) -> tuple[Choice, ...]:
         labels = tuple(
             f"k{k}e{e}" + (f"se{se}" if se else "") + _ACTIVATIONS[act]
             for k, e, se, act in self._forms
         )
+        plain = [self._plain(width, 0)._positions for width in range(len(self.multipliers))]
         return tuple(
-            Choice(p.choice, (*labels, "skip") if p.shortcut else labels) for p in self._positions
+            Choice(at[0].choice, (*labels, "skip") if all(p.shortcut for p in at) else labels)
+            for at in zip(*plain, strict=True)
         )
 
-    def option_ops(self, choice: str) -> tuple[tuple[OpSpec, ...], ...]:
-        """What each option of ``choice`` executes; nothing for skip."""
-        p = next(p for p in self._positions if p.choice == choice)
+    @cached_property
+    def choices(self) -> tuple[Choice, ...]:
+        """``width`` (options as ``w0.75``) and ``resolution`` (``r24``), each if there are several.
+
+        Then ``s<stage>b<block>``: options as ``k3e6``, ``k5e3se4hs``, and ``skip`` where it fits.
+        """
+        return self._whole + self._blocks
+
+    def _options(self, p: _Position) -> tuple[tuple[OpSpec, ...], ...]:
         blocks = tuple(
             (
                 ops.mbconv(
@@ -278,20 +376,33 @@ class Mobile(ChoiceSpace):
         )  # fmt: skip
         return (*blocks, ()) if p.shortcut else blocks
 
+    @cached_property
+    def _greatest(self) -> Context:
+        width, size = (
+            max(range(len(of)), key=of.__getitem__) for of in (self._stage_widths, self._sizes)
+        )
+        return self._context(width, size)
+
+    def option_ops(self, choice: str) -> tuple[tuple[OpSpec, ...], ...]:
+        """What each option of ``choice`` executes, nothing for skip; at the greatest context."""
+        return self._greatest.options[choice]
+
     def fixed_ops(self) -> tuple[OpSpec, ...]:
-        """What every architecture executes: stem, first block, head."""
-        return self._before + self._after
+        """Stem, first block, head; at the greatest context."""
+        return self._greatest.fixed
 
     def ops(self, arch: Architecture) -> tuple[OpSpec, ...]:
         """Stem, first block, picked blocks, head convolution, classifier."""
         self.check(arch)
-        picked = (self.option_ops(c.name)[arch.index(c.name)] for c in self.choices)
-        return (*self._before, *itertools.chain.from_iterable(picked), *self._after)
+        context = context_of(self, arch)
+        picked = (context.options[c.name][arch.index(c.name)] for c in self._blocks)
+        stem, first, *after = context.fixed
+        return (stem, first, *itertools.chain.from_iterable(picked), *after)
 
     def vocabulary(self) -> frozenset[OpSpec]:
-        """All of ``fixed_ops`` and ``option_ops``."""
-        options = (o for c in self.choices for o in self.option_ops(c.name))
-        return frozenset(self.fixed_ops()) | frozenset(itertools.chain.from_iterable(options))
+        """All of every context."""
+        options = (o for c in self.contexts for of in c.options.values() for o in of)
+        return frozenset(itertools.chain(*(c.fixed for c in self.contexts), *options))
 
     def build(self, arch: Architecture) -> nn.Module:
         """A ``Network`` with fresh weights, one layer an operator."""
@@ -302,68 +413,48 @@ class Mobile(ChoiceSpace):
         return Network([ops.build(o) for o in ops_])
 
     def supernet(self, mix: Mix) -> nn.Module:
-        """All options of all choices; ``mix`` puts those of one choice together."""
-        mixed = [
-            _Mixed(mix(c.name, self._branches(c.name, p.shortcut)), p.shortcut)
-            for c, p in zip(self.choices, self._positions, strict=True)
+        """All options of all blocks; ``mix`` puts those of one block together."""
+        mixed = [self._layer(c, mix) for c in self._blocks]
+        fixed = [ops.build(o) for o in self.fixed_ops()]
+        before, after = (nn.Sequential(*part) for part in (fixed[:2], fixed[2:]))
+        if not self.resolutions:
+            return Supernet(before, mixed, after)
+        return _Resizing(before, mixed, after, self.resolutions)
+
+    def _layer(self, choice: Choice, mix: Mix) -> _Mixed:
+        """A block: every option at every width, beside a shortcut where that fits."""
+        each_width = (c.options[choice.name] for c in self.contexts[:: len(self._sizes)])
+        forms = [[op for (op,) in at] for at in zip(*each_width, strict=True) if at[0]]
+        bodies = [ops.mbconv_body(max(at, key=lambda op: (op.cin, op.cout))) for at in forms]
+        skippable = choice.options[-1] == "skip"
+        align(bodies, quiet=skippable)
+        options = [
+            body if len(at) == 1 else elastic.Block("width", at, body)
+            for at, body in zip(forms, bodies, strict=True)
         ]
-        before, after = (
-            nn.Sequential(*[ops.build(o) for o in part]) for part in (self._before, self._after)
-        )
-        return Supernet(before, mixed, after)
+        fits = [ops.has_residual(op) for op in forms[0]]
+        shortcut: nn.Module | None = nn.Identity() if all(fits) else None
+        if any(fits) and shortcut is None:
+            shortcut = elastic.Shortcut("width", forms[0])
+        return _Mixed(mix(choice.name, [*options, *[ops.Zero()] * skippable]), shortcut)
 
     def subnet(self, supernet: nn.Module, arch: Architecture) -> nn.Module:
-        """``build(arch)`` with a copy of the supernet's weights."""
+        """``build(arch)`` with a copy of the supernet's weights, each tensor's first part."""
         if not isinstance(supernet, Supernet):
             raise TypeError(f"not a supernet of {self.id}: {type(supernet).__name__}")
-        blocks: list[nn.Module] = []
-        for c, p, layer in zip(self.choices, self._positions, supernet.mixed, strict=True):
+        options, blocks = context_of(self, arch).options, list[nn.Module]()
+        for c, layer in zip(self._blocks, supernet.mixed, strict=True):
             k = arch.index(c.name)
-            if self.option_ops(c.name)[k]:
-                body = copy.deepcopy(layer.mixed.options[k])  # type: ignore[union-attr, index]
-                blocks.append(ops.Residual(body) if p.shortcut else body)  # type: ignore[arg-type]
-        before, after = copy.deepcopy(supernet.before), copy.deepcopy(supernet.after)
-        return Network([*before, *blocks, *after])  # type: ignore[misc]
-
-    def _branches(self, choice: str, shortcut: bool) -> list[nn.Module]:
-        options = self.option_ops(choice)
-        bodies = [ops.mbconv_body(*o) for o in options if o]
-        _align(bodies, quiet=shortcut)
-        return [*bodies, *(ops.Zero() for o in options if not o)]
+            for op in options[c.name][k]:
+                option = layer.mixed.options[k]  # type: ignore[union-attr, index]
+                body = option.body if isinstance(option, elastic.Block) else option
+                blocks.append(ops.Residual(body) if ops.has_residual(op) else body)  # type: ignore[arg-type]
+        large = Network([*supernet.before, *blocks, *supernet.after])  # type: ignore[misc]
+        with torch.device("meta"):  # draws no weights
+            net = self.build(arch)
+        net.load_state_dict(elastic.leading(large.state_dict(), net.state_dict()), assign=True)
+        return net.train(supernet.training)
 
 
-def _align(bodies: Sequence[nn.Sequential], quiet: bool) -> None:
-    """Draw the weights of one choice: every option starts as a part of the largest.
-
-    What follows then sees much the same features whichever option is live; ``quiet`` beside a
-    shortcut. With independent weights, three epochs teach subnets half as much.
-    """
-    convolutions = [[m for m in b if isinstance(m, nn.Conv2d)] for b in bodies]
-    largest = max(convolutions, key=lambda c: (c[-1].in_channels, c[-2].kernel_size))
-    ops.initialised(nn.ModuleList(largest))
-    _align_gates([m for b in bodies for m in b if isinstance(m, ops.SqueezeExcitation)])
-    source = [c.weight.detach().clone() for c in largest]
-    with torch.no_grad():
-        for body, own in zip(bodies, convolutions, strict=True):
-            hidden, kernel = own[-1].in_channels, own[-2].kernel_size[0]
-            rim = (source[-2].shape[-1] - kernel) // 2
-            middle = slice(rim, rim + kernel)
-            own[-1].weight.copy_(source[-1][:, :hidden])
-            own[-2].weight.copy_(source[-2][:hidden, :, middle, middle])
-            if len(own) == len(source) == 3:
-                own[0].weight.copy_(source[0][:hidden])
-            if quiet:
-                nn.init.constant_(body[-1].weight, QUIET)  # type: ignore[arg-type]
-
-
-def _align_gates(gates: Sequence[ops.SqueezeExcitation]) -> None:
-    """Shared channels are squeezed alike; open gates then leave every option as its sibling."""
-    for gate in gates:
-        ops.initialised(gate)
-    if gates:
-        largest = max(gates, key=lambda g: g.squeeze.weight.shape)
-        weight, bias = (p.detach().clone() for p in largest.squeeze.parameters())
-        for gate in gates:
-            narrow, channels = gate.squeeze.weight.shape[:2]
-            gate.squeeze.weight.data.copy_(weight[:narrow, :channels])
-            gate.squeeze.bias.data.copy_(bias[:narrow])  # type: ignore[union-attr]
+def _scaled(width: int, multiplier: float) -> int:
+    return width if multiplier == 1 else max(1, int(width * multiplier / ROUND + 0.5)) * ROUND
