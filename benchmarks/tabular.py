@@ -41,7 +41,7 @@ from edgenas.samplers import Aging, Fitting, Largest
 from edgenas.search import Ledger, Objective, Sampler, ask_tell
 from edgenas.spaces.nasbench201 import NasBench201
 from edgenas.spec import Architecture, OpSpec
-from edgenas.tabular import Gated, Published, Tabular, learn, nasbench201, nasbench_macro
+from edgenas.tabular import Multilinear, Published, Tabular, learn, nasbench201, nasbench_macro
 
 MFLOPS, QUANTILES = (30, 45, 60, 80), (10, 25, 50)
 EVALUATIONS = (50, 100, 200)
@@ -169,7 +169,7 @@ def learnt(make: Callable[[Published, random.Random], Logits], pressure: str) ->
         loads = Loads.of(table.space, objective)
         answers: dict[int, Architecture | None] = {}
         scores, idle, before = policy.scores(), 0, 0
-        for _ in learn(policy, Gated(known), loads, PRESSURES[pressure](), rng):
+        for _ in learn(policy, Multilinear(known), loads, PRESSURES[pressure](), rng):
             idle = idle + 1 if known.distinct == before else 0
             for n in EVALUATIONS[len(answers) :]:
                 if known.distinct > n or idle == IDLE:
