@@ -1,8 +1,8 @@
 """Searching in published tables, where every architecture of a space was trained once and for all.
 
-Published   a table, checked: an accuracy to search on, one to report, all other numbers by column
-Tabular     Evaluate by looking up, and by how many architectures that took
-Gated       what a supernet is to a policy: loss and accuracy under gates, looked up too
+Published     a table, checked: an accuracy to search on, one to report, other numbers by column
+Tabular       Evaluate by looking up; it counts how many architectures that took
+Multilinear   what a supernet is to a policy: loss and accuracy under gates, looked up too
 """
 
 import csv
@@ -146,7 +146,7 @@ class Tabular:
         return float(self.table.search[rank])
 
 
-class Gated:
+class Multilinear:
     """A supernet that knows the loss of each architecture: minus the logarithm of its accuracy.
 
     Between architectures it is multilinear in the gates, the only function that is linear in each
@@ -192,14 +192,14 @@ class Gated:
 
 
 def learn(
-    policy: Policy, gated: Gated, loads: Loads, pressure: Pressure, rng: random.Random
+    policy: Policy, net: Multilinear, loads: Loads, pressure: Pressure, rng: random.Random
 ) -> Iterator[float]:
     """Architecture steps without end, as in a supernet that is trained already; their losses."""
     while True:
         expected = loads.expected({c: s.exp() for c, s in policy.scores().items()})
         pressure.adapt(float(expected.max()))
         budget = int(expected.argmax())
-        yield policy.arch_step(Step(gated.ce, gated.accuracy, loads, budget, pressure, rng))
+        yield policy.arch_step(Step(net.ce, net.accuracy, loads, budget, pressure, rng))
 
 
 def _lines(path: Path) -> list[list[str]]:

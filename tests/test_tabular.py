@@ -26,7 +26,7 @@ from edgenas.samplers import Aging, Fitting
 from edgenas.search import Objective, Proposal, Sampler
 from edgenas.spaces.nasbench201 import NasBench201
 from edgenas.spaces.nasbench_macro import NasBenchMacro
-from edgenas.tabular import Gated, Published, Tabular, learn, nasbench201, nasbench_macro
+from edgenas.tabular import Multilinear, Published, Tabular, learn, nasbench201, nasbench_macro
 
 DATA = Path(os.environ.get("EDGENAS_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_tables = pytest.mark.skipif(not DATA.exists(), reason=f"no published tables at {DATA}")
@@ -172,13 +172,13 @@ def test_a_step_looks_up_every_live_option_of_every_choice(
 ) -> None:
     known = Tabular(invented(), under(60))
     gates, _ = policy(MACRO, 0.1, random.Random(0)).gates(random.Random(0))
-    gated = Gated(known)
-    loss = gated.ce(gates)
+    net = Multilinear(known)
+    loss = net.ce(gates)
     assert known.distinct == 1 + 8 * each and loss.requires_grad
-    assert float(loss.detach()) == pytest.approx(-np.log(gated.accuracy(gates)), rel=1e-6)
+    assert float(loss.detach()) == pytest.approx(-np.log(net.accuracy(gates)), rel=1e-6)
     known = Tabular(invented(), under(60))
-    Gated(known).accuracy(gates)
-    Gated(known).ce(MACRO.gates(MACRO.published("01201201")))  # wants no gradient
+    Multilinear(known).accuracy(gates)
+    Multilinear(known).ce(MACRO.gates(MACRO.published("01201201")))  # wants no gradient
     assert known.distinct <= 2
 
 
@@ -198,7 +198,7 @@ def test_gradient_of_the_gates_is_that_of_the_multilinear_function(live: int) ->
         options = tuple(rng.sample(range(3), live))
         value = torch.eye(live, dtype=torch.float64)[rng.randrange(live)]
         gates[c.name] = Gate(options, value.requires_grad_())
-    loss = Gated(Tabular(table, under(60))).ce(gates)
+    loss = Multilinear(Tabular(table, under(60))).ce(gates)
     loss.backward()
 
     def at(shifted: str, option: int, by: float) -> float:
@@ -223,7 +223,7 @@ def test_a_mixture_is_in_no_table(weights: list[float]) -> None:
     gates: Gates = MACRO.gates(MACRO.published("01201201"))
     mixed = {**gates, "layer4": Gate((0, 2), torch.tensor(weights))}
     known = Tabular(invented(), under(60))
-    for ask in (Gated(known).ce, Gated(known).accuracy):
+    for ask in (Multilinear(known).ce, Multilinear(known).accuracy):
         with pytest.raises(CapabilityError, match="whole architectures only, but layer4"):
             ask(mixed)
     assert known.distinct == 0
@@ -268,7 +268,7 @@ def test_two_paths_end_near_the_best_that_fits() -> None:
     for seed in range(4):
         known, policy = Tabular(table, objective), TwoPaths(MACRO, 0.2, random.Random(seed))
         steps = learn(
-            policy, Gated(known), Loads.of(MACRO, objective), Adaptive(stiffness=1.0),
+            policy, Multilinear(known), Loads.of(MACRO, objective), Adaptive(stiffness=1.0),
             random.Random(seed),
         )  # fmt: skip
         losses = list(itertools.islice(steps, 100))

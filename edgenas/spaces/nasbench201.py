@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgenas.chain import Network
 from edgenas.errors import InvalidArchitecture, UsageError
-from edgenas.gates import Gates, Mix
+from edgenas.gates import Gated, Gates, Mix, run
 from edgenas.ops import initialised
 from edgenas.space import ChoiceSpace
 from edgenas.spec import Architecture, Choice, OpSpec
@@ -63,12 +63,14 @@ def _operation(kind: str, channels: int) -> nn.Module:
 Edges = Mapping[str, nn.Module]
 
 
-def _cell(x: Tensor, edges: Edges, run: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+def _cell(x: Tensor, edges: Edges, gates: Gates) -> Tensor:
     """The last node; each is the sum of its edges, of which some may be missing."""
     nodes = [x]
     for names in NODES:
         terms = [
-            run(edges[name], node) for node, name in zip(nodes, names, strict=True) if name in edges
+            run(edges[name], node, gates)
+            for node, name in zip(nodes, names, strict=True)
+            if name in edges
         ]
         nodes.append(reduce(add, terms) if terms else torch.zeros_like(x))
     return nodes[-1]
@@ -83,15 +85,19 @@ class _Cell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> the same shape."""
-        return _cell(x, dict(self.edges.items()), lambda edge, node: edge(node))
+        return _cell(x, dict(self.edges.items()), {})
 
 
-class _MixedCell(_Cell):
+class _MixedCell(Gated):
     """A choice by edge."""
 
-    def forward(self, x: Tensor, gates: Gates) -> Tensor:  # type: ignore[override]
+    def __init__(self, edges: Edges) -> None:
+        super().__init__()
+        self.edges = nn.ModuleDict(dict(edges))
+
+    def forward(self, x: Tensor, gates: Gates) -> Tensor:
         """(n, c, h, w) -> the same shape."""
-        return _cell(x, dict(self.edges.items()), lambda edge, node: edge(node, gates))
+        return _cell(x, dict(self.edges.items()), gates)
 
 
 class _Halving(nn.Module):
@@ -118,7 +124,7 @@ class _Supernet(nn.Module):
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
         """(n, c, h, w) -> logits (n, classes)."""
         for layer in self.layers:
-            x = layer(x, gates) if isinstance(layer, _MixedCell) else layer(x)
+            x = run(layer, x, gates)
         return x
 
 

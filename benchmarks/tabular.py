@@ -1,0 +1,313 @@
+"""Searches under a budget in published tables, against the best that truly fits.
+
+    python benchmarks/tabular.py [--data ../shared/data] [--seeds 20] [--jobs 2]
+
+NAS-Bench-Macro under FLOPs; NAS-Bench-201 under the latency of seven devices, at three quantiles of
+all cells. All methods of a seed evaluate as many distinct architectures, on an accuracy that is not
+the one reported (a seed of three, validation after 12 epochs), with the same settings everywhere.
+Regret is in points of the reported accuracy. A latency is predicted by an additive table fitted on
+60 random connected cells, its margin told by 40 more, others each seed; an answer whose looked-up
+latency is over the limit is missed and has no regret. Writes benchmarks/results/tabular.json.
+"""
+
+import argparse
+import functools
+import itertools
+import multiprocessing
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from results_file import write_results
+
+from edgenas import ops
+from edgenas.budgets import Latency, Total
+from edgenas.errors import ImpossibleBudget
+from edgenas.fewshot import fit_rows
+from edgenas.latency import Header, LatencyTable, Timing
+from edgenas.policies import AllPaths, Logits, Reinforce, TwoPaths
+from edgenas.predict import Predictor, fitted
+from edgenas.pressure import Adaptive, Additive, Multiplicative, Pressure
+from edgenas.project import project
+from edgenas.relax import Loads
+from edgenas.samplers import Aging, Fitting, Largest
+from edgenas.search import Ledger, Objective, Sampler, ask_tell
+from edgenas.spaces.nasbench201 import NasBench201
+from edgenas.spec import Architecture, OpSpec
+from edgenas.tabular import Multilinear, Published, Tabular, learn, nasbench201, nasbench_macro
+
+MFLOPS, QUANTILES = (30, 45, 60, 80), (10, 25, 50)
+EVALUATIONS = (50, 100, 200)
+TIMINGS, CHECKED = 100, 40
+ARCH_LR, FILL = 0.2, 0.95
+NETWORKS, DECAY = 6, 0.9  # of REINFORCE
+PRESSURES: Mapping[str, Callable[[], Pressure]] = {
+    "adaptive": lambda: Adaptive(stiffness=1.0),
+    "additive": Additive,
+    "multiplicative": Multiplicative,
+}
+IDLE = 100  # steps without a new architecture after which a policy counts as settled
+
+Answers = Mapping[int, Architecture | None]  # by evaluations
+
+
+@functools.cache
+def published(data: Path, space: str) -> Published:
+    """The table of ``space``, read once a process."""
+    if space == "nasbench-macro":
+        return nasbench_macro(data / "nasbench_macro.csv.gz")
+    return nasbench201(data / "nasbench201.csv.gz")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One budget: ``limit`` in MFLOPs of a chain or ms of a cell on ``device``."""
+
+    space: str
+    device: str
+    budget: str
+    limit: float
+
+    def amounts(self, table: Published) -> np.ndarray:
+        """What every architecture truly takes."""
+        if self.device == "any":
+            return table.columns["flops"] / 1e6
+        return table.columns[f"lat_ms_{self.device}"]
+
+    def objective(self, table: Published, seed: int) -> Objective:
+        """What a method knows of it."""
+        if self.device == "any":
+            budget = Total("flops", "MFLOPs", self.limit, lambda op: ops.macs(op) / 1e6)
+            return Objective((budget,))
+        timed = estimated(table, self.device, self.amounts(table), seed)
+        return Objective((Latency(self.device, self.limit, Predictor(timed)),))
+
+
+def cases(data: Path) -> list[Case]:
+    """Every space, device and budget."""
+    found = [Case("nasbench-macro", "any", f"{m} MFLOPs", m) for m in MFLOPS]
+    columns = published(data, "nasbench201").columns
+    for name in columns:
+        if name.startswith("lat_ms_"):
+            limits = np.percentile(columns[name], QUANTILES)
+            device = name.removeprefix("lat_ms_")
+            found += [
+                Case("nasbench201", device, f"{q} %", float(limit))
+                for q, limit in zip(QUANTILES, limits, strict=True)
+            ]
+    return found
+
+
+def estimated(table: Published, device: str, ms: np.ndarray, seed: int) -> LatencyTable:
+    """A table for ``device`` from timings of random connected cells, and its error on others."""
+    space, rng = table.space, random.Random(f"{seed}/timings/{device}")
+    assert isinstance(space, NasBench201)
+    drawn = (space.sample(rng) for _ in itertools.count())
+    archs = list(itertools.islice(filter(space.connected, drawn), TIMINGS))
+    networks = []
+    for arch in archs:
+        t = float(ms[table.rank(arch)])
+        networks.append((arch.id, space.ops(arch), Timing(t, t, None, 1)))
+    fit = TIMINGS - CHECKED
+    work = {op: float(space.work(op)) for op in space.vocabulary()}
+    few = fit_rows([(o, t.floor_ms) for _, o, t in networks[:fit]], [work], lambda op: op.kind)
+    costs = {op: max(row.ms, 0.0) for op, row in few.rows.items()}
+    rows = {op: Timing(t, t, None, fit, "estimated") for op, t in costs.items()}
+    header = Header(device, "published", "fp32", space.id, {}, provenance="estimated")
+    return fitted(LatencyTable(header, rows), networks, fit)
+
+
+class Forgetful(Ledger):
+    """For runs that are over before they could be killed."""
+
+    def append(self, phase: str, event: str, **data: Any) -> None:
+        """Nothing is kept."""
+
+    def events(self, phase: str | None = None) -> Iterator[dict[str, Any]]:
+        """Nothing was kept."""
+        return iter(())
+
+
+Search = Callable[[Published, Objective, int], Answers]
+
+
+def sampled(
+    make: Callable[[Published, Objective, random.Random], Sampler],
+    evaluations: Sequence[int] = EVALUATIONS,
+) -> Search:
+    """The best on the search accuracy of what a sampler proposed."""
+
+    def search(table: Published, objective: Objective, seed: int) -> Answers:
+        sampler = make(table, objective, random.Random(f"{seed}/sampler"))
+        trials = ask_tell(
+            sampler, Tabular(table, objective), Forgetful(Path()),
+            phase="search", trials=max(evaluations),
+        )  # fmt: skip
+
+        def best(n: int) -> Architecture | None:
+            seen = trials[:n]
+            return max(seen, key=lambda t: t.metrics["accuracy"]).arch if seen else None
+
+        return {n: best(n) for n in evaluations}
+
+    return search
+
+
+def learnt(make: Callable[[Published, random.Random], Logits], pressure: str) -> Search:
+    """What the scores of a policy project to before the step that would ask for too many."""
+
+    def search(table: Published, objective: Objective, seed: int) -> Answers:
+        policy = make(table, random.Random(f"{seed}/alpha"))
+        known, rng = Tabular(table, objective), random.Random(f"{seed}/steps")
+        loads = Loads.of(table.space, objective)
+        answers: dict[int, Architecture | None] = {}
+        scores, idle, before = policy.scores(), 0, 0
+        for _ in learn(policy, Multilinear(known), loads, PRESSURES[pressure](), rng):
+            idle = idle + 1 if known.distinct == before else 0
+            for n in EVALUATIONS[len(answers) :]:
+                if known.distinct > n or idle == IDLE:
+                    answers[n] = project(table.space, scores, objective.budgets, FILL)
+            if len(answers) == len(EVALUATIONS):
+                break
+            scores, before = policy.scores(), known.distinct
+        return answers
+
+    return search
+
+
+def everything(table: Published, objective: Objective, seed: int) -> Answers:
+    """The best on the search accuracy of all that are predicted to fit: no search can do better."""
+    (budget,) = objective.budgets
+    space = table.space
+    parts = [np.array([budget.part(o) for o in space.option_ops(c.name)]) for c in space.choices]
+    loads = budget.load(space.fixed_ops()) + functools.reduce(np.add.outer, parts).ravel()
+    fits = np.flatnonzero(loads <= 1)
+    best = fits[table.search[fits].argmax()] if len(fits) else None
+    return {len(table.search): None if best is None else table.at(int(best))}
+
+
+def macs(table: Published) -> Callable[[OpSpec], float]:
+    """Of an operator of its space."""
+    return table.space.work if isinstance(table.space, NasBench201) else ops.macs
+
+
+def parameters(table: Published) -> Callable[[OpSpec], float]:
+    """Of an operator of its space."""
+    return table.space.parameters if isinstance(table.space, NasBench201) else ops.parameters
+
+
+METHODS: dict[str, Search] = {
+    "all that fit": everything,
+    "random": sampled(lambda t, o, rng: Fitting(t.space, o, rng)),
+    "largest, MACs": sampled(lambda t, o, r: Largest(t.space, o, macs(t), r), (1, *EVALUATIONS)),
+    "largest, parameters": sampled(
+        lambda t, o, r: Largest(t.space, o, parameters(t), r), (1, *EVALUATIONS)
+    ),
+    "aging evolution": sampled(lambda t, o, rng: Aging(t.space, o, rng)),
+    **{f"two paths, {p}": learnt(lambda t, r: TwoPaths(t.space, ARCH_LR, r), p) for p in PRESSURES},
+    "all paths, adaptive": learnt(lambda t, r: AllPaths(t.space, ARCH_LR, r), "adaptive"),
+    **{
+        f"REINFORCE, {p}": learnt(lambda t, r: Reinforce(t.space, ARCH_LR, r, NETWORKS, DECAY), p)
+        for p in PRESSURES
+    },
+}
+
+
+def outcome(data: Path, case: Case, seed: int) -> dict[tuple[str, int], float | None]:
+    """Regret in points by method and evaluations; None where the limit is missed."""
+    torch.set_num_threads(1)
+    table = published(data, case.space)
+    objective, fits = case.objective(table, seed), case.amounts(table) <= case.limit
+    found: dict[tuple[str, int], float | None] = {}
+    for name, search in METHODS.items():
+        try:
+            answers = search(table, objective, seed)
+        except ImpossibleBudget:  # of what the table predicts
+            answers = dict.fromkeys(EVALUATIONS)
+        for n, arch in answers.items():
+            rank = None if arch is None else table.rank(arch)
+            missed = rank is None or not fits[rank]
+            found[name, n] = (
+                None if missed else 100 * (table.oracle(fits) - float(table.report[rank]))
+            )
+    return found
+
+
+def rows(data: Path, seeds: int, jobs: int) -> list[dict[str, Any]]:
+    """One a case, method and number of evaluations."""
+    every = cases(data)
+    tasks = [(data, case, seed) for case in every for seed in range(seeds)]
+    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        outcomes = list(pool.map(outcome, *zip(*tasks, strict=True), chunksize=seeds))
+    found = []
+    for number, case in enumerate(every):
+        mine = outcomes[number * seeds : (number + 1) * seeds]
+        table = published(data, case.space)
+        oracle = table.oracle(case.amounts(table) <= case.limit)
+        for method, n in dict.fromkeys(itertools.chain(*mine)):
+            kept = [r for o in mine if (r := o.get((method, n))) is not None]
+            found.append(
+                {
+                    **asdict(case),
+                    "oracle": oracle,
+                    "method": method,
+                    "evaluations": n,
+                    "seeds": seeds,
+                    "missed": 1 - len(kept) / seeds,
+                    "regret": fmean(kept) if kept else None,
+                    "error": stdev(kept) / len(kept) ** 0.5 if len(kept) > 1 else None,
+                }
+            )
+    return found
+
+
+def summary(found: Sequence[Mapping[str, Any]]) -> str:
+    """Methods down, budgets of chains and devices of cells (mean over budgets) across."""
+    places = {r["budget"] if r["space"] == "nasbench-macro" else r["device"]: None for r in found}
+    lines = [f"{'':<28}{'evaluated':>10}" + "".join(f"{p:>16}" for p in places) + f"{'missed':>8}"]
+    for method, n in {(r["method"], r["evaluations"]): None for r in found}:
+        mine = [r for r in found if (r["method"], r["evaluations"]) == (method, n)]
+        line = f"{method:<28}{n:>10}"
+        for place in places:
+            cell = [r for r in mine if place in (r["budget"], r["device"])]
+            known = [r for r in cell if r["error"] is not None]
+            if not known:
+                line += f"{'':>16}"
+                continue
+            error = sum(r["error"] ** 2 for r in known) ** 0.5 / len(known)
+            line += f"{fmean(r['regret'] for r in known):>10.2f} ±{error:.2f}"
+        lines.append(line + f"{fmean(r['missed'] for r in mine):>8.1%}")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Print the table and write it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    if not options.data.exists():
+        print(f"skipped: there is no {options.data}")
+        return 0
+    found = rows(options.data, options.seeds, options.jobs)
+    print(summary(found))
+    settings = {
+        "arch_lr": ARCH_LR, "fill": FILL, "networks": NETWORKS, "decay": DECAY,
+        "pressures": {name: asdict(make()) for name, make in PRESSURES.items()},
+        "timings": TIMINGS, "checked": CHECKED,
+    }  # fmt: skip
+    print(write_results("tabular", settings=settings, rows=found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
