@@ -1,6 +1,8 @@
 """The stages in order, each from files to files: run, resume, skip what is unchanged."""
 
 import shutil
+from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,12 +56,13 @@ def run(
     rundir = RunDir(ctx.root)
     with rundir.locked():
         write_text(ctx.root / "config.yaml", config.dumps)
-        for stage in wanted if config.levels == 1 else [s for s in wanted if s in _SHARED]:
+        for stage in _own(config, wanted):
             _bring_up(stage, ctx, rundir)
-        if config.levels == 1:
-            verdict = _deliver(ctx) if wanted == STAGES else {}
-        else:
-            verdict = _each(ctx, until) if wanted[-1] not in _SHARED else {}
+        verdict = {}
+        if config.levels > 1 and wanted[-1] not in _SHARED:
+            verdict = _each(ctx, until)
+        elif wanted == STAGES:
+            verdict = _deliver(ctx)
         _write_manifest(ctx)
         if verdict:
             write_report(ctx.root)
@@ -95,12 +98,27 @@ def survey(
     progress: Progress = silent,
 ) -> list[Cost]:
     """What ``run`` would do and about how long it takes, from a short measured training."""
-    ctx = _context(config, runs, tables, progress)
-    rundir = RunDir(ctx.root)
-    pending = list(up_to(until))
+    ctx, wanted = _context(config, runs, tables, progress), up_to(until)
+    pending = Counter(s.name for s in _pending(ctx, _own(config, wanted)))
+    if config.levels > 1:
+        for network in front.networks(config, ctx.root):
+            own = Context((ctx.root / front.folder(network.name)), network, tables, progress)
+            left = wanted if pending else _pending(own, wanted)
+            pending.update(s.name for s in left if s not in _SHARED)
+    return costs(ctx, [s.name for s in wanted], pending)
+
+
+def _own(config: Config, wanted: Sequence[Stage]) -> list[Stage]:
+    """Those that the run itself does; of a front, each network does the others."""
+    return [s for s in wanted if config.levels == 1 or s in _SHARED]
+
+
+def _pending(ctx: Context, wanted: Sequence[Stage]) -> list[Stage]:
+    """From the first that is not whole on."""
+    rundir, pending = RunDir(ctx.root), list(wanted)
     while pending and rundir.is_whole(pending[0].name, pending[0].key(ctx)):
         pending.pop(0)
-    return costs(ctx, [s.name for s in up_to(until)], [s.name for s in pending])
+    return pending
 
 
 def _context(config: Config, runs: Path, tables: Path, progress: Progress) -> Context:

@@ -29,6 +29,7 @@ ROUNDS = 4
 MOST, LEAST = 0.975, 0.92  # of the tightest budget, measured: between them nothing is changed
 FILL = LEAST / MOST
 BLOCKS, BLOCK_SECONDS = 3, 0.2
+USUAL_ROUNDS, START_SECONDS = 2, 4.0
 CALIBRATION = 64  # images; ranges do not change latency
 
 
@@ -91,6 +92,11 @@ class _Level:
     def _worth(self) -> float:
         scores = self.scores or {}
         return sum(float(s[self.arch.index(c)]) for c, s in scores.items())
+
+
+def confirm_seconds(levels: int) -> float:
+    """About what it takes on one device, for so many networks."""
+    return USUAL_ROUNDS * (START_SECONDS + levels * BLOCKS * BLOCK_SECONDS)
 
 
 def confirm(ctx: Context, found: Found, asked: Sequence[Objective]) -> tuple[Found, list[Any]]:

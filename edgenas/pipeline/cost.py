@@ -2,11 +2,12 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from edgenas.pipeline.confirm import confirm_seconds
 from edgenas.pipeline.context import Context
 from edgenas.pipeline.search import method
 from edgenas.profile import estimate_seconds
@@ -27,23 +28,26 @@ class Cost:
     unchanged: bool
 
 
-def costs(ctx: Context, stages: Sequence[str], pending: Sequence[str]) -> list[Cost]:
-    """One entry a stage."""
+def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> list[Cost]:
+    """One entry a stage; ``pending``: how often it has to be done, for each network of a front."""
     if not pending:
         return [Cost(s, 0.0, True) for s in stages]
-    epoch = _epoch_seconds(ctx) if set(pending) & {"search", "train", "compress"} else 0.0
+    trains = {"search", "train", "compress"} & set(pending)
+    epoch = _epoch_seconds(ctx) if trains else 0.0
     config = ctx.config
     tables = sum(len(ctx.precisions(d)) for d in ctx.devices.values())
     timing = config.measure.blocks * config.measure.block_seconds
     seconds = {
         "profile": tables * estimate_seconds(ctx.space, networks=config.measure.networks),
-        "search": epoch * method(config.search).training_epochs(config.levels),
+        "search": epoch * method(config.search).training_epochs(config.levels)
+        + len(ctx.devices) * confirm_seconds(config.levels),
         "train": epoch * config.train.epochs,
         "compress": epoch * (1.5 * config.prune.epochs + 0.5),
         "export": EXPORT_SECONDS,
         "verify": len(ctx.devices) * FILES * (timing + PREDICT_SECONDS),
     }
-    return [Cost(s, seconds[s] if s in pending else 0.0, s not in pending) for s in stages]
+    often = {s: pending.get(s, 0) for s in stages}
+    return [Cost(s, seconds[s] * often[s], not often[s]) for s in stages]
 
 
 def _epoch_seconds(ctx: Context) -> float:
