@@ -123,27 +123,25 @@ def nasbench201(path: Path) -> Published:
 
 
 class Tabular:
-    """Worth of an architecture by looking it up; ``distinct`` of them were asked for."""
+    """Worth of an architecture by looking it up.
+
+    ``asked``: accuracies of all that were asked for, in that order; each once, however often.
+    """
 
     def __init__(self, table: Published, objective: Objective) -> None:
         self.table, self.objective = table, objective
-        self._asked: set[int] = set()
+        self.asked: dict[Architecture, float] = {}
 
     def __call__(self, proposal: Proposal, id: int) -> Trial:
         """The trial of ``proposal``."""
         load = self.objective.load(self.table.space.ops(proposal.arch))
         return Trial(id, proposal, {"accuracy": self.accuracy(proposal.arch), "load": load}, 0.0)
 
-    @property
-    def distinct(self) -> int:
-        """How many architectures had to be trained."""
-        return len(self._asked)
-
     def accuracy(self, arch: Architecture) -> float:
         """The fraction to search on. Raises InvalidArchitecture."""
-        rank = self.table.rank(arch)
-        self._asked.add(rank)
-        return float(self.table.search[rank])
+        if arch not in self.asked:
+            self.asked[arch] = float(self.table.search[self.table.rank(arch)])
+        return self.asked[arch]
 
 
 class Multilinear:
