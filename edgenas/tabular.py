@@ -65,20 +65,7 @@ class Published:
                 f"{path} has no column {lacking[0]!r}, but: {', '.join(map(repr, lines[0]))}"
             )
         place = lines[0].index(names)
-        ranks: dict[int, int] = {}
-        for number, line in enumerate(lines[1:], 2):
-            where = f"{path}, line {number}"
-            if len(line) != len(lines[0]):
-                raise CorruptFile(f"{where}: {len(line)} values for {len(lines[0])} columns")
-            try:
-                rank = _rank(space, published(line[place]))
-            except InvalidArchitecture as e:
-                raise CorruptFile(f"{where}: {e}") from e
-            if ranks.setdefault(rank, number) != number:
-                raise CorruptFile(f"{where}: {line[place]!r} is in line {ranks[rank]} already")
-        if len(ranks) != (whole := math.prod(len(c.options) for c in space.choices)):
-            raise CorruptFile(f"{path} has {len(ranks)} of the {whole} architectures of {space.id}")
-        order = np.argsort(list(ranks))
+        order = np.argsort(_ranks(path, lines, place, space, published))
         columns = {
             name: _numbers(path, name, [line[i] for line in lines[1:]])[order]
             for i, name in enumerate(lines[0])
@@ -211,6 +198,30 @@ def _lines(path: Path) -> list[list[str]]:
     if not lines:
         raise CorruptFile(f"{path} is empty")
     return lines
+
+
+def _ranks(
+    path: Path,
+    lines: Sequence[Sequence[str]],
+    place: int,
+    space: ChoiceSpace,
+    published: Callable[[str], Architecture],
+) -> list[int]:
+    """Of the architectures that are named at ``place``, each of ``space`` once."""
+    ranks: dict[int, int] = {}
+    for number, line in enumerate(lines[1:], 2):
+        where = f"{path}, line {number}"
+        if len(line) != len(lines[0]):
+            raise CorruptFile(f"{where}: {len(line)} values for {len(lines[0])} columns")
+        try:
+            rank = _rank(space, published(line[place]))
+        except InvalidArchitecture as e:
+            raise CorruptFile(f"{where}: {e}") from e
+        if ranks.setdefault(rank, number) != number:
+            raise CorruptFile(f"{where}: {line[place]!r} is in line {ranks[rank]} already")
+    if len(ranks) != (whole := math.prod(len(c.options) for c in space.choices)):
+        raise CorruptFile(f"{path} has {len(ranks)} of the {whole} architectures of {space.id}")
+    return list(ranks)
 
 
 def _numbers(path: Path, name: str, texts: Sequence[str]) -> np.ndarray:

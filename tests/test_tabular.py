@@ -261,19 +261,22 @@ def test_evolution_beats_random_at_equal_evaluations() -> None:
 
 
 @needs_tables
-def test_two_paths_end_near_the_best_that_fits() -> None:
-    table, objective = chains(), under(60)
-    fits = table.columns["flops"] <= 60e6
+@pytest.mark.parametrize("mflops, as_good", [(30, 0.04), (60, 0.03)])
+def test_two_paths_end_near_the_best_that_fits(mflops: float, as_good: float) -> None:
+    table, objective = chains(), under(mflops)
+    fits = table.columns["flops"] <= mflops * 1e6
     found = []
     for seed in range(4):
-        known, policy = Tabular(table, objective), TwoPaths(MACRO, 0.2, random.Random(seed))
+        known, policy = Tabular(table, objective), TwoPaths(MACRO, 0.8, random.Random(seed))
         steps = learn(
-            policy, Multilinear(known), Loads.of(MACRO, objective), Adaptive(stiffness=1.0),
+            policy, Multilinear(known), Loads.of(MACRO, objective), Adaptive(stiffness=0.3),
             random.Random(seed),
         )  # fmt: skip
-        losses = list(itertools.islice(steps, 100))
-        assert np.mean(losses[-20:]) < np.mean(losses[:20])
-        answer = table.rank(project(MACRO, policy.scores(), objective.budgets, 0.95))
+        losses = list(itertools.islice(steps, 60))
+        assert np.mean(losses[-15:]) < np.mean(losses[:15])
+        assert len(known.asked) < 200
+        answer = table.rank(project(MACRO, policy.scores(), objective.budgets))
         assert fits[answer]
-        found.append(100 * (table.oracle(fits) - table.report[answer]))
-    assert np.mean(found) < 0.6  # as 232 of the 4,075 that fit; half of them are off by 2.5
+        found.append(table.oracle(fits) - table.report[answer])
+    assert np.mean(found) < 0.004
+    assert np.mean(table.report[fits] > table.oracle(fits) - 0.004) < as_good  # no matter of luck
