@@ -65,20 +65,7 @@ class Published:
                 f"{path} has no column {lacking[0]!r}, but: {', '.join(map(repr, lines[0]))}"
             )
         place = lines[0].index(names)
-        ranks: dict[int, int] = {}
-        for number, line in enumerate(lines[1:], 2):
-            where = f"{path}, line {number}"
-            if len(line) != len(lines[0]):
-                raise CorruptFile(f"{where}: {len(line)} values for {len(lines[0])} columns")
-            try:
-                rank = _rank(space, published(line[place]))
-            except InvalidArchitecture as e:
-                raise CorruptFile(f"{where}: {e}") from e
-            if ranks.setdefault(rank, number) != number:
-                raise CorruptFile(f"{where}: {line[place]!r} is in line {ranks[rank]} already")
-        if len(ranks) != (whole := math.prod(len(c.options) for c in space.choices)):
-            raise CorruptFile(f"{path} has {len(ranks)} of the {whole} architectures of {space.id}")
-        order = np.argsort(list(ranks))
+        order = np.argsort(_ranks(path, lines, place, space, published))
         columns = {
             name: _numbers(path, name, [line[i] for line in lines[1:]])[order]
             for i, name in enumerate(lines[0])
@@ -123,27 +110,25 @@ def nasbench201(path: Path) -> Published:
 
 
 class Tabular:
-    """Worth of an architecture by looking it up; ``distinct`` of them were asked for."""
+    """Worth of an architecture by looking it up.
+
+    ``asked``: accuracies of all that were asked for, in that order; each once, however often.
+    """
 
     def __init__(self, table: Published, objective: Objective) -> None:
         self.table, self.objective = table, objective
-        self._asked: set[int] = set()
+        self.asked: dict[Architecture, float] = {}
 
     def __call__(self, proposal: Proposal, id: int) -> Trial:
         """The trial of ``proposal``."""
         load = self.objective.load(self.table.space.ops(proposal.arch))
         return Trial(id, proposal, {"accuracy": self.accuracy(proposal.arch), "load": load}, 0.0)
 
-    @property
-    def distinct(self) -> int:
-        """How many architectures had to be trained."""
-        return len(self._asked)
-
     def accuracy(self, arch: Architecture) -> float:
         """The fraction to search on. Raises InvalidArchitecture."""
-        rank = self.table.rank(arch)
-        self._asked.add(rank)
-        return float(self.table.search[rank])
+        if arch not in self.asked:
+            self.asked[arch] = float(self.table.search[self.table.rank(arch)])
+        return self.asked[arch]
 
 
 class Multilinear:
@@ -213,6 +198,30 @@ def _lines(path: Path) -> list[list[str]]:
     if not lines:
         raise CorruptFile(f"{path} is empty")
     return lines
+
+
+def _ranks(
+    path: Path,
+    lines: Sequence[Sequence[str]],
+    place: int,
+    space: ChoiceSpace,
+    published: Callable[[str], Architecture],
+) -> list[int]:
+    """Of the architectures that are named at ``place``, each of ``space`` once."""
+    ranks: dict[int, int] = {}
+    for number, line in enumerate(lines[1:], 2):
+        where = f"{path}, line {number}"
+        if len(line) != len(lines[0]):
+            raise CorruptFile(f"{where}: {len(line)} values for {len(lines[0])} columns")
+        try:
+            rank = _rank(space, published(line[place]))
+        except InvalidArchitecture as e:
+            raise CorruptFile(f"{where}: {e}") from e
+        if ranks.setdefault(rank, number) != number:
+            raise CorruptFile(f"{where}: {line[place]!r} is in line {ranks[rank]} already")
+    if len(ranks) != (whole := math.prod(len(c.options) for c in space.choices)):
+        raise CorruptFile(f"{path} has {len(ranks)} of the {whole} architectures of {space.id}")
+    return list(ranks)
 
 
 def _numbers(path: Path, name: str, texts: Sequence[str]) -> np.ndarray:

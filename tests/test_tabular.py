@@ -154,16 +154,16 @@ def test_distinct_architectures_are_counted_once() -> None:
     arch = MACRO.published("01201201")
     for id in range(3):
         trial = known(Proposal(arch), id)
-    assert (known.distinct, trial.id) == (1, 2)
+    assert (len(known.asked), trial.id) == (1, 2)
     assert trial.metrics == {
         "accuracy": table.search[table.rank(arch)],
         "load": pytest.approx(sum(map(ops.macs, MACRO.ops(arch))) / 60e6),
     }
     known(Proposal(arch.but(layer3=0)), 3)
-    assert known.distinct == 2
+    assert known.asked == {a: table.search[table.rank(a)] for a in (arch, arch.but(layer3=0))}
     with pytest.raises(InvalidArchitecture, match="is of space"):
         known(Proposal(NasBench201().sample(random.Random(0))), 4)
-    assert known.distinct == 2
+    assert len(known.asked) == 2
 
 
 @pytest.mark.parametrize("policy, each", [(TwoPaths, 1), (AllPaths, 2)])
@@ -174,12 +174,12 @@ def test_a_step_looks_up_every_live_option_of_every_choice(
     gates, _ = policy(MACRO, 0.1, random.Random(0)).gates(random.Random(0))
     net = Multilinear(known)
     loss = net.ce(gates)
-    assert known.distinct == 1 + 8 * each and loss.requires_grad
+    assert len(known.asked) == 1 + 8 * each and loss.requires_grad
     assert float(loss.detach()) == pytest.approx(-np.log(net.accuracy(gates)), rel=1e-6)
     known = Tabular(invented(), under(60))
     Multilinear(known).accuracy(gates)
     Multilinear(known).ce(MACRO.gates(MACRO.published("01201201")))  # wants no gradient
-    assert known.distinct <= 2
+    assert len(known.asked) <= 2
 
 
 def multilinear(losses: np.ndarray, weights: list[np.ndarray]) -> float:
@@ -226,7 +226,7 @@ def test_a_mixture_is_in_no_table(weights: list[float]) -> None:
     for ask in (Multilinear(known).ce, Multilinear(known).accuracy):
         with pytest.raises(CapabilityError, match="whole architectures only, but layer4"):
             ask(mixed)
-    assert known.distinct == 0
+    assert len(known.asked) == 0
 
 
 # --- searches
@@ -241,7 +241,7 @@ def regret(sampler: Sampler, mflops: float) -> float:
         assert proposal is not None
         trials.append(known(proposal, id))
         sampler.tell(trials[-1])
-    assert known.distinct == 100
+    assert len(known.asked) == 100
     best = table.rank(max(trials, key=lambda t: t.metrics["accuracy"]).arch)
     fits = table.columns["flops"] <= mflops * 1e6
     assert fits[best]
@@ -261,19 +261,22 @@ def test_evolution_beats_random_at_equal_evaluations() -> None:
 
 
 @needs_tables
-def test_two_paths_end_near_the_best_that_fits() -> None:
-    table, objective = chains(), under(60)
-    fits = table.columns["flops"] <= 60e6
+@pytest.mark.parametrize("mflops, as_good", [(30, 0.04), (60, 0.03)])
+def test_two_paths_end_near_the_best_that_fits(mflops: float, as_good: float) -> None:
+    table, objective = chains(), under(mflops)
+    fits = table.columns["flops"] <= mflops * 1e6
     found = []
     for seed in range(4):
-        known, policy = Tabular(table, objective), TwoPaths(MACRO, 0.2, random.Random(seed))
+        known, policy = Tabular(table, objective), TwoPaths(MACRO, 0.8, random.Random(seed))
         steps = learn(
-            policy, Multilinear(known), Loads.of(MACRO, objective), Adaptive(stiffness=1.0),
+            policy, Multilinear(known), Loads.of(MACRO, objective), Adaptive(stiffness=0.3),
             random.Random(seed),
         )  # fmt: skip
-        losses = list(itertools.islice(steps, 100))
-        assert np.mean(losses[-20:]) < np.mean(losses[:20])
-        answer = table.rank(project(MACRO, policy.scores(), objective.budgets, 0.95))
+        losses = list(itertools.islice(steps, 60))
+        assert np.mean(losses[-15:]) < np.mean(losses[:15])
+        assert len(known.asked) < 200
+        answer = table.rank(project(MACRO, policy.scores(), objective.budgets))
         assert fits[answer]
-        found.append(100 * (table.oracle(fits) - table.report[answer]))
-    assert np.mean(found) < 0.6  # as 232 of the 4,075 that fit; half of them are off by 2.5
+        found.append(table.oracle(fits) - table.report[answer])
+    assert np.mean(found) < 0.004
+    assert np.mean(table.report[fits] > table.oracle(fits) - 0.004) < as_good  # no matter of luck
