@@ -1,9 +1,9 @@
 """Mapping -> frozen dataclass, strictly: unknown keys, wrong types and units get one clear line."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -11,10 +11,14 @@ from pydantic import TypeAdapter, ValidationError
 from edgenas.errors import UsageError
 from edgenas.registry import nearest
 
-if TYPE_CHECKING:  # it is in no module that can be imported
-    from _typeshed import DataclassInstance
 
-T = TypeVar("T", bound="DataclassInstance")
+class _Dataclass(Protocol):
+    """What ``dataclasses.fields`` takes."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+T = TypeVar("T", bound=_Dataclass)
 
 
 def construct(cls: type[T], data: Mapping[str, Any], where: str) -> T:
