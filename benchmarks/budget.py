@@ -77,12 +77,12 @@ def main() -> None:
             files.append(exporter.network(graph, runs / f"{level}.{exporter.format}", {}))
             archs.append(arch)
         timings = measure(device, files, blocks=5, block_seconds=0.5, seed=1, progress=bars)
-        levels = ctx.read("search/search.json")["levels"]
+        confirmed = ctx.read("search/confirmed.json")
         predictor = ctx.predictors()[args.device]
         rows = []
-        for number, (arch, timing, level) in enumerate(zip(archs, timings, levels, strict=True)):
+        for number, (arch, timing, tried) in enumerate(zip(archs, timings, confirmed, strict=True)):
             limit = ctx.targets[0]["limits_ms"][number]
-            first = Architecture.from_json(level["confirmed"][0]["architecture"])
+            first = Architecture.from_json(tried[0]["architecture"])
             load = Latency(args.device, limit, predictor).load(ctx.space.ops(first))
             rows.append(
                 {
@@ -92,8 +92,8 @@ def main() -> None:
                     "use": timing.p50_ms / limit,
                     "met": timing.p50_ms <= limit,
                     "architecture": arch.to_json(),
-                    "rounds": len(level["confirmed"]),
-                    "first": {"load": load, "use": level["confirmed"][0]["use"]},
+                    "rounds": len(tried),
+                    "first": {"load": load, "use": tried[0]["use"]},
                 }
             )
         held_out = ctx.read("profile/profile.json")["tables"][0]["held_out"]

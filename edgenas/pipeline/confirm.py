@@ -124,29 +124,44 @@ def confirm(ctx: Context, found: Found, asked: Sequence[Objective]) -> tuple[Fou
 def _measured(
     ctx: Context, archs: Sequence[Architecture], supernet: nn.Module | None
 ) -> list[dict[str, float]]:
-    """p50 in ms of every architecture on every target, as files of the searched precision."""
-    if not archs:
-        return []
-    out: list[dict[str, float]] = [{} for _ in archs]
+    """p50 in ms of every architecture on every target, as files of the searched precision.
+
+    What the ledger knows is not measured again, so that a resumed run decides as it did.
+    """
+    ledger = ctx.ledger()
+    known = {(e["architecture"], e["device"]): e["p50_ms"] for e in ledger.events("confirm")}
+    for target in ctx.targets:
+        device = target["device"]
+        new = [a for a in dict.fromkeys(archs) if (a.id, device) not in known]
+        for arch, p50_ms in zip(new, _timed(ctx, target, new, supernet), strict=True):
+            ledger.append("confirm", "measured", architecture=arch.id, device=device, p50_ms=p50_ms)
+            known[arch.id, device] = p50_ms
+    return [{t["device"]: known[a.id, t["device"]] for t in ctx.targets} for a in archs]
+
+
+def _timed(
+    ctx: Context,
+    target: Mapping[str, Any],
+    archs: Sequence[Architecture],
+    supernet: nn.Module | None,
+) -> list[float]:
+    """On one target."""
+    device = ctx.devices[target["device"]]
+    exporter = exporter_for(device.runtime.format)
     with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
-        for target in ctx.targets:
-            device = ctx.devices[target["device"]]
-            exporter = exporter_for(device.runtime.format)
-            files = []
-            for number, arch in enumerate(archs):
-                task = ctx.task.at(ctx.space.input_of(arch)[1])
-                graph = trace(_network(ctx, arch, supernet), task.input)
-                if target["precision"] != "fp32":
-                    graph = calibrate(graph, [task.tensors("calibration", CALIBRATION)[0]])
-                path = Path(scratch) / f"{number}.{exporter.format}"
-                files.append(exporter.network(graph, path, {}))
-            timings = measure(
-                device, files, blocks=BLOCKS, block_seconds=BLOCK_SECONDS, seed=ctx.config.seed,
-                progress=ctx.progress,
-            )  # fmt: skip
-            for row, timing in zip(out, timings, strict=True):
-                row[device.name] = timing.p50_ms
-    return out
+        files = []
+        for number, arch in enumerate(archs):
+            task = ctx.task.at(ctx.space.input_of(arch)[1])
+            graph = trace(_network(ctx, arch, supernet), task.input)
+            if target["precision"] != "fp32":
+                graph = calibrate(graph, [task.tensors("calibration", CALIBRATION)[0]])
+            path = Path(scratch) / f"{number}.{exporter.format}"
+            files.append(exporter.network(graph, path, {}))
+        timings = measure(
+            device, files, blocks=BLOCKS, block_seconds=BLOCK_SECONDS, seed=ctx.config.seed,
+            progress=ctx.progress,
+        )  # fmt: skip
+    return [t.p50_ms for t in timings]
 
 
 def _network(ctx: Context, arch: Architecture, supernet: nn.Module | None) -> nn.Module:

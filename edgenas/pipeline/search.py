@@ -49,10 +49,8 @@ def _work(ctx: Context, folder: Path) -> None:
         save_weights(found.supernet, folder / "supernet.safetensors")
     for level, arch in enumerate(found.archs):
         write_json(folder / architecture_file(level), arch.to_json())
-    levels = [
-        {**_described(ctx, level, arch), "confirmed": tried}
-        for level, (arch, tried) in enumerate(zip(found.archs, confirmed, strict=True))
-    ]
+    write_json(folder / "confirmed.json", confirmed)
+    levels = [_described(ctx, level, arch) for level, arch in enumerate(found.archs)]
     write_json(
         folder / "search.json",
         {"method": ctx.config.search["method"], **levels[0], "levels": levels},
