@@ -392,6 +392,7 @@ def test_a_network_is_delivered_at_the_width_and_resolution_that_were_found(
     whole_run(
         tmp_path, "--set", "space.resolutions=[8, 10]", "--set", "space.multipliers=[1, 2]",
         "--set", "space.kernels=[3]", "--set", "train.from_supernet=true",
+        "--set", "train.epochs=6",
     )  # fmt: skip
     root, v = tmp_path / "runs" / "mine", verdict(tmp_path)
     found = json.loads((root / "search" / "search.json").read_text())
@@ -405,7 +406,14 @@ def test_a_network_is_delivered_at_the_width_and_resolution_that_were_found(
         assert input_shape(path) == shape
     assert v["met"] and v["torch"]["found"] > 0.6
     assert {g["name"] for g in v["gates"]} >= {"parity:onnx", "parity:tflite"}
-    assert {c["variant"] for c in v["candidates"]} == {"found", "pruned"}
+
+
+def test_a_resolution_that_the_task_has_not_says_how_to_ask_for_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(CONFIG.format(task=npz(tmp_path)))
+    done = run(tmp_path, "--set", "space.resolution=8", "--dry-run")
+    assert done.returncode == 2
+    said = "space: resolution is 8, but the task has 12; leave it out, or write resolutions: [8]"
+    assert said in done.stderr
 
 
 def input_shape(path: Path) -> list[int]:

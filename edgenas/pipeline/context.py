@@ -46,8 +46,10 @@ class Context:
         facts = {"channels": channels, "resolution": height, "classes": len(self.task.classes)}
         for key, value in facts.items():
             if self.config.space.get(key, value) != value:
+                asked = self.config.space[key]
+                advice = f", or write resolutions: [{asked}]" if key == "resolution" else ""
                 raise UsageError(
-                    f"space: {key} is {self.config.space[key]!r}, but the task has {value}"
+                    f"space: {key} is {asked!r}, but the task has {value}; leave it out{advice}"
                 )
         return load_space({**self.config.space, **facts})
 
