@@ -37,7 +37,7 @@ from edgenas.policies import AllPaths, Logits, Reinforce, TwoPaths
 from edgenas.predict import Predictor, fitted
 from edgenas.pressure import Adaptive, Additive, Multiplicative, Pressure
 from edgenas.project import project
-from edgenas.relax import Loads
+from edgenas.relax import Loads, affordable
 from edgenas.samplers import Aging, Fitting, Largest
 from edgenas.search import Ledger, Objective, Sampler, ask_tell
 from edgenas.spaces.nasbench201 import NasBench201
@@ -48,7 +48,7 @@ MFLOPS, QUANTILES = (30, 45, 60, 80), (10, 25, 50)
 EVALUATIONS = (50, 100, 200)
 TIMINGS, CHECKED = 100, 40
 ARCH_LR, FILL = 0.8, 0.95  # of all policies; FILL as edgenas.sharing has it
-NETWORKS, DECAY = 6, 0.9  # of REINFORCE
+NETWORKS = 6  # of REINFORCE
 IDLE = 100  # steps without a new architecture after which a policy counts as settled
 LOSSES: Mapping[str, Callable[[], Pressure]] = {
     "adaptive": lambda: Adaptive(stiffness=0.3),
@@ -173,6 +173,7 @@ def learnt(
     def search(table: Published, objective: Objective, seed: int) -> Answers:
         policy, known = make(table, random.Random(f"{seed}/alpha")), Tabular(table, objective)
         loads, rng = Loads.of(table.space, objective), random.Random(f"{seed}/steps")
+        policy.start(affordable(loads))
         answers: dict[tuple[str, int], Architecture | None] = {}
         left, scores, idle, before = list(EVALUATIONS), policy.scores(), 0, 0
         for _ in learn(policy, Multilinear(known), loads, pressure(), rng):
@@ -228,7 +229,7 @@ METHODS: dict[str, Search] = {
     ),
     **{
         f"REINFORCE, {name}": learnt(
-            lambda t, rng: Reinforce(t.space, ARCH_LR, rng, NETWORKS, DECAY), pressure
+            lambda t, rng: Reinforce(t.space, ARCH_LR, rng, NETWORKS), pressure
         )
         for name, pressure in REWARDS.items()
     },
@@ -329,7 +330,7 @@ def main() -> int:
     found = rows(options.data, options.seeds, options.jobs)
     print(summary(found))
     settings = {
-        "arch_lr": ARCH_LR, "fill": FILL, "networks": NETWORKS, "decay": DECAY,
+        "arch_lr": ARCH_LR, "fill": FILL, "networks": NETWORKS,
         "losses": {name: asdict(make()) for name, make in LOSSES.items()},
         "rewards": {name: asdict(make()) for name, make in REWARDS.items()},
         "timings": TIMINGS, "checked": CHECKED,

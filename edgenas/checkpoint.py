@@ -27,7 +27,8 @@ class Saved:
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors that ``joined`` put under ``name``."""
-        return part(self.tensors, name)
+        start = f"{name}."
+        return {k.removeprefix(start): v for k, v in self.tensors.items() if k.startswith(start)}
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,6 @@ class Every:
 def joined(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``net=..., optimiser=...`` as one mapping; ``Saved.part`` takes them apart again."""
     return {f"{name}.{k}": v for name, tensors in parts.items() for k, v in tensors.items()}
-
-
-def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """What ``joined`` put under ``name``."""
-    start = f"{name}."
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
 def flattened(state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -8,17 +8,21 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from edgenas.checkpoint import flattened, joined, part, restore
+from edgenas.checkpoint import joined
 from edgenas.gates import Gate, Gates
 from edgenas.relax import Step
 from edgenas.space import Relaxable
 from edgenas.spec import Architecture
 
+MEMORY, TINY = 0.99, 1e-8  # of the mean square of gradients, a step; what keeps zero from dividing
+
 
 class Logits(abc.ABC):
-    """One logit an option, learnt by Adam without momentum.
+    """One logit an option, learnt by gradient descent in steps of ``lr``, the root mean square.
 
-    So an option that got no gradient stays where it is.
+    One scale for all logits, where Adam (the reference code) has one for each: under Adam a choice
+    that hardly matters drifts by noise as far as one that matters, and what is projected in the end
+    is the sum of all. No momentum: an option that got no gradient stays where it is.
     """
 
     def __init__(self, space: Relaxable, lr: float, rng: random.Random) -> None:
@@ -28,7 +32,17 @@ class Logits(abc.ABC):
             c.name: nn.Parameter(1e-3 * torch.randn(len(c.options), generator=g))
             for c in space.choices
         }
-        self.optimiser = torch.optim.Adam(list(self.alpha.values()), lr, betas=(0.0, 0.999))
+        self.lr = lr
+        self.square, self.weight = (
+            torch.zeros(()),
+            torch.zeros(()),
+        )  # of gradients; of their average
+
+    def start(self, logits: Mapping[str, Tensor]) -> None:
+        """Lean towards ``logits``, (options,) per choice, before anything is learnt."""
+        with torch.no_grad():
+            for c, a in self.alpha.items():
+                a.add_(logits[c])
 
     @abc.abstractmethod
     def arch_step(self, step: Step) -> float:
@@ -52,23 +66,27 @@ class Logits(abc.ABC):
         return self.space.gates(self.draw(rng))
 
     def state(self) -> dict[str, Tensor]:
-        """Logits and the state of their optimiser."""
+        """Logits and the scale of their gradients."""
         alpha = {c: a.detach() for c, a in self.alpha.items()}
-        return joined(alpha=alpha, optimiser=flattened(self.optimiser.state_dict()))
+        return joined(alpha=alpha, scale={"square": self.square, "weight": self.weight})
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of ``state``."""
         with torch.no_grad():
             for c, a in self.alpha.items():
                 a.copy_(state[f"alpha.{c}"])
-        restore(self.optimiser, part(state, "optimiser"))
+        self.square, self.weight = state["scale.square"], state["scale.weight"]
 
     def descend(self, loss: Tensor) -> None:
         """One step of the logits, and of nothing else, down the gradient of ``loss``."""
         grads = torch.autograd.grad(loss, list(self.alpha.values()))
-        for a, grad in zip(self.alpha.values(), grads, strict=True):
-            a.grad = grad
-        self.optimiser.step()
+        square = torch.cat(grads).square().mean()
+        self.square = torch.lerp(square, self.square, MEMORY)
+        self.weight = torch.lerp(torch.ones(()), self.weight, MEMORY)
+        size = self.lr / ((self.square / self.weight).sqrt() + TINY)
+        with torch.no_grad():
+            for a, grad in zip(self.alpha.values(), grads, strict=True):
+                a.sub_(size * grad)
 
 
 class TwoPaths(Logits):
@@ -139,40 +157,24 @@ class Mixture(Logits):
 class Reinforce(Logits):
     """REINFORCE (ProxylessNAS, arXiv:1812.00332, sec. 3.3.1): rewards of whole networks.
 
-    ``networks`` drawn a step; the baseline is a moving average of their mean reward.
-    Differs from the reference code, whose baseline is 99 % the batch at hand.
+    ``networks``, two at least, are drawn a step and rewarded on the same batch; the baseline of
+    each is the mean of the others (Kool et al. 2019, Buy 4 REINFORCE samples, get a baseline for
+    free), so that how hard the batch is cancels. Differs from the reference code, whose baseline is
+    99 % the mean of all.
     """
 
-    def __init__(
-        self, space: Relaxable, lr: float, rng: random.Random, networks: int, decay: float
-    ) -> None:
+    def __init__(self, space: Relaxable, lr: float, rng: random.Random, networks: int) -> None:
         super().__init__(space, lr, rng)
-        self.networks, self.decay = networks, decay
-        self.baseline: float | None = None
+        self.networks = networks
 
     def arch_step(self, step: Step) -> float:
         """One step up the expected reward; one less the mean accuracy."""
         archs = [self.draw(step.rng) for _ in range(self.networks)]
         rewards, accuracies = zip(*(step.reward(self.space.gates(a)) for a in archs), strict=True)
-        chances = [self._chance(a) for a in archs]
-        mean = fmean(rewards)
-        if self.baseline is None:
-            self.baseline = mean
-        gains = torch.tensor([r - self.baseline for r in rewards])
-        self.descend(-(gains * torch.stack(chances)).mean())
-        self.baseline = self.decay * self.baseline + (1 - self.decay) * mean
+        mean, others = fmean(rewards), self.networks - 1
+        gains = torch.tensor([(r - mean) * self.networks / others for r in rewards])
+        self.descend(-(gains * torch.stack([self._chance(a) for a in archs])).mean())
         return 1 - fmean(accuracies)
-
-    def state(self) -> dict[str, Tensor]:
-        """With the baseline."""
-        baseline = float("nan") if self.baseline is None else self.baseline
-        return super().state() | {"baseline": torch.tensor(baseline, dtype=torch.float64)}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of ``state``."""
-        super().restore(state)
-        baseline = float(state["baseline"])
-        self.baseline = None if baseline != baseline else baseline
 
     def _chance(self, arch: Architecture) -> Tensor:
         """log-probability of ``arch``, differentiable in alpha."""

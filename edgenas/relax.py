@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from edgenas.budgets import Budget
@@ -19,6 +20,8 @@ from edgenas.gates import Gates
 from edgenas.pressure import Pressure
 from edgenas.search import Objective
 from edgenas.space import Context, Relaxable, Space, require
+
+STEEPEST = 20.0  # between two logits of one choice before anything is learnt
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,35 @@ class Loads:
         return math.prod(
             (probs[c][k] for c, k in context.picks.items()), start=self.fixed.new_ones(())
         )
+
+
+def affordable(loads: Loads) -> dict[str, Tensor]:
+    """Logits, (options,) per choice, of probabilities as even as an expected load of 1 allows.
+
+    Of all that keep a mean the one of most entropy is exp(-price x load) (Jaynes 1957, sec. 2). A
+    search that starts there has no budget to find its way to first, which would push all choices
+    alike, whatever they are worth. A load is taken as linear, as it is at even probabilities.
+    """
+    even = {
+        c: torch.full(parts.shape[-1:], 1 / parts.shape[-1]).requires_grad_()
+        for c, parts in loads.options.items()
+    }
+    slopes = torch.autograd.grad(loads.expected(even).sum(), list(even.values()))
+    costs = {c: (s - s.mean()) / len(loads.budgets) for c, s in zip(even, slopes, strict=True)}
+    widest = max(float(cost.max() - cost.min()) for cost in costs.values())
+    if widest == 0:
+        return costs
+
+    def excess(price: float) -> float:
+        probs = {c: (-price * cost).softmax(0) for c, cost in costs.items()}
+        return float(loads.expected(probs).max()) - 1
+
+    most = STEEPEST / widest
+    if excess(most) > 0 or excess(-most) < 0:  # hardly anything fits, or everything
+        price = most if excess(most) > 0 else -most
+    else:
+        price = float(brentq(excess, -most, most, xtol=1e-6 * most))
+    return {c: -price * cost for c, cost in costs.items()}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from edgenas.checkpoint import Checkpoint
 from edgenas.evaluate import Shared
 from edgenas.policies import Logits
 from edgenas.project import project
-from edgenas.relax import Schedule, relaxable
+from edgenas.relax import Loads, Schedule, affordable, relaxable
 from edgenas.samplers import Listed
 from edgenas.search import Found, Ledger, Objective, Problem, Progress, ask_tell, silent
 from edgenas.space import Relaxable
@@ -62,8 +62,9 @@ class WeightSharing(Schedule, abc.ABC):
         policies = [
             self.policy(space, problem.rng(f"alpha/{i}")) for i in range(len(problem.objectives))
         ]
-        for objective in problem.objectives:  # says so before training if nothing can fit
-            project(space, policies[0].scores(), objective.budgets)
+        for policy, objective in zip(policies, problem.objectives, strict=True):
+            project(space, policy.scores(), objective.budgets)  # says so now if nothing can fit
+            policy.start(affordable(Loads.of(space, objective)))
         net = train_supernet(
             problem, space, policies, self, ledger, progress, self._checkpoint(problem, ledger)
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from edgenas import ops
 from edgenas.augment import Augment
@@ -20,6 +21,9 @@ from edgenas.spaces.mobile import Mobile
 from edgenas.task import Task
 
 torch.set_num_threads(1)
+# Neither says anything of the code on a machine that others use too.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
 
 

@@ -161,7 +161,7 @@ def test_a_device_whose_name_holds_dots_has_tables_of_its_own(tmp_path: Path) ->
         LatencyTable.load(kept[1])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_mutated_file_is_an_error_line_or_the_right_answer(data: st.DataObject) -> None:
     text = counts().dumps()

@@ -50,7 +50,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     assert checkpoint.load() is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_damage_anywhere_is_noticed(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

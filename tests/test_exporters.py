@@ -10,7 +10,7 @@ import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -318,7 +318,7 @@ def test_one_int8_operator_is_equal_in_both_formats(text, tmp_path):
     assert (steps > 0.5).mean() < 0.01
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(
     size=st.integers(3, 15), k=st.sampled_from([1, 2, 3, 5, 7]), s=st.integers(1, 3),
     p=st.integers(0, 3), depthwise=st.booleans(), wide=st.integers(0, 2),
@@ -469,7 +469,7 @@ def test_damaged_files_are_refused_in_one_line(fmt, tmp_path):
         exporter_for(fmt).inspect(tmp_path / "nowhere")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cut=st.integers(0, 4000), junk=st.binary(max_size=16))
 def test_no_damage_to_a_tflite_file_ends_in_another_error(cut, junk, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()

@@ -112,10 +112,12 @@ def test_a_step_keeps_what_was_not_sampled(problem, space: Mobile):
     live = {c: g.live for c, g in policy.gates(random.Random(5))[0].items()}
     policy.arch_step(step_of(problem, net))
     after = {c: s.exp() for c, s in policy.scores().items()}
+    moved = []
     for c, pair in live.items():
         rest = [k for k in range(len(before[c])) if k not in pair]
         torch.testing.assert_close(after[c][rest], before[c][rest])
-        assert (after[c][list(pair)] - before[c][list(pair)]).abs().max() > 1e-3
+        moved.append(float((after[c][list(pair)] - before[c][list(pair)]).abs().max()))
+    assert max(moved) > 1e-2 and min(moved) > 1e-6
 
 
 def test_without_momentum_an_alpha_without_gradient_stays(problem, space: Mobile):

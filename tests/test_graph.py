@@ -199,7 +199,7 @@ def test_a_graph_keeps_its_weights_and_leaves_the_module_as_it_is():
     torch.testing.assert_close(graph(x), before, rtol=0, atol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     size=st.integers(1, 15), k=st.integers(1, 7), s=st.integers(1, 3), p=st.integers(0, 3),
     depthwise=st.booleans(),

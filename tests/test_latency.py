@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenas.errors import CorruptFile, ForeignTable, MissingLatency, UsageError
@@ -94,7 +94,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10_000)
 @given(st.data())
 def test_a_mutated_table_gives_its_rows_or_one_line(data: st.DataObject) -> None:
     """The hash is made to fit, so that what stands behind it is reached."""

@@ -74,7 +74,7 @@ def test_macs_and_weights_and_the_peak_are_those_of_what_is_built(text: str) -> 
     assert ops.activation_elements(op) == peak(g)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mbconvs)
 def test_every_mbconv_is_counted_as_it_is_built(op: OpSpec) -> None:
     assert OpSpec.parse(str(op)) == op

@@ -40,7 +40,7 @@ def total(table, picks):
 
 
 @given(problems())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_knapsack_is_the_best_of_all_that_fit(problem):
     values, costs, limits = problem
     fitting = [
@@ -59,7 +59,7 @@ def test_knapsack_is_the_best_of_all_that_fit(problem):
 
 
 @given(problems())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_budget_that_is_met_exactly_fits(problem):
     values, costs, _ = problem
     picks = [len(g) - 1 for g in values]

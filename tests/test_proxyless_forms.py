@@ -27,7 +27,7 @@ class One:
 POLICIES = {
     "two paths": lambda space, lr: TwoPaths(space, lr, random.Random(0)),
     "all paths": lambda space, lr: AllPaths(space, lr, random.Random(0)),
-    "reinforce": lambda space, lr: Reinforce(space, lr / 4, random.Random(0), 16, 0.9),
+    "reinforce": lambda space, lr: Reinforce(space, lr / 4, random.Random(0), 16),
     "mixture": lambda space, lr: Mixture(space, lr, random.Random(0)),
 }
 
@@ -134,15 +134,15 @@ def test_pairs_are_drawn_as_often_as_two_draws_without_return():
 
 
 def test_reinforce_climbs_the_expected_reward():
-    """The mean of its gradients is that of the expectation, for a fixed baseline."""
-    policy = Reinforce(One, 0.1, random.Random(0), 4, 1.0)  # type: ignore[arg-type]
+    """The mean of its gradients is that of the expectation, however hard the batch."""
+    policy = Reinforce(One, 0.1, random.Random(0), 4)  # type: ignore[arg-type]
     policy.space = Picks()  # type: ignore[assignment]
     with torch.no_grad():
         policy.alpha["c"].copy_(torch.tensor([0.3, -0.2, 0.8, 0.0]))
     worth = torch.tensor([0.2, 0.9, 0.4, 0.6])
     alpha = policy.alpha["c"]
     want = torch.autograd.grad(-(alpha.softmax(0) @ worth), alpha)[0]
-    policy.baseline, rng, total = 0.5, random.Random(2), torch.zeros(4)
+    rng = random.Random(2)
     seen: list[Tensor] = []
     policy.descend = lambda loss: seen.append(torch.autograd.grad(loss, alpha)[0])  # type: ignore[method-assign]
     step = Reward(worth, rng)

@@ -16,7 +16,7 @@ from edgenas.methods.proxyless import Proxyless
 from edgenas.policies import TwoPaths
 from edgenas.predict import Predictor
 from edgenas.pressure import Adaptive
-from edgenas.relax import Loads, Schedule, relaxable
+from edgenas.relax import STEEPEST, Loads, Schedule, affordable, relaxable
 from edgenas.search import Ledger, Objective
 from edgenas.supernet import train_supernet
 
@@ -46,6 +46,47 @@ def test_expected_load_of_one_architecture_is_its_load(problem, space):
         probs = {c.name: torch.eye(len(c.options))[arch.index(c.name)] for c in space.choices}
         want = [b.load(space.ops(arch)) for b in objective.budgets]
         assert loads.expected(probs).tolist() == pytest.approx(want, rel=1e-5)
+
+
+def spend(problem, space, share, devices=1):
+    """Loads under a budget that is ``share`` of what an undecided supernet takes."""
+    (budget,) = problem.objectives[0].budgets
+    even = {c.name: torch.full((len(c.options),), 1 / len(c.options)) for c in space.choices}
+    taken = float(Loads.of(space, problem.objectives[0]).expected(even))
+    asked = [
+        dataclasses.replace(budget, device=str(i), limit_ms=budget.limit_ms * taken * share * 2**i)
+        for i in range(devices)
+    ]
+    return Loads.of(space, Objective(tuple(asked)))
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("share", [0.6, 0.9, 1.0, 1.3])
+def test_a_search_starts_at_its_budget_and_as_undecided_as_that_allows(
+    problem, space, share, devices
+):
+    """One price for all choices: the condition for the most entropy under a mean."""
+    loads = spend(problem, space, share, devices)
+    logits = affordable(loads)
+    probs = {c: a.softmax(0) for c, a in logits.items()}
+    assert float(loads.expected(probs).max()) == pytest.approx(1, abs=1e-4)
+    prices = [
+        float((a[0] - a[k]) / (own[0] - own[k]))
+        for c, a in logits.items()
+        for own in [loads.options[c].sum((0, 1))]
+        for k in range(1, len(a))
+    ]
+    assert prices == pytest.approx([prices[0]] * len(prices), rel=1e-3, abs=1e-3)
+    assert (prices[0] < 0) == (share < 1) or abs(prices[0]) < 1e-2
+
+
+@pytest.mark.parametrize("share, fastest", [(0.01, True), (100.0, False)])
+def test_where_nothing_or_everything_fits_it_starts_at_an_end(problem, space, share, fastest):
+    loads = spend(problem, space, share)
+    for c, a in affordable(loads).items():
+        cost = loads.options[c][0, 0]
+        assert int(a.argmax()) == int(cost.argmin() if fastest else cost.argmax())
+        assert a.isfinite().all() and float(a.max() - a.min()) <= STEEPEST * 1.001
 
 
 def test_no_unit_of_time_is_left(problem, space):

@@ -52,7 +52,7 @@ def knapsacks(draw: st.DrawFn) -> tuple[list[list[float]], list[Row]]:
 
 
 @given(knapsacks())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_all_that_fit_come_once_and_the_best_first(
     problem: tuple[list[list[float]], list[Row]],
 ) -> None:

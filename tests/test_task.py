@@ -58,7 +58,7 @@ def toy(tmp_path: Path) -> dict[str, Any]:
 # --- parts
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(4, 60), min_size=2, max_size=6), st.integers(0, 2**31), st.booleans())
 def test_parts_are_disjoint_whole_and_balanced(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], seed: int, official: bool

@@ -2,6 +2,9 @@
 
 import random
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from edgenas.policies import Reinforce
 from edgenas.sharing import WeightSharing
@@ -12,14 +15,13 @@ __all__ = ["ProxylessR"]
 
 @dataclass(frozen=True)
 class ProxylessR(WeightSharing):
-    """``networks``: drawn and scored a step, against a mean of rewards that ``decay`` averages."""
+    """``networks``: drawn and scored a step, each against the mean of the others."""
 
-    networks: int = 6
-    decay: float = 0.9
+    networks: Annotated[int, Field(ge=2)] = 6
 
     def policy(self, space: Relaxable, rng: random.Random) -> Reinforce:
         """Rewards of whole networks."""
-        return Reinforce(space, self.arch_lr, rng, self.networks, self.decay)
+        return Reinforce(space, self.arch_lr, rng, self.networks)
 
     @property
     def arch_cost(self) -> float:
