@@ -167,7 +167,7 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 4e-5
     smoothing: float = 0.1
-    arch_every: int = 3
+    arch_every: int = 4
     precision: Literal["fp32", "bf16"] = "fp32"
     pressure: Mapping[str, Any] = field(default_factory=lambda: {"kind": "adaptive"})
 

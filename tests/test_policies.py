@@ -1,4 +1,4 @@
-"""TwoPaths: what it draws, and that it follows gradients and price."""
+"""Policies: what they draw, and that they follow gradients and price."""
 
 import dataclasses
 import random
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgenas.gates import Mixed
-from edgenas.policies import TwoPaths
+from edgenas.policies import AllPaths, TwoPaths
 from edgenas.pressure import Additive
 from edgenas.relax import Loads, Step
 
@@ -118,3 +118,35 @@ def test_the_tightest_budget_alone_is_charged(problem, space):
 
     assert charged(both, 1) == pytest.approx(charged(problem.objectives[0], 0), abs=1e-5)
     assert charged(both, 0) != pytest.approx(charged(both, 1), abs=0.1)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e4])
+def test_a_choice_moves_as_far_as_it_matters_whatever_the_unit_of_the_loss(problem, space, unit):
+    """Adam would move all alike."""
+    names = [c.name for c in space.choices]
+    worth = {c: torch.zeros(len(s)) for c, s in fresh(space).scores().items()}
+    for name, most in zip(names[:2], (1.0, 0.1), strict=True):
+        worth[name][0] = -most * unit
+    policy = AllPaths(space, 0.05, random.Random(0))
+    before = {c: a.detach().clone() for c, a in policy.alpha.items()}
+    loads = Loads.of(space, problem.objectives[0])
+
+    def ce(gates):
+        return torch.stack([g.value @ worth[c] for c, g in gates.items()]).sum()
+
+    policy.arch_step(Step(ce, lambda gates: 0.0, loads, 0, Additive(0.0), random.Random(0)))
+    moved = {c: a.detach() - before[c] for c, a in policy.alpha.items()}
+    even = [1 / len(worth[c]) for c in names[:2]]
+    large, small = (float(moved[c][0]) / p / (1 - p) for c, p in zip(names, even, strict=False))
+    assert large / small == pytest.approx(10, rel=0.05)
+    every = torch.cat(list(moved.values()))
+    assert float(every.square().mean().sqrt()) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_it_leans_where_it_is_told_to_start(space):
+    policy, lean = fresh(space), {}
+    for c in space.choices:
+        lean[c.name] = torch.arange(float(len(c.options)))
+    policy.start(lean)
+    for c, scores in policy.scores().items():
+        torch.testing.assert_close(scores, lean[c].log_softmax(0), rtol=0, atol=0.02)
