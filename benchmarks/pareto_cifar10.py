@@ -44,7 +44,7 @@ from edgenas.files import read_json, write_json
 from edgenas.graph import calibrate, trace
 from edgenas.measure import measure
 from edgenas.pipeline import run
-from edgenas.pipeline.confirm import MOST, confirm
+from edgenas.pipeline.confirm import BLOCK_SECONDS, BLOCKS, MOST, confirm
 from edgenas.pipeline.context import Context, load_weights, save_weights
 from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.search import method
@@ -59,7 +59,7 @@ from edgenas.verify import numbers
 DEVICE, PRECISION = "cpu-onnxruntime", "int8-static"
 SPACE = {"preset": "tiny", "strides": (1, 2, 2), "widths": (24, 48, 128), "kernels": (3, 5)}
 SEARCH = {"epochs": 3, "warmup": 1, "batch": 64, "arch_every": 2, "samples": 0}
-SHARES = (15, 30, 50)  # percent of the way from the fastest to the slowest network
+SHARES = (8, 15, 25)  # percent of the way from the fastest to the slowest network
 TABLES = Path("latency_tables")
 WIDTHS = [round(0.1 + 0.025 * i, 3) for i in range(77)]  # of the hand-made networks
 PUBLISHED = Path("../shared/data/pixel1")
@@ -176,8 +176,8 @@ class Arena:
         """Architectures that were measured within the budgets ``levels``."""
         return list(confirm(self.ctx, found, [self.asked[i] for i in levels])[0].archs)
 
-    def p50_ms(self, networks: Sequence[Sequence[OpSpec]]) -> list[float]:
-        """Measured, with weights that were never trained."""
+    def most_ms(self, networks: Sequence[Sequence[OpSpec]]) -> list[float]:
+        """Upper end of the interval of the p50, as ``confirm`` takes it; weights never trained."""
         device = self.ctx.devices[DEVICE]
         x, _ = self.ctx.task.tensors("calibration", 64)
         files = []
@@ -186,8 +186,10 @@ class Arena:
                 net = self.ctx.space.assemble(layers).eval()
             graph = calibrate(trace(net, self.ctx.space.input), [x])
             files.append(Onnx().network(graph, self.work / f"probe-{i}.onnx", {}))
-        timings = measure(device, files, blocks=3, block_seconds=0.2, progress=self.bars)
-        return [t.p50_ms for t in timings]
+        timings = measure(
+            device, files, blocks=BLOCKS, block_seconds=BLOCK_SECONDS, progress=self.bars
+        )
+        return [t.interval_ms[1] for t in timings]
 
     def random(self) -> Iterator[Contestant]:
         """Drawn uniformly among those that fit, and measured to do so."""
@@ -197,7 +199,7 @@ class Arena:
             while kept < self.args.random:
                 proposals = [p for _ in range(self.args.random) if (p := sampler.ask())]
                 layers = [self.ctx.space.ops(p.arch) for p in proposals]
-                for each, ms in zip(layers, self.p50_ms(layers), strict=True):
+                for each, ms in zip(layers, self.most_ms(layers), strict=True):
                     if ms <= limit * MOST and kept < self.args.random:
                         yield self.entry("random", level, kept, each)
                         kept += 1
@@ -224,7 +226,7 @@ class Arena:
         for width in WIDTHS:
             by_width.setdefault(make(width, *self.shape), width)
         networks = [n for n in by_width if sum(map(ops.macs, n)) < 60e6]
-        ms = self.p50_ms(networks)
+        ms = self.most_ms(networks)
         for level, limit in enumerate(self.limits):
             fitting = [(m, n) for m, n in zip(ms, networks, strict=True) if m <= limit * MOST]
             if not fitting:
@@ -237,7 +239,7 @@ class Arena:
         """Of the authors of ProxylessNAS."""
         for path in sorted(PUBLISHED.glob("proxyless_*.json")):
             layers = handmade.published(path, *self.shape)
-            (ms,) = self.p50_ms([layers])
+            (ms,) = self.most_ms([layers])
             for level, limit in enumerate(self.limits):
                 if ms <= limit * MOST:
                     for seed in range(self.args.seeds):

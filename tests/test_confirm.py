@@ -1,0 +1,92 @@
+"""What was found is measured until it keeps its budget, on a machine with slow minutes too."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from edgenas.budgets import Latency
+from edgenas.pipeline import confirm as module
+from edgenas.pipeline.confirm import LEAST, MOST, REPEATS, Timed, confirm
+from edgenas.project import project
+from edgenas.search import Found, Ledger, Objective
+
+SPREAD = 1.02  # of a p50, up
+
+
+@pytest.fixture
+def board(problem, space, tmp_path, monkeypatch):
+    """Networks take what is predicted times the next of ``states``; calls are counted."""
+    (budget,) = problem.objectives[0].budgets
+    state = SimpleNamespace(states=[1.0], calls=0, budget=budget)
+
+    def ms(arch, factor):
+        return budget.predictor.p50_ms(space.ops(arch)) * factor
+
+    def timed(ctx, target, archs, supernet):
+        factor = state.states[min(state.calls, len(state.states) - 1)]
+        state.calls += bool(archs)
+        return [Timed(ms(a, factor), ms(a, factor) * SPREAD) for a in archs]
+
+    monkeypatch.setattr(module, "_timed", timed)
+    state.ms = ms
+    state.ctx = SimpleNamespace(
+        space=space, targets=[{"device": budget.device}],
+        ledger=lambda: Ledger(tmp_path / "ledger.jsonl"),
+    )  # fmt: skip
+    return state
+
+
+def front(board, space, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    scores = {c.name: torch.randn(len(c.options), generator=g) for c in space.choices}
+    fast, slow = (
+        board.ms(project(space, {c: sign * _cost(board, space, c) for c in scores}, []), 1.0)
+        for sign in (-1, 1)
+    )
+    limits = [fast * 1.1 + share * (slow - fast) for share in (0.2, 0.4, 0.6, 0.8)]
+    asked = [
+        Objective((Latency(board.budget.device, limit, board.budget.predictor),))
+        for limit in limits
+    ]
+    archs = tuple(project(space, scores, o.budgets, 0.95) for o in asked)
+    return Found(archs, None, (scores,) * len(asked)), asked, limits
+
+
+def _cost(board, space, choice):
+    return torch.tensor([board.budget.part(o) for o in space.option_ops(choice)])
+
+
+@pytest.mark.parametrize("states", [[1.0], [0.85], [1.2], [0.85, 1.0], [1.0, 0.85, 1.0, 0.9]])
+def test_answers_keep_their_budget_in_the_slowest_minute_seen(states, board, space):
+    board.states = states
+    found, asked, limits = front(board, space)
+    answer, tried = confirm(board.ctx, found, asked)
+    for arch, limit, rounds in zip(answer.archs, limits, tried, strict=True):
+        own = [r for r in rounds if r["architecture"] == arch.to_json()]
+        assert len(own) >= REPEATS
+        worst = max(t["high_ms"] for r in own for t in r["measured"].values())
+        assert worst <= MOST * limit
+    uses = [
+        board.ms(a, max(states)) * SPREAD / v for a, v in zip(answer.archs, limits, strict=True)
+    ]
+    assert max(uses) <= MOST + 1e-9
+    assert sum(uses) / len(uses) > LEAST - 0.07  # the space is small: not every use can be had
+
+
+def test_a_resumed_run_decides_as_it_did_and_measures_nothing_again(board, space):
+    board.states = [0.85, 1.0]
+    found, asked, _ = front(board, space, seed=1)
+    first = confirm(board.ctx, found, asked)
+    calls = board.calls
+    again = confirm(board.ctx, found, asked)
+    assert board.calls == calls and again == first
+
+
+def test_where_nothing_fits_the_nearest_is_given(board, space):
+    board.states = [3.0]
+    found, asked, limits = front(board, space)
+    answer, tried = confirm(board.ctx, found, asked)
+    tightest = [r["use"] for r in tried[0]]
+    assert min(tightest) > 1
+    assert board.ms(answer.archs[0], 3.0) * SPREAD / limits[0] == pytest.approx(min(tightest))
