@@ -47,7 +47,7 @@ from edgenas.tabular import Multilinear, Published, Tabular, learn, nasbench201,
 MFLOPS, QUANTILES = (30, 45, 60, 80), (10, 25, 50)
 EVALUATIONS = (50, 100, 200)
 TIMINGS, CHECKED = 100, 40
-ARCH_LR, FILL = 0.8, 0.95  # of all policies; FILL as edgenas.sharing has it
+ARCH_LR, FILL = 0.4, 0.95  # of all policies; FILL as edgenas.sharing has it
 NETWORKS = 6  # of REINFORCE
 IDLE = 100  # steps without a new architecture after which a policy counts as settled
 LOSSES: Mapping[str, Callable[[], Pressure]] = {

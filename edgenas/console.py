@@ -39,12 +39,12 @@ class Bars:
 
         What stands in brackets at the end of ``what`` is a remark, and may change.
         """
+        name, _, remark = what.partition(" (")
         if not self.console.is_terminal:
-            if what not in self._bars or done == total:
+            if remark or name not in self._bars or done == total:
                 self.console.print(f"{what} {done}/{total}", highlight=False)
-            self._bars[what] = TaskID(0)
+            self._bars[name] = TaskID(0)
             return
-        name = what.partition(" (")[0]
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(what, total=total)
         self._progress.update(self._bars[name], description=what, completed=done, total=total)

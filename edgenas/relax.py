@@ -79,7 +79,7 @@ def affordable(loads: Loads) -> dict[str, Tensor]:
         for c, parts in loads.options.items()
     }
     slopes = torch.autograd.grad(loads.expected(even).sum(), list(even.values()))
-    costs = {c: (s - s.mean()) / len(loads.budgets) for c, s in zip(even, slopes, strict=True)}
+    costs = {c: s - s.mean() for c, s in zip(even, slopes, strict=True)}
     widest = max(float(cost.max() - cost.min()) for cost in costs.values())
     if widest == 0:
         return costs
@@ -89,8 +89,10 @@ def affordable(loads: Loads) -> dict[str, Tensor]:
         return float(loads.expected(probs).max()) - 1
 
     most = STEEPEST / widest
-    if excess(most) > 0 or excess(-most) < 0:  # hardly anything fits, or everything
-        price = most if excess(most) > 0 else -most
+    if excess(most) > 0:  # hardly anything fits
+        price = most
+    elif excess(-most) < 0:  # everything fits
+        price = -most
     else:
         price = float(brentq(excess, -most, most, xtol=1e-6 * most))
     return {c: -price * cost for c, cost in costs.items()}

@@ -5,7 +5,7 @@ import pytest
 from edgenas.console import Bars
 
 
-def test_elsewhere_than_on_a_terminal_a_remark_is_a_line(
+def test_elsewhere_than_on_a_terminal_a_step_with_a_remark_is_a_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with Bars() as bars:
@@ -14,7 +14,9 @@ def test_elsewhere_than_on_a_terminal_a_remark_is_a_line(
         bars("train (120 images/s)", 3, 3)
     out = capsys.readouterr()
     assert out.out == ""
-    assert out.err.splitlines() == ["train (90 images/s) 1/3", "train (120 images/s) 3/3"]
+    assert out.err.splitlines() == [
+        "train (90 images/s) 1/3", "train (90 images/s) 2/3", "train (120 images/s) 3/3",
+    ]  # fmt: skip
 
 
 def test_on_a_terminal_remarks_share_a_bar(

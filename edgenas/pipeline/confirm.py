@@ -29,10 +29,10 @@ from edgenas.space import Relaxable
 from edgenas.spec import Architecture, OpSpec
 from edgenas.train import seeded
 
-ROUNDS, REPEATS = 6, 2  # at most; of every answer
+ROUNDS, REPEATS = 4, 2  # at most; of every answer
 MOST, LEAST = 0.99, 0.94  # of the tightest budget, measured: between them nothing is changed
 FILL = LEAST / MOST
-BLOCKS, BLOCK_SECONDS = 5, 0.12
+BLOCKS, BLOCK_SECONDS = 3, 0.2
 USUAL_ROUNDS, START_SECONDS = 3, 4.0
 CALIBRATION = 64  # images; ranges do not change latency
 
