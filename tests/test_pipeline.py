@@ -17,12 +17,17 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import yaml
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
 from edgenas.artifact import sha256
+from edgenas.budgets import Latency
 from edgenas.export import exporter_for
 from edgenas.latency import LatencyTable
+from edgenas.predict import Predictor
+from edgenas.project import least
+from edgenas.space import load_space
 
 CONFIG = """
 task: {task}
@@ -39,6 +44,10 @@ gates: {{drop: "100 points", agreement: ">= 50 %"}}
 measure: {{networks: 12, blocks: 2, block_seconds: 0.05}}
 threads: 1
 """
+SPACE = load_space(
+    yaml.safe_load(CONFIG.format(task="{}"))["space"]
+    | {"preset": "tiny", "resolution": 12, "channels": 1, "classes": 3}
+)
 MEASURED = ("stage.json", "confirmed.json")
 STAGES = ["profile", "search", "train", "compress", "export", "verify"]
 
@@ -327,26 +336,32 @@ def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(finished: Path, tmp_
     assert not list((tmp_path / "runs" / "mine").glob(".*.part"))
 
 
-def promise(tables: Path, into: Path, share: float) -> None:
-    """The tables of cpu-onnxruntime, predicting but ``share`` of what they should."""
+def promise(tables: Path, into: Path, share: float) -> float:
+    """Tables that predict ``share`` of what they should; what the fastest network takes, in ms."""
+    fastest_ms = 0.0
     for path in tables.glob("cpu-onnxruntime.*.jsonl"):
         table = LatencyTable.load(path)
         fit = table.header.fit
         assert fit is not None
+        exact = replace(table, header=replace(table.header, fit=replace(fit, margin=0.0)))
+        if table.header.precision == "fp32":
+            fastest_ms = least(SPACE, Latency("cpu-onnxruntime", 1.0, Predictor(exact)))
         flattering = replace(
             fit, slope=fit.slope * share, intercept_ms=fit.intercept_ms * share, margin=0.0
         )
         replace(table, header=replace(table.header, fit=flattering)).save(into / path.name)
+    return fastest_ms
 
 
 def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) -> None:
-    """Tables that promise too much: what is found measures over budget and has to be cut."""
+    """A budget that no network of the space keeps, though tables promise it: one has to be cut."""
     (tmp_path / "mine.yaml").symlink_to(finished / "mine.yaml")
-    for share in (0.9, 0.8, 0.65):  # tables that were made amid noise promise too little
+    fastest_ms = promise(finished / "latency_tables", tmp_path / "latency_tables", 0.5)
+    for share in (0.9, 0.8, 0.7):  # the machine may be faster now than when it was profiled
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
-        promise(finished / "latency_tables", tmp_path / "latency_tables", share)
+        budget = f"{share * fastest_ms:.6f} ms"
         done = run(
-            tmp_path, "--set", "targets=[{device: cpu-onnxruntime, latency: '100 %'}]",
+            tmp_path, "--set", f"targets=[{{device: cpu-onnxruntime, latency: '{budget}'}}]",
             "--set", "precision=fp32", "--set", "prune.epochs=0", "--set", "train.epochs=1",
         )  # fmt: skip
         assert done.returncode in (0, 3), done.stderr
@@ -364,7 +379,7 @@ def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) 
         assert "every block is at its narrowest" in first["gave_up"]
     else:
         assert p50["repaired-1"] < p50["found"]
-        assert v["delivered"]["onnx"]["variant"].startswith("repaired")
+        assert v["delivered"]["onnx"]["variant"].startswith("repaired") or not v["met"]
     assert v["met"] == (done.returncode == 0)
     assert [e["variant"] for e in events(tmp_path) if e["phase"] == "repair"] == [
         r["variant"] for r in v["repairs"]
