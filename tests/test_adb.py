@@ -26,7 +26,7 @@ from edgenas.errors import DeviceError, UsageError
 from edgenas.exporters.ncnn import Ncnn as Writer
 from edgenas.graph import trace
 from edgenas.profile import profile
-from edgenas.remote import Disconnected
+from edgenas.remote import Answer, Disconnected
 from edgenas.rounds import Effort
 from edgenas.runtimes.ncnn import Ncnn
 from edgenas.runtimes.onnxruntime import OnnxRuntime
@@ -180,26 +180,31 @@ def test_a_device_file_says_all_that_is_needed(tmp_path: Path) -> None:
 
 
 def test_a_full_profile_with_the_daemon_killed_at_random_has_every_row_once(
-    phone: Adb, phones: Phones, tmp_path: Path
+    phone: Adb, phones: Phones, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = Device("board", phone, OnnxRuntime())
-    rng, cuts, stop = random.Random(1), [], threading.Event()
+    rng, run = random.Random(1), Adb.run
+    cuts: list[threading.Timer] = []
+    commands, due = 0, 3
 
-    def saw() -> None:
-        while len(cuts) < 5 and not stop.wait(rng.uniform(0.3, 1.5)):
-            phones.cut(15555)
-            cuts.append(1)
+    def cut_during(adb: Adb, script: str, stdin: bytes = b"") -> Answer:
+        nonlocal commands, due
+        commands += 1
+        if commands >= due and len(cuts) < 5 and not any(cut.is_alive() for cut in cuts):
+            due = commands + rng.randint(1, 4)
+            cuts.append(threading.Timer(rng.uniform(0.0, 0.3), phones.cut, (15555,)))
+            cuts[-1].start()
+        return run(adb, script, stdin)
 
-    thread = threading.Thread(target=saw)
-    thread.start()
+    monkeypatch.setattr(Adb, "run", cut_during)
     try:
         table = profile(
             device, SPACE, "fp32", tmp_path / "tables", networks=12, allow_unstable=True,
             effort=Effort(passes=2, rounds=6, visit_ms=2.0, extensions=0, settling=0),
         )  # fmt: skip
     finally:
-        stop.set()
-        thread.join()
+        for cut in cuts:
+            cut.join()
     assert len(cuts) == 5
     assert set(table.rows) == SPACE.vocabulary()
     assert all(row.n >= 12 * 5 for row in (table[op] for op in table.rows))
