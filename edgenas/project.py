@@ -15,6 +15,8 @@ from edgenas.space import Context, Relaxable
 from edgenas.spec import Architecture
 
 _INFEASIBLE = 2  # scipy's status
+# With presolve HiGHS prints, on the stdout that is the user's, where it mends a rounded solution.
+_EXACTLY = {"mip_rel_gap": 0.0, "presolve": False}
 _ROW = 1e3  # solver tolerances are absolute: against rows of this length they are negligible
 
 Picks = Mapping[str, int]
@@ -158,6 +160,7 @@ def _closest(rules: Sequence[_Rules]) -> float:
             LinearConstraint(one, 1, 1),
             LinearConstraint(loads, -np.inf, np.array([row.limit for row in rows]) - 1),
         ],
+        options=_EXACTLY,
     )
     return float(answer.x[-1])
 
@@ -177,7 +180,7 @@ def _solve(objective: np.ndarray, rules: Sequence[LinearConstraint]) -> np.ndarr
         integrality=np.ones(len(objective), int),
         bounds=Bounds(0, 1),
         constraints=rules,
-        options={"mip_rel_gap": 0.0},
+        options=_EXACTLY,
     )
     if answer.status not in (0, _INFEASIBLE):
         raise RuntimeError(f"HiGHS: {answer.message}")

@@ -1,5 +1,6 @@
 """The knapsack against brute force; what is said where nothing fits."""
 
+import ctypes
 import itertools
 import re
 
@@ -164,3 +165,26 @@ def test_small_values_decide_as_large_ones_do() -> None:
     values = [[1e-9, 3e-9, 2e-9], [5e-10, 0.0, 1e-10]]
     costs = [[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]
     assert knapsack(values, rows(costs, [1.0])) == [1, 0]
+
+
+def test_the_solver_says_nothing_on_stdout(capfd):
+    """It mends a solution that rounding breaks, and with presolve printed that it does."""
+    blocks = [
+        [0.1669, 0.2687, 0.2748, 0.4372],
+        *[[0.4055, 0.3932, 0.7739, 0.6327, 0.0]] * 2,
+        [0.1636, 0.1904, 0.2571, 0.2515],
+        *[[0.1478, 0.2361, 0.2103, 0.3483, 0.0]] * 2,
+        [0.0922, 0.1466, 0.109, 0.1762],
+        *[[0.1588, 0.2801, 0.1883, 0.3559, 0.0]] * 2,
+    ]
+    values = [
+        [1.54, 1.48, -1.29, -1.22], [1.13, 0.16, 0.83, -1.86, -0.75],
+        [1.61, -0.03, 0.04, -1.78, 1.19], [0.48, 0.95, 0.37, -1.05],
+        [0.27, -0.05, 0.86, 0.55, -1.46], [-1.2, -1.54, 0.77, -1.13, 1.01],
+        [2.19, 0.57, 0.47, 0.64], [-1.0, -0.15, 1.09, -0.49, -0.76],
+        [-0.6, 1.57, -0.79, -0.03, 0.69],
+    ]  # fmt: skip
+    picks = knapsack(values, [Row(blocks, 0.6906)])
+    ctypes.CDLL(None).fflush(None)
+    assert picks is not None and total(blocks, picks) <= 0.6906
+    assert capfd.readouterr().out == ""
