@@ -3,9 +3,9 @@
     python benchmarks/budget.py [--budgets 20] [--device cpu-onnxruntime] [--precision int8-static]
 
 The table is measured first, anew. One search for all of them (a front), from one supernet, on
-CIFAR-10. Each network is then exported
-with the supernet's weights and measured apart from the search, by the protocol that ends a run. Use
-is measured p50 / budget. Goals: all within, 90 % used on average.
+CIFAR-10. Each network is then exported with the supernet's weights and measured apart from the
+search, by the protocol that ends a run. Use is measured p50 / budget. Goals: all within, 90 % used
+on average.
 Writes benchmarks/results/budget.json.
 """
 

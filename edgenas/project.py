@@ -16,7 +16,7 @@ from edgenas.spec import Architecture
 
 _INFEASIBLE = 2  # scipy's status
 # With presolve HiGHS prints, on the stdout that is the user's, where it mends a rounded solution.
-_EXACTLY = {"mip_rel_gap": 0.0, "presolve": False}
+_EXACTLY: Any = {"mip_rel_gap": 0.0, "presolve": False}
 _ROW = 1e3  # solver tolerances are absolute: against rows of this length they are negligible
 
 Picks = Mapping[str, int]

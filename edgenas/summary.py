@@ -7,6 +7,8 @@ from typing import Any
 from edgenas.files import read_json
 from edgenas.pipeline.cost import Cost
 
+ODD = 0.15  # off by more, a table is of another speed than the device has now
+
 
 def announced(plan: Sequence[Cost], root: Path) -> Iterator[str]:
     """What is about to happen and how long it takes."""
@@ -42,11 +44,23 @@ def summary(verdict: Mapping[str, Any], root: Path) -> str:
         mark = "met   " if g["met"] else "NOT MET"
         grade = f"  ({g['grade']})" if "grade" in g else ""
         lines.append(f"{mark:<8}{g['name']:<20}{_value(g)}{grade}")
+    lines += _odd_tables(verdict["candidates"], root)
     lines.append("")
     for d in verdict["delivered"].values():
         lines.append(f"{root / d['file']}  {d['variant']}, {d['precision']}, for {d['device']}")
     lines.append(f"{root / 'report.html'}")
     return "\n".join(lines)
+
+
+def _odd_tables(candidates: Sequence[Mapping[str, Any]], root: Path) -> Iterator[str]:
+    for c in candidates:
+        ms, predicted_ms = c["latency"]["p50_ms"], c["predicted_p50_ms"]
+        if c["delivered"] and predicted_ms and abs(ms / predicted_ms - 1) > ODD:
+            yield (
+                f"note    {c['device']} took {ms / predicted_ms:.2f} of what its table says; if it "
+                "was slower or faster then, measure anew: edgenas profile "
+                f"{c['device']} --config {root / 'config.yaml'} --fresh"
+            )
 
 
 def _value(gate: Mapping[str, Any]) -> str:

@@ -1,0 +1,21 @@
+"""What a finished run says on a terminal."""
+
+from pathlib import Path
+
+import pytest
+from report_run import build_run
+
+from edgenas.files import read_json
+from edgenas.summary import summary
+
+
+@pytest.mark.parametrize(("speed", "said"), [(1.0, False), (1.1, False), (1.4, True), (0.7, True)])
+def test_a_table_of_another_speed_is_noted(tmp_path: Path, speed: float, said: bool) -> None:
+    run = build_run(tmp_path)
+    verdict = read_json(run / "verdict.json")
+    for c in verdict["candidates"]:
+        if c["delivered"] and c["predicted_p50_ms"]:
+            c["predicted_p50_ms"] = c["latency"]["p50_ms"] / speed
+    text = summary(verdict, run)
+    assert (f"took {speed:.2f} of what its table says" in text) is said
+    assert (f"--config {run / 'config.yaml'} --fresh" in text) is said
