@@ -48,6 +48,7 @@ from edgenas.pipeline.confirm import BLOCK_SECONDS, BLOCKS, MOST, confirm
 from edgenas.pipeline.context import Context, load_weights, save_weights
 from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.search import method
+from edgenas.project import project
 from edgenas.samplers import Fitting
 from edgenas.search import Found, Ledger, Problem
 from edgenas.space import Relaxable, load_space
@@ -114,8 +115,8 @@ def searched(job: tuple[str, int, dict[str, Any], str, str, Path, str]) -> dict[
     torch.set_num_threads(1)
     path = tables / f"{who}-{seed}.json"
     if path.exists():
-        found: dict[str, Any] = read_json(path)
-        return found
+        before: dict[str, Any] = read_json(path)
+        return before
     config = parse_config(read_json(tables / "config.json"), "pareto")
     ctx = Context(tables / "run", config, TABLES, lambda what, done, total: None)
     problem = Problem(
@@ -127,12 +128,18 @@ def searched(job: tuple[str, int, dict[str, Any], str, str, Path, str]) -> dict[
         problem, Ledger(tables / f"{who}-{seed}" / "ledger.jsonl")
     )
     assert answer.scores is not None
-    found = {
+    written = {
         "archs": [a.to_json() for a in answer.archs],
         "scores": [{c: s.tolist() for c, s in own.items()} for own in answer.scores],
     }
-    write_json(path, found)
-    return found
+    write_json(path, written)
+    return written
+
+
+def found(answer: Mapping[str, Any]) -> Found:
+    """What ``searched`` wrote."""
+    scores = tuple({c: torch.tensor(v) for c, v in own.items()} for own in answer["scores"])
+    return Found(tuple(map(Architecture.from_json, answer["archs"])), None, scores)
 
 
 def trained(job: tuple[Contestant, str, str, TrainRecipe, Path, str]) -> str:
@@ -173,9 +180,15 @@ class Arena:
         self.limits: list[float] = self.ctx.targets[0]["limits_ms"]
         self.published_ms: dict[str, float] = {}
 
-    def confirmed(self, found: Found, levels: Sequence[int]) -> list[Architecture]:
-        """Architectures that were measured within the budgets ``levels``."""
-        return list(confirm(self.ctx, found, [self.asked[i] for i in levels])[0].archs)
+    def confirmed(self, answers: Sequence[Found]) -> list[list[Architecture]]:
+        """Of each answer an architecture a budget, measured within it; all in the same minutes."""
+        every = Found(
+            tuple(a for f in answers for a in f.archs), None,
+            tuple(s for f in answers for s in f.scores or ()),
+        )  # fmt: skip
+        archs = confirm(self.ctx, every, self.asked * len(answers))[0].archs
+        levels = len(self.limits)
+        return [list(archs[i * levels : (i + 1) * levels]) for i in range(len(answers))]
 
     def most_ms(self, networks: Sequence[Sequence[OpSpec]]) -> list[float]:
         """Upper end of the interval of the p50, as ``confirm`` takes it; weights never trained."""
@@ -205,21 +218,16 @@ class Arena:
                         yield self.entry("random", level, kept, each)
                         kept += 1
 
-    def largest(self) -> Iterator[Contestant]:
-        """The most multiply-accumulates within the budget, measured and filled as a search is."""
+    def largest(self) -> Found:
+        """The most multiply-accumulates: measured and filled as a search is."""
         macs = {
             c.name: torch.tensor(
                 [sum(map(ops.macs, o)) / 1e6 for o in self.space.option_ops(c.name)]
             )
             for c in self.space.choices
         }
-        start = [
-            self.ctx.space.sample(random.Random(0)) for _ in self.limits
-        ]  # replaced at once: measured, then projected with all that is left
-        found = Found(tuple(start), None, (macs,) * len(self.limits))
-        for level, arch in enumerate(self.confirmed(found, range(len(self.limits)))):
-            for seed in range(self.args.seeds):
-                yield self.entry("largest", level, seed, self.ctx.space.ops(arch))
+        archs = tuple(project(self.space, macs, o.budgets) for o in self.asked)
+        return Found(archs, None, (macs,) * len(self.limits))
 
     def widest(self, who: str, make: Any) -> Iterator[Contestant]:
         """A hand-made network times the widest width that fits."""
@@ -332,22 +340,24 @@ def main() -> None:
         arena = Arena(args, config, bars)
         space_text = json.dumps(arena.ctx.space.describe())
         task_text = json.dumps(config.task)
-        contestants = [*arena.random(), *arena.largest()]
-        contestants += arena.widest("mobilenet_v2", handmade.mobilenet_v2)
-        contestants += arena.widest("mobilenet_v3_small", handmade.mobilenet_v3_small)
-        contestants += arena.published()
         with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
             jobs = [
                 (who, seed, args.search, space_text, task_text, args.work,
                  args.accelerator)
                 for seed in range(args.seeds) for who in ("proxyless", "proxyless-r")
             ]  # fmt: skip
-            answers = list(pool.map(searched, jobs))
-        for (who, seed, *_), answer in zip(jobs, answers, strict=True):
-            scores = tuple({c: torch.tensor(v) for c, v in own.items()} for own in answer["scores"])
-            found = Found(tuple(map(Architecture.from_json, answer["archs"])), None, scores)
-            for level, arch in enumerate(arena.confirmed(found, range(len(SHARES)))):
-                contestants.append(arena.entry(who, level, seed, arena.ctx.space.ops(arch)))
+            answers = [found(answer) for answer in pool.map(searched, jobs)]
+        contestants = list(arena.random())
+        *of_searches, largest = arena.confirmed([*answers, arena.largest()])
+        of = [(who, seed, archs) for (who, seed, *_), archs in zip(jobs, of_searches, strict=True)]
+        of += [("largest", seed, largest) for seed in range(args.seeds)]
+        contestants += [
+            arena.entry(who, level, seed, arena.ctx.space.ops(arch))
+            for who, seed, archs in of for level, arch in enumerate(archs)
+        ]  # fmt: skip
+        contestants += arena.widest("mobilenet_v2", handmade.mobilenet_v2)
+        contestants += arena.widest("mobilenet_v3_small", handmade.mobilenet_v3_small)
+        contestants += arena.published()
         with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
             work = {c.id: c for c in contestants}
             todo = [

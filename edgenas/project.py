@@ -75,11 +75,7 @@ def project(
     def worth(picks: Picks) -> float:
         return math.fsum(values[c][k] for c, k in picks.items())
 
-    one_hot = {
-        c: scores[c].new_zeros(len(scores[c])).index_fill(0, scores[c].new_tensor([k]).long(), 1)
-        for c, k in max(found, key=worth).items()
-    }
-    return space.decode(one_hot)
+    return _decoded(space, max(found, key=worth))
 
 
 class _Within:
@@ -127,6 +123,22 @@ class _Rules:
         return self.budget.limit * float(self.budget.together(loads))
 
 
+def nearest(space: Relaxable, budgets: Sequence[Budget]) -> Architecture:
+    """The architecture whose largest load of ``budgets`` is the smallest, though it be over 1."""
+    each = [(*_closest([_Rules(at, b) for b in budgets]), at) for at in space.contexts]
+    _, chosen, context = min(each, key=lambda found: found[0])
+    free = [c for c in context.options if c not in context.picks]
+    return _decoded(space, {**context.picks, **dict(zip(free, chosen, strict=True))})
+
+
+def _decoded(space: Relaxable, picks: Picks) -> Architecture:
+    one_hot = {
+        c.name: torch.zeros(len(c.options)).index_fill(0, torch.tensor([picks[c.name]]), 1)
+        for c in space.choices
+    }
+    return space.decode(one_hot)
+
+
 def least(space: Relaxable, budget: Budget) -> float:
     """The smallest limit of ``budget`` that ``space`` can meet, margin included."""
     return min(_Rules(at, budget).least() for at in space.contexts)
@@ -140,13 +152,13 @@ def _impossible(space: Relaxable, budgets: Sequence[Budget]) -> str:
                 f"no network fits {b.text(f'{b.limit:.4g}')}: the least that this space can do is "
                 f"{b.text(_up(lowest))}{margin}; ask for at least that or take a smaller space"
             )
-    factor = min(_closest([_Rules(at, b) for b in budgets]) for at in space.contexts)
+    factor = min(_closest([_Rules(at, b) for b in budgets])[0] for at in space.contexts)
     need = ", ".join(b.text(_up(b.limit * factor)) for b in budgets)
     return f"each budget can be met alone, but not all at once; {need} would be possible"
 
 
-def _closest(rules: Sequence[_Rules]) -> float:
-    """The smallest factor on all budgets that lets an architecture fit."""
+def _closest(rules: Sequence[_Rules]) -> tuple[float, list[int]]:
+    """The smallest factor on all budgets that lets one fit, and its option of each group."""
     sizes = [len(g) for g in rules[0].parts]
     n = sum(sizes)
     one = np.hstack([_one_each(sizes), np.zeros((len(sizes), 1))])
@@ -162,7 +174,8 @@ def _closest(rules: Sequence[_Rules]) -> float:
         ],
         options=_EXACTLY,
     )
-    return float(answer.x[-1])
+    groups = np.split(answer.x[:-1], np.cumsum(sizes)[:-1])
+    return float(answer.x[-1]), [int(group.argmax()) for group in groups]
 
 
 def _flat(parts: Parts) -> np.ndarray:

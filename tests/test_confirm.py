@@ -8,7 +8,7 @@ import torch
 from edgenas.budgets import Latency
 from edgenas.pipeline import confirm as module
 from edgenas.pipeline.confirm import LEAST, MOST, REPEATS, Timed, confirm
-from edgenas.project import project
+from edgenas.project import nearest, project
 from edgenas.search import Found, Ledger, Objective
 
 SPREAD = 1.02  # of a p50, up
@@ -89,4 +89,22 @@ def test_where_nothing_fits_the_nearest_is_given(board, space):
     answer, tried = confirm(board.ctx, found, asked)
     tightest = [r["use"] for r in tried[0]]
     assert min(tightest) > 1
+    assert answer.archs[0] == nearest(space, asked[0].budgets)
     assert board.ms(answer.archs[0], 3.0) * SPREAD / limits[0] == pytest.approx(min(tightest))
+
+
+def test_a_correction_of_one_network_does_not_forbid_the_fastest(board, space, monkeypatch):
+    """It fits, though by the correction of what was found nothing would."""
+    found, asked, limits = front(board, space)
+    slow = found.archs[0]
+    fastest = nearest(space, asked[0].budgets)
+    assert fastest != slow
+
+    def timed(ctx, target, archs, supernet):
+        ms = [board.ms(a, 3.0 if a == slow else 1.0) for a in archs]
+        return [Timed(v, v * SPREAD) for v in ms]
+
+    monkeypatch.setattr(module, "_timed", timed)
+    answer, _ = confirm(board.ctx, found, asked)
+    assert board.ms(answer.archs[0], 1.0) * SPREAD <= MOST * limits[0]
+    assert answer.archs[0] != slow

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgenas.budgets import Latency, Row
 from edgenas.errors import ImpossibleBudget
-from edgenas.project import knapsack, least, project
+from edgenas.project import knapsack, least, nearest, project
 from edgenas.spec import Architecture
 
 number = st.floats(0, 100, allow_subnormal=False).map(lambda v: round(v, 4))
@@ -81,20 +81,29 @@ def scores_of(space, seed):
     return {c.name: torch.randn(len(c.options), generator=g) for c in space.choices}
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_projection_is_the_best_architecture_that_fits(problem, space, seed):
-    scores, objective = scores_of(space, seed), problem.objectives[0]
-    every = [
+def every(space):
+    """All architectures."""
+    return [
         Architecture.of(space.id, dict(zip([c.name for c in space.choices], picks, strict=True)))
         for picks in itertools.product(*(range(len(c.options)) for c in space.choices))
     ]
 
+
+def load(space, budgets, arch):
+    """Of the tightest budget."""
+    return max(b.load(space.ops(arch)) for b in budgets)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_projection_is_the_best_architecture_that_fits(problem, space, seed):
+    scores, objective = scores_of(space, seed), problem.objectives[0]
+
     def worth(arch):
         return sum(float(scores[c.name][arch.index(c.name)]) for c in space.choices)
 
-    best = max((a for a in every if objective.fits(space.ops(a))), key=worth)
+    best = max((a for a in every(space) if objective.fits(space.ops(a))), key=worth)
     assert project(space, scores, objective.budgets) == best
-    assert any(not objective.fits(space.ops(a)) for a in every)
+    assert any(not objective.fits(space.ops(a)) for a in every(space))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -158,6 +167,16 @@ def test_budgets_that_only_clash_say_so(problem, space, table):
         project(space, scores_of(space, 0), [b])
     with pytest.raises(ImpossibleBudget, match=r"not all at once; \S+ ms on paper, \S+ ms on oth"):
         project(space, scores_of(space, 0), tight)
+    assert load(space, tight, nearest(space, tight)) == pytest.approx(
+        min(load(space, tight, arch) for arch in every(space))
+    )
+
+
+def test_the_nearest_to_one_budget_is_the_fastest(problem, space):
+    budgets = [limited(problem.objectives[0].budgets[0], 0.01)]
+    assert load(space, budgets, nearest(space, budgets)) == pytest.approx(
+        min(load(space, budgets, arch) for arch in every(space))
+    )
 
 
 def test_small_values_decide_as_large_ones_do() -> None:

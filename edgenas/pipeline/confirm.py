@@ -7,7 +7,6 @@ a p50 just within its budget is over it the next time: the upper end of its inte
 answer is measured in two rounds, and the worse stands.
 """
 
-import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from edgenas.export import exporter_for
 from edgenas.graph import calibrate, trace
 from edgenas.measure import measure
 from edgenas.pipeline.context import Context
-from edgenas.project import project
+from edgenas.project import nearest, project
 from edgenas.search import Found, Objective
 from edgenas.space import Relaxable
 from edgenas.spec import Architecture, OpSpec
@@ -65,8 +64,11 @@ class _Level:
         devices = {name: asdict(t) for name, t in timed.items()}
         self.tried.append({"architecture": self.arch.to_json(), "measured": devices, "use": use})
         if not LEAST <= use <= MOST and self.scores is not None:
-            with contextlib.suppress(ImpossibleBudget):
-                self.arch = project(space, self.scores, self._corrected(ops), FILL)
+            corrected = self._corrected(ops)
+            try:
+                self.arch = project(space, self.scores, corrected, FILL)
+            except ImpossibleBudget:  # says a correction that is right for this network alone
+                self.arch = nearest(space, corrected)
             if self.arch in self.worst_ms:
                 self.arch = self.answer
 
