@@ -59,7 +59,8 @@ from edgenas.verify import numbers
 
 DEVICE, PRECISION = "cpu-onnxruntime", "int8-static"
 SPACE = {"preset": "tiny", "strides": (1, 2, 2), "widths": (24, 48, 128), "kernels": (3, 5)}
-SEARCH = {"epochs": 3, "warmup": 1, "batch": 64, "arch_every": 2, "samples": 0}
+SEARCH = {"epochs": 3, "warmup": 1, "batch": 64, "samples": 0}
+EVERY = {"proxyless": 1, "proxyless-r": 2}  # weight steps between architecture steps
 SHARES = (8, 15, 25)  # percent of the way from the fastest to the slowest network
 TABLES = Path("latency_tables")
 WIDTHS = [round(0.1 + 0.025 * i, 3) for i in range(77)]  # of the hand-made networks
@@ -124,7 +125,7 @@ def searched(job: tuple[str, int, dict[str, Any], str, str, Path, str]) -> dict[
         objectives(config, ctx.space, ctx.targets, ctx.predictors()),
         seed=seed, accelerator=accelerator,
     )  # fmt: skip
-    answer = method({"method": who, **fields}).run(
+    answer = method({"method": who, "arch_every": EVERY[who], **fields}).run(
         problem, Ledger(tables / f"{who}-{seed}" / "ledger.jsonl")
     )
     assert answer.scores is not None
@@ -344,7 +345,7 @@ def main() -> None:
             jobs = [
                 (who, seed, args.search, space_text, task_text, args.work,
                  args.accelerator)
-                for seed in range(args.seeds) for who in ("proxyless", "proxyless-r")
+                for seed in range(args.seeds) for who in EVERY
             ]  # fmt: skip
             answers = [found(answer) for answer in pool.map(searched, jobs)]
         contestants = list(arena.random())
@@ -371,7 +372,7 @@ def main() -> None:
     for name, ms in arena.published_ms.items():
         print(f"{name} takes {ms:.4f} ms")
     write_results(
-        "pareto_cifar10", budgets=summary, recipe=asdict(how), search=args.search,
+        "pareto_cifar10", budgets=summary, recipe=asdict(how), search=args.search, every=EVERY,
         task=config.task, space=arena.ctx.space.describe(), published_ms=arena.published_ms,
         rows=rows,
     )  # fmt: skip

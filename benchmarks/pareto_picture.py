@@ -32,6 +32,8 @@ def main() -> None:
     figure, axes = pyplot.subplots(figsize=(7.5, 4.8), layout="constrained")
     for (who, name), style in zip(NAMES.items(), STYLES, strict=True):
         points = [line[who] for line in budgets if who in line]
+        if not points:  # none of its networks fits
+            continue
         axes.errorbar(
             [p["p50_ms"] for p in points], [100 * p["accuracy"] for p in points],
             [100 * p["spread"] for p in points], fmt=style, capsize=3, markersize=5, label=name,

@@ -17,6 +17,8 @@ from edgenas.errors import UsageError
 from edgenas.registry import nearest
 from edgenas.validate import construct
 
+_LEAST = 0.01  # of a budget: a power of nothing is undefined
+
 
 class Pressure(Protocol):
     """What load does to a loss and to a reward."""
@@ -123,7 +125,7 @@ class Additive(_Still):
 
 @dataclass
 class Multiplicative(_Still):
-    """``load`` to the power of ``exponent``.
+    """``load`` to the power of ``exponent``; loads under a hundredth of the budget count as that.
 
     Differs from the reference code, whose ``(log E / log target)^beta`` depends on the unit of time
     and is undefined at 1 ms.
@@ -138,12 +140,12 @@ class Multiplicative(_Still):
 
     def loss(self, ce: Tensor, load: Tensor) -> Tensor:
         """ce * load^exponent."""
-        product: Tensor = ce * load**self.exponent
+        product: Tensor = ce * load.clamp(min=_LEAST) ** self.exponent
         return product
 
     def reward(self, accuracy: float, load: float) -> float:
         """accuracy * load^-exponent."""
-        return accuracy * float(load**-self.exponent)
+        return accuracy * float(max(load, _LEAST) ** -self.exponent)
 
 
 _KINDS: Mapping[str, type] = {

@@ -297,6 +297,15 @@ def test_a_multiplicative_reward_is_that_of_the_paper():
     assert float(pressure.loss(torch.tensor(2.0), torch.tensor(2.0))) == pytest.approx(2 * 2**0.1)
 
 
+def test_a_network_that_takes_nothing_has_a_finite_multiplicative_reward_and_gradient():
+    """A cell of none alone is estimated at 0 ms: one search in hundreds drew it and ended."""
+    pressure = Multiplicative(exponent=0.1)
+    assert pressure.reward(0.1, 0.0) == pressure.reward(0.1, 0.001) < pressure.reward(0.9, 0.02)
+    load = torch.zeros((), requires_grad=True)
+    pressure.loss(torch.tensor(2.0), load).backward()
+    assert torch.isfinite(load.grad)
+
+
 def test_a_step_sees_the_load_of_whole_networks(problem, space):
     loads = Loads.of(space, problem.objectives[0])
     step = Step(
