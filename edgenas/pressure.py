@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgenas.errors import UsageError
 from edgenas.registry import nearest
-from edgenas.validate import construct
+from edgenas.validate import Amount, construct
 
 _LEAST = 0.01  # of a budget: a power of nothing is undefined
 
@@ -57,9 +57,9 @@ class Adaptive:
     ``rate`` alone would let swing. ``value`` stays within ``bound`` of zero.
     """
 
-    rate: float = 0.05
-    stiffness: float = 15.0
-    bound: float = 20.0
+    rate: Amount = 0.05
+    stiffness: Amount = 15.0
+    bound: Amount = 20.0
     multiplier: float = field(default=0.0, init=False)
     value: float = field(default=0.0, init=False)
 
@@ -131,7 +131,7 @@ class Multiplicative(_Still):
     and is undefined at 1 ms.
     """
 
-    exponent: float = 0.3
+    exponent: Amount = 0.3
 
     @property
     def value(self) -> float:

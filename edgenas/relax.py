@@ -17,9 +17,10 @@ from torch import Tensor
 
 from edgenas.budgets import Budget
 from edgenas.gates import Gates
-from edgenas.pressure import Pressure
+from edgenas.pressure import Pressure, pressure
 from edgenas.search import Objective
 from edgenas.space import Context, Relaxable, Space, require
+from edgenas.validate import Amount, Count, Decay, Positive, Whole
 
 STEEPEST = 20.0  # between two logits of one choice before anything is learnt
 
@@ -162,16 +163,19 @@ class Schedule:
     what is computed forward and back; weights and loss are fp32 in any case.
     """
 
-    epochs: int = 5
-    warmup: int = 2
-    batch: int = 128
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 4e-5
-    smoothing: float = 0.1
-    arch_every: int = 4
+    epochs: Count = 5
+    warmup: Whole = 2
+    batch: Count = 128
+    lr: Positive = 0.1
+    momentum: Decay = 0.9
+    weight_decay: Amount = 4e-5
+    smoothing: Decay = 0.1
+    arch_every: Count = 4
     precision: Literal["fp32", "bf16"] = "fp32"
     pressure: Mapping[str, Any] = field(default_factory=lambda: {"kind": "adaptive"})
+
+    def __post_init__(self) -> None:
+        pressure(self.pressure)
 
 
 def relaxable(space: Space, method: str) -> Relaxable:

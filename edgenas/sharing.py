@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgenas.checkpoint import Checkpoint
+from edgenas.errors import UsageError
 from edgenas.evaluate import Shared
 from edgenas.policies import Logits
 from edgenas.project import project
@@ -18,6 +19,7 @@ from edgenas.search import Found, Ledger, Objective, Problem, Progress, ask_tell
 from edgenas.space import Relaxable
 from edgenas.spec import Architecture
 from edgenas.supernet import train_supernet
+from edgenas.validate import Positive, Share, Whole
 
 TRIES = 20  # draws for each sample that is wanted
 
@@ -31,9 +33,17 @@ class WeightSharing(Schedule, abc.ABC):
     further architectures that are drawn for each objective and scored, for the front.
     """
 
-    arch_lr: float = 0.05
-    fill: float = 0.95
-    samples: int = 8
+    arch_lr: Positive = 0.05
+    fill: Share = 0.95
+    samples: Whole = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup >= self.epochs:
+            raise UsageError(
+                f"search: warmup is {self.warmup}: of {self.epochs} epochs none would be left for "
+                "the architecture to learn"
+            )
 
     @abc.abstractmethod
     def policy(self, space: Relaxable, rng: random.Random) -> Logits:

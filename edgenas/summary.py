@@ -44,7 +44,7 @@ def summary(verdict: Mapping[str, Any], root: Path) -> str:
         mark = "met   " if g["met"] else "NOT MET"
         grade = f"  ({g['grade']})" if "grade" in g else ""
         lines.append(f"{mark:<8}{g['name']:<20}{_value(g)}{grade}")
-    lines += _odd_tables(verdict["candidates"], root)
+    lines += _odd_tables(verdict["candidates"])
     lines.append("")
     for d in verdict["delivered"].values():
         lines.append(f"{root / d['file']}  {d['variant']}, {d['precision']}, for {d['device']}")
@@ -52,14 +52,15 @@ def summary(verdict: Mapping[str, Any], root: Path) -> str:
     return "\n".join(lines)
 
 
-def _odd_tables(candidates: Sequence[Mapping[str, Any]], root: Path) -> Iterator[str]:
+def _odd_tables(candidates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for c in candidates:
         ms, predicted_ms = c["latency"]["p50_ms"], c["predicted_p50_ms"]
         if c["delivered"] and predicted_ms and abs(ms / predicted_ms - 1) > ODD:
+            device, then = c["device"], "slower" if ms < predicted_ms else "faster"
             yield (
-                f"note    {c['device']} took {ms / predicted_ms:.2f} of what its table says; if it "
-                "was slower or faster then, measure anew: edgenas profile "
-                f"{c['device']} --config {root / 'config.yaml'} --fresh"
+                f"note    {device} took {ms / predicted_ms:.2f} of what its table says: it was "
+                f"{then} when that was measured. Before another search: edgenas profile {device} "
+                "--fresh"
             )
 
 

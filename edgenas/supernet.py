@@ -77,8 +77,8 @@ def train_supernet(
             if checkpoint is not None and pause.due():
                 loop.save(checkpoint)
         ledger.append("search", "epoch", **loop.ended_epoch())
-    if checkpoint is not None:
-        loop.save(checkpoint)
+        if checkpoint is not None:
+            loop.save(checkpoint)
     return loop.net.eval()
 
 

@@ -3,13 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
+import pydantic
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from edgenas.errors import UsageError
 from edgenas.registry import nearest
+
+Count = Annotated[int, pydantic.Field(strict=True, gt=0)]
+Whole = Annotated[int, pydantic.Field(strict=True, ge=0)]
+Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
 class _Dataclass(Protocol):

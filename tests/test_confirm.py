@@ -108,3 +108,20 @@ def test_a_correction_of_one_network_does_not_forbid_the_fastest(board, space, m
     answer, _ = confirm(board.ctx, found, asked)
     assert board.ms(answer.archs[0], 1.0) * SPREAD <= MOST * limits[0]
     assert answer.archs[0] != slow
+
+
+def test_a_network_a_hair_within_its_budget_is_better_than_one_that_leaves_much(
+    board, space, monkeypatch
+):
+    found, asked, limits = front(board, space)
+    uses = iter([0.69, 0.901, 1.008, 0.992])
+
+    def timed(ctx, target, archs, supernet):
+        ms = next(uses) * limits[2]
+        return [Timed(ms / SPREAD, ms) for _ in archs]
+
+    monkeypatch.setattr(module, "_timed", timed)
+    one = Found((found.archs[2],), None, found.scores[:1])
+    answer, (tried,) = confirm(board.ctx, one, asked[2:3])
+    own = [r["use"] for r in tried if r["architecture"] == answer.archs[0].to_json()]
+    assert max(own) == pytest.approx(0.992)

@@ -14,11 +14,15 @@ from edgenas.errors import (
     ImpossibleBudget,
     LedgerMismatch,
     UnknownName,
+    UsageError,
 )
 from edgenas.methods.random import Random
+from edgenas.pipeline.search import method
+from edgenas.project import nearest
 from edgenas.samplers import Fitting, Listed
 from edgenas.search import METHODS, Ledger, Objective, Proposal, Trial, ask_tell
 from edgenas.spec import Architecture
+from edgenas.validate import construct
 
 
 def worth(proposal: Proposal, id: int) -> Trial:
@@ -184,6 +188,39 @@ def test_methods_are_found_by_name():
     assert METHODS["random"] is Random
     with pytest.raises(UnknownName, match="Did you mean 'proxyless'"):
         METHODS["proxyles"]
+
+
+def test_what_was_measured_is_not_judged_by_the_table(problem, space, tmp_path):
+    """As a front does, whose networks were measured within their budgets."""
+    (budget,) = problem.objectives[0].budgets
+    (tmp_path / "architecture.json").write_text(json.dumps(nearest(space, [budget]).to_json()))
+    tight = dataclasses.replace(
+        problem,
+        objectives=(Objective((dataclasses.replace(budget, limit_ms=budget.limit_ms / 100),)),),
+    )
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    with pytest.raises(UsageError, match="architecture"):
+        construct(METHODS["measured"], {}, "search measured")
+    with pytest.raises(ImpossibleBudget, match=r"would take \S+% of the budget"):
+        METHODS["fixed"](tmp_path / "architecture.json").run(tight, ledger)
+    found = METHODS["measured"](tmp_path / "architecture.json").run(tight, ledger)
+    assert found.archs == (nearest(space, [budget]),)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0), ("epochs", True), ("warmup", -1), ("warmup", 5), ("batch", 0), ("lr", -1),
+        ("lr", float("nan")), ("momentum", 2), ("weight_decay", -1), ("smoothing", 3),
+        ("arch_every", 0), ("arch_lr", -1), ("fill", 2), ("samples", -3),
+        ("pressure", {"kind": "foo"}), ("pressure", {"kind": "multiplicative", "weight": 0.1}),
+        ("pressure", {"kind": "adaptive", "rate": -1}), ("precision", "fp16"),
+    ],
+)  # fmt: skip
+def test_a_setting_out_of_range_is_refused_before_anything_runs(field, value):
+    with pytest.raises(UsageError) as e:
+        method({"method": "proxyless", field: value})
+    assert "\n" not in str(e.value) and field in str(e.value)
 
 
 def test_a_space_without_supernet_suits_random_only(problem, tmp_path):

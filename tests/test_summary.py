@@ -18,4 +18,4 @@ def test_a_table_of_another_speed_is_noted(tmp_path: Path, speed: float, said: b
             c["predicted_p50_ms"] = c["latency"]["p50_ms"] / speed
     text = summary(verdict, run)
     assert (f"took {speed:.2f} of what its table says" in text) is said
-    assert (f"--config {run / 'config.yaml'} --fresh" in text) is said
+    assert (f"it was {'slower' if speed < 1 else 'faster'} when that was" in text) is said

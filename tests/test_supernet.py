@@ -67,6 +67,22 @@ def test_a_killed_search_goes_on_to_the_same_supernet(name, problem, tmp_path, m
         same(whole, outcome(method, problem, ledger))
 
 
+def test_the_end_of_an_epoch_is_saved_however_short_it_was(problem, tmp_path):
+    ledger, seen = Ledger(tmp_path / "ledger.jsonl"), []
+
+    def progress(what, done, total):
+        seen.append(done)
+        if what == "search" and done == total * 2 // 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        METHODS["proxyless"].run(problem, ledger, progress)
+    steps = len(seen) // 2  # an epoch; three were asked for, the second was not over
+    seen.clear()
+    METHODS["proxyless"].run(problem, ledger, lambda what, done, total: seen.append(done))
+    assert seen[0] == steps + 1
+
+
 def test_a_checkpoint_of_another_search_is_not_gone_on_from(problem, tmp_path, monkeypatch):
     monkeypatch.setattr(supernet, "SAVE_SECONDS", 0.0)
     first, other = METHODS["proxyless"], dataclasses.replace(METHODS["proxyless"], arch_lr=0.2)

@@ -7,6 +7,7 @@ from edgenas.evaluate import Predicted, Scratch
 from edgenas.samplers import Fitting
 from edgenas.search import Found, Ledger, Objective, Problem, Progress, ask_tell, silent
 from edgenas.spec import Architecture
+from edgenas.validate import Count
 
 __all__ = ["Random"]
 
@@ -18,8 +19,8 @@ class Random:
     The best of ``trials`` after ``epochs`` of training each; with one trial, the first.
     """
 
-    trials: int = 1
-    epochs: int = 2
+    trials: Count = 1
+    epochs: Count = 2
 
     def training_epochs(self, objectives: int) -> float:
         """Cost in epochs of plainly training one path."""

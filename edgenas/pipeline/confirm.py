@@ -85,10 +85,11 @@ class _Level:
     def answer(self) -> Architecture:
         """The best within its budgets; the nearest to them where none is."""
         uses = {arch: self._use(arch) for arch in self.worst_ms}
-        within = [arch for arch, use in uses.items() if use <= MOST]
+        within = [arch for arch, use in uses.items() if use <= 1]
         if within:
             return max(
-                within, key=lambda arch: (self._sure(arch), uses[arch] >= LEAST, self._worth(arch))
+                within,
+                key=lambda a: (self._sure(a), uses[a] >= LEAST, uses[a] <= MOST, self._worth(a)),
             )
         return min(uses, key=uses.__getitem__)
 

@@ -19,7 +19,7 @@ def networks(config: Config, root: Path) -> Iterator[Config]:
             config,
             name=f"{level + 1}-{_slug(targets[0].budgets[0].text)}",
             targets=targets,
-            search={"method": "fixed", "architecture": str(found)},
+            search={"method": "measured", "architecture": str(found)},
         )
 
 
