@@ -379,7 +379,9 @@ def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) 
         assert "every block is at its narrowest" in first["gave_up"]
     else:
         assert p50["repaired-1"] < p50["found"]
-        assert v["delivered"]["onnx"]["variant"].startswith("repaired") or not v["met"]
+        kept = p50["found"] <= first["limit_ms"][device]  # measured again, on a faster machine
+        repaired = v["delivered"]["onnx"]["variant"].startswith("repaired")
+        assert repaired or kept or not v["met"]
     assert v["met"] == (done.returncode == 0)
     assert [e["variant"] for e in events(tmp_path) if e["phase"] == "repair"] == [
         r["variant"] for r in v["repairs"]
