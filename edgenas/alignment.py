@@ -31,6 +31,7 @@ def align(bodies: Sequence[nn.Sequential], quiet: bool) -> None:
             if len(own) == len(source) == 3:
                 own[0].weight.copy_(source[0][:hidden])
             if quiet:
+                # torch types what a module holds as a tensor or a module
                 nn.init.constant_(body[-1].weight, QUIET)  # type: ignore[arg-type]
 
 
@@ -44,4 +45,5 @@ def _align_gates(gates: Sequence[ops.SqueezeExcitation]) -> None:
         for gate in gates:
             narrow, channels = gate.squeeze.weight.shape[:2]
             gate.squeeze.weight.data.copy_(weight[:narrow, :channels])
+            # a convolution may lack a bias; this one has it
             gate.squeeze.bias.data.copy_(bias[:narrow])  # type: ignore[union-attr]

@@ -2,12 +2,12 @@
 
 import random
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional as F
+
+from edgenas.validate import Whole
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Augment:
     """
 
     flip: bool = True
-    shift: Annotated[int, Field(ge=0)] = 2
-    cutout: Annotated[int, Field(ge=0)] = 0
+    shift: Whole = 2
+    cutout: Whole = 0
 
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
         """(n, c, h, w) uint8 -> the same shape; ``x`` is left as it is.

@@ -107,6 +107,7 @@ def _ramped(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     def update(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
         if averaged[0].is_floating_point():
             share = min(decay, (1 + int(steps)) / (10 + int(steps)))
+            # torch leaves what it returns untyped
             get_ema_multi_avg_fn(share)(averaged, current, steps)  # type: ignore[no-untyped-call]
         else:  # counters
             for old, new in zip(averaged, current, strict=True):

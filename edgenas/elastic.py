@@ -58,6 +58,7 @@ class Block(Gated):
         x = self.hidden(x, gates)
         if gate is not None:
             x = gate.gated(x, self.squeezed(gate.squeezed(x), gates))
+        # nn.Module.__call__ returns Any
         return self.out(norm(project(x)), gates)  # type: ignore[no-any-return]
 
 

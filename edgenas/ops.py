@@ -176,6 +176,7 @@ def initialised(module: nn.Module) -> nn.Module:
     for m in module.modules():
         if isinstance(m, SqueezeExcitation):
             nn.init.zeros_(m.excite.weight)
+            # a convolution may lack a bias; this one has it
             nn.init.constant_(m.excite.bias, OPEN)  # type: ignore[arg-type]
     return module
 

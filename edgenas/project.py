@@ -75,7 +75,7 @@ def project(
     def worth(picks: Picks) -> float:
         return math.fsum(values[c][k] for c, k in picks.items())
 
-    return _decoded(space, max(found, key=worth))
+    return Architecture.of(space.id, max(found, key=worth))
 
 
 class _Within:
@@ -128,15 +128,7 @@ def nearest(space: Relaxable, budgets: Sequence[Budget]) -> Architecture:
     each = [(*_closest([_Rules(at, b) for b in budgets]), at) for at in space.contexts]
     _, chosen, context = min(each, key=lambda found: found[0])
     free = [c for c in context.options if c not in context.picks]
-    return _decoded(space, {**context.picks, **dict(zip(free, chosen, strict=True))})
-
-
-def _decoded(space: Relaxable, picks: Picks) -> Architecture:
-    one_hot = {
-        c.name: torch.zeros(len(c.options)).index_fill(0, torch.tensor([picks[c.name]]), 1)
-        for c in space.choices
-    }
-    return space.decode(one_hot)
+    return Architecture.of(space.id, {**context.picks, **dict(zip(free, chosen, strict=True))})
 
 
 def least(space: Relaxable, budget: Budget) -> float:

@@ -20,7 +20,7 @@ from edgenas.gates import Gates
 from edgenas.pressure import Pressure, pressure
 from edgenas.search import Objective
 from edgenas.space import Context, Relaxable, Space, require
-from edgenas.validate import Amount, Count, Decay, Positive, Whole
+from edgenas.validate import Amount, Count, Positive, UnderOne, Whole
 
 STEEPEST = 20.0  # between two logits of one choice before anything is learnt
 
@@ -167,9 +167,9 @@ class Schedule:
     warmup: Whole = 2
     batch: Count = 128
     lr: Positive = 0.1
-    momentum: Decay = 0.9
+    momentum: UnderOne = 0.9
     weight_decay: Amount = 4e-5
-    smoothing: Decay = 0.1
+    smoothing: UnderOne = 0.1
     arch_every: Count = 4
     precision: Literal["fp32", "bf16"] = "fp32"
     pressure: Mapping[str, Any] = field(default_factory=lambda: {"kind": "adaptive"})

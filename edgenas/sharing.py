@@ -19,7 +19,7 @@ from edgenas.search import Found, Ledger, Objective, Problem, Progress, ask_tell
 from edgenas.space import Relaxable
 from edgenas.spec import Architecture
 from edgenas.supernet import train_supernet
-from edgenas.validate import Positive, Share, Whole
+from edgenas.validate import Fraction, Positive, Whole
 
 TRIES = 20  # draws for each sample that is wanted
 
@@ -34,7 +34,7 @@ class WeightSharing(Schedule, abc.ABC):
     """
 
     arch_lr: Positive = 0.05
-    fill: Share = 0.95
+    fill: Fraction = 0.95
     samples: Whole = 8
 
     def __post_init__(self) -> None:

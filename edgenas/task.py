@@ -15,13 +15,12 @@ from edgenas.errors import DataError, UsageError
 from edgenas.images import Dataset, Images, Raw
 from edgenas.registry import Shelf, nearest
 from edgenas.resize import resized
-from edgenas.validate import construct
+from edgenas.validate import Count, construct
 
 DATASETS = Shelf("edgenas.datasets")
 
 Part = Literal["train", "search", "calibration", "test"]
 Share = Annotated[float, Field(gt=0, le=0.5)]
-Count = Annotated[int, Field(gt=0)]
 
 
 @dataclass(frozen=True)

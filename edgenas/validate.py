@@ -12,12 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 from edgenas.errors import UsageError
 from edgenas.registry import nearest
 
+# Ranges of settings, checked where a mapping becomes a dataclass; ``strict``: true is not 1.
 Count = Annotated[int, pydantic.Field(strict=True, gt=0)]
 Whole = Annotated[int, pydantic.Field(strict=True, ge=0)]
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, pydantic.Field(ge=0, le=1)]
-Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+UnderOne = Annotated[float, pydantic.Field(ge=0, lt=1)]
 
 
 class _Dataclass(Protocol):

@@ -357,7 +357,7 @@ def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) 
     """A budget that no network of the space keeps, though tables promise it: one has to be cut."""
     (tmp_path / "mine.yaml").symlink_to(finished / "mine.yaml")
     fastest_ms = promise(finished / "latency_tables", tmp_path / "latency_tables", 0.5)
-    for share in (0.9, 0.8, 0.7):  # the machine may be faster now than when it was profiled
+    for share in (0.9, 0.8, 0.7, 0.6):  # the machine may be faster now than when it was profiled
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
         budget = f"{share * fastest_ms:.6f} ms"
         done = run(
@@ -460,10 +460,10 @@ def slow_table(folder: Path) -> None:
     ]  # fmt: skip
     subprocess.run(profile, cwd=folder, env=environment(folder), check=True, capture_output=True)
     (path,) = (folder / "latency_tables").glob("*.jsonl")
-    header, *rows = path.read_text().splitlines(keepends=True)
-    facts = json.loads(header)
-    facts["fit"]["p50_per_floor"] *= 1.5
-    path.write_text("".join([json.dumps(facts) + "\n", *rows]))
+    table = LatencyTable.load(path)
+    assert table.header.fit is not None
+    slow = replace(table.header.fit, p50_per_floor=table.header.fit.p50_per_floor * 1.5)
+    replace(table, header=replace(table.header, fit=slow)).save(path)
 
 
 def test_a_front_is_one_search_and_a_run_of_each_network(tmp_path: Path) -> None:
