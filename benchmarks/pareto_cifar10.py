@@ -1,6 +1,7 @@
 """Networks that the search finds against every simple baseline, at three budgets of this CPU.
 
     python benchmarks/pareto_cifar10.py [--jobs 2] [--accelerator cpu] [--full]
+    python benchmarks/pareto_cifar10.py --only search | --only train
 
 Contestants, all under the same measured budgets (int8-static, ONNX Runtime, one thread): proxyless
 (gradient) and proxyless-r (REINFORCE), a front of one search a seed; random networks within the
@@ -9,11 +10,11 @@ times the widest width that fits; the three published ProxylessNAS networks, whe
 trained from scratch on the same images by the same recipe, exported to int8-static, and judged as
 files: accuracy on the 10,000 test images, p50 on the device, all files in one measurement.
 
-The space widens as its images shrink, as hand-made networks do; there a multiply-accumulate costs
-least, so that the network with the most of them is not the best one. Reduced by default to what two
-cores do in an hour and a half; --full is the recipe for a GPU. What is trained lies in --work: a
-run that was stopped goes on. Writes benchmarks/results/pareto_cifar10.json, drawn by
-pareto_picture.py.
+The space has the widths and strides that the hand-made networks have at 32 px. Reduced by default
+to minutes of a data-centre GPU; --full is the whole recipe. What is done lies in --work: a run that
+was stopped goes on. --only does one stage that measures nothing, where --work (or a copy of it) is
+beside a GPU; without it the rest follows on the device. Writes
+benchmarks/results/pareto_cifar10.json, drawn by pareto_picture.py.
 """
 
 import argparse
@@ -21,18 +22,20 @@ import hashlib
 import json
 import multiprocessing
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
+from typing import Any, TypeVar
 
 import handmade
 import numpy as np
 import torch
 from results_file import write_results
+from torch import nn
 
 from edgenas import ops
 from edgenas.artifact import Artifact
@@ -50,21 +53,24 @@ from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.search import method
 from edgenas.project import project
 from edgenas.samplers import Fitting
-from edgenas.search import Found, Ledger, Problem
-from edgenas.space import Relaxable, load_space
+from edgenas.search import Found, Ledger, Objective, Problem
+from edgenas.space import Relaxable
 from edgenas.spec import Architecture, OpSpec
-from edgenas.task import Task, load_task
 from edgenas.train import TrainRecipe, seeded, train
 from edgenas.verify import numbers
 
 DEVICE, PRECISION = "cpu-onnxruntime", "int8-static"
-SPACE = {"preset": "tiny", "strides": (1, 2, 2), "widths": (24, 48, 128), "kernels": (3, 5)}
-SEARCH = {"epochs": 3, "warmup": 1, "batch": 64, "samples": 0}
-EVERY = {"proxyless": 1, "proxyless-r": 2}  # weight steps between architecture steps
-SHARES = (8, 15, 25)  # percent of the way from the fastest to the slowest network
+SPACE = {
+    "preset": "tiny", "widths": (24, 40, 80, 160), "depths": (3, 3, 3, 3),
+    "strides": (1, 2, 2, 1), "head": 320,
+}  # fmt: skip
+SEARCH = {"epochs": 9, "warmup": 2, "batch": 128, "samples": 0}
+EVERY = {"proxyless": 2, "proxyless-r": 4}  # weight steps between architecture steps
+SHARES = (15, 30, 50)  # percent of the way from the fastest to the slowest network
 TABLES = Path("latency_tables")
 WIDTHS = [round(0.1 + 0.025 * i, 3) for i in range(77)]  # of the hand-made networks
 PUBLISHED = Path("../shared/data/pixel1")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,19 @@ class Contestant:
     note: str = ""
 
     @property
+    def layers(self) -> tuple[OpSpec, ...]:
+        """Parsed."""
+        return tuple(map(OpSpec.parse, self.ops))
+
+    @property
     def id(self) -> str:
         """Names its files: the same network and seed is trained once."""
-        return hashlib.sha256(json.dumps([self.ops, self.seed]).encode()).hexdigest()[:12]
+        return digest(self.ops, self.seed)
+
+
+def digest(*facts: Any) -> str:
+    """Of JSON types."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
 def settings(args: argparse.Namespace) -> Config:
@@ -105,36 +121,45 @@ def recipe(args: argparse.Namespace) -> TrainRecipe:
 
 
 @cache
-def task_of(text: str) -> Task:
-    """Loaded once a process; the split does not depend on the seed of a training."""
-    return load_task(json.loads(text), 0)
+def context(work: Path) -> Context:
+    """What the profile stage left in ``work``; once a process, whose task is loaded once."""
+    config = parse_config(read_json(work / "config.json"), "pareto")
+    return Context(work / "run", config, TABLES, lambda what, done, total: None)
 
 
-def searched(job: tuple[str, int, dict[str, Any], str, str, Path, str]) -> dict[str, Any]:
-    """One search for all budgets: architectures and scores, JSON types."""
-    who, seed, fields, space_text, task_text, tables, accelerator = job
+def objectives_of(ctx: Context) -> tuple[Objective, ...]:
+    """One a budget."""
+    return objectives(ctx.config, ctx.space, ctx.targets, ctx.predictors())
+
+
+def searched(job: tuple[str, int, dict[str, Any], Path, str]) -> dict[str, Any]:
+    """One search for all budgets: architectures, scores and what they cost, JSON types."""
+    who, seed, fields, work, accelerator = job
     torch.set_num_threads(1)
-    path = tables / f"{who}-{seed}.json"
-    if path.exists():
+    chosen = {"method": who, "arch_every": EVERY[who], **fields}
+    folder = work / f"search-{digest(chosen, seed)}"
+    if (path := folder / "answer.json").exists():
         before: dict[str, Any] = read_json(path)
         return before
-    config = parse_config(read_json(tables / "config.json"), "pareto")
-    ctx = Context(tables / "run", config, TABLES, lambda what, done, total: None)
-    problem = Problem(
-        load_space(json.loads(space_text)), task_of(task_text),
-        objectives(config, ctx.space, ctx.targets, ctx.predictors()),
-        seed=seed, accelerator=accelerator,
-    )  # fmt: skip
-    answer = method({"method": who, "arch_every": EVERY[who], **fields}).run(
-        problem, Ledger(tables / f"{who}-{seed}" / "ledger.jsonl")
-    )
+    ctx = context(work)
+    problem = Problem(ctx.space, ctx.task, objectives_of(ctx), seed=seed, accelerator=accelerator)
+    began = time.perf_counter()
+    answer = method(chosen).run(problem, Ledger(folder / "ledger.jsonl"))
     assert answer.scores is not None
     written = {
+        "who": who, "seed": seed, "settings": chosen, "accelerator": named(accelerator),
+        "minutes": (time.perf_counter() - began) / 60,
+        "peak_bytes": torch.cuda.max_memory_allocated() if accelerator == "cuda" else None,
         "archs": [a.to_json() for a in answer.archs],
         "scores": [{c: s.tolist() for c, s in own.items()} for own in answer.scores],
-    }
+    }  # fmt: skip
     write_json(path, written)
     return written
+
+
+def named(accelerator: str) -> str:
+    """The GPU by its name."""
+    return torch.cuda.get_device_name() if accelerator == "cuda" else accelerator
 
 
 def found(answer: Mapping[str, Any]) -> Found:
@@ -143,43 +168,54 @@ def found(answer: Mapping[str, Any]) -> Found:
     return Found(tuple(map(Architecture.from_json, answer["archs"])), None, scores)
 
 
-def trained(job: tuple[Contestant, str, str, TrainRecipe, Path, str]) -> str:
-    """Train one network and write its int8 file; its id."""
-    contestant, space_text, task_text, how, work, accelerator = job
+def trained(job: tuple[Contestant, TrainRecipe, Path, Path, str]) -> None:
+    """Train one network; its weights lie in ``folder``."""
+    contestant, how, work, folder, accelerator = job
     torch.set_num_threads(1)
-    file = work / f"{contestant.id}.onnx"
-    if file.exists():
-        return contestant.id
-    task, space = task_of(task_text), load_space(json.loads(space_text))
-    layers = tuple(map(OpSpec.parse, contestant.ops))
+    weights = folder / f"{contestant.id}.safetensors"
+    if weights.exists():
+        return
+    ctx = context(work)
     with seeded(contestant.seed):
-        net = space.assemble(layers)
+        net = ctx.space.assemble(contestant.layers)
     net.to(accelerator)
-    checkpoint = Checkpoint(work / f"{contestant.id}.checkpoint.safetensors", repr(how))
-    train(net, task, how, contestant.seed, checkpoint=checkpoint)
-    net.cpu()
-    save_weights(net, work / f"{contestant.id}.safetensors")
-    x, _ = task.tensors("calibration")
-    graph = calibrate(trace(net, space.input), torch.split(x, 64))
-    Onnx().network(graph, file, {})
+    checkpoint = Checkpoint(folder / f"{contestant.id}.checkpoint.safetensors", repr(how))
+    train(net, ctx.task, how, contestant.seed, checkpoint=checkpoint)
+    save_weights(net, weights)
     checkpoint.remove()
-    return contestant.id
 
 
 class Arena:
     """Everything that is measured on the device: one at a time, nothing else running."""
 
-    def __init__(self, args: argparse.Namespace, config: Config, bars: Bars) -> None:
-        self.args, self.config, self.bars = args, config, bars
+    def __init__(self, args: argparse.Namespace, bars: Bars) -> None:
+        self.args, self.bars = args, bars
         self.work: Path = args.work
+        config = settings(args)
         write_json(self.work / "config.json", json.loads(json.dumps(_plain(config))))
         run(replace(config, name="run"), self.work, until="profile", tables=TABLES, progress=bars)
         self.ctx = Context(self.work / "run", config, TABLES, bars)
         assert isinstance(self.ctx.space, Relaxable)
         self.space = self.ctx.space
-        self.asked = objectives(config, self.ctx.space, self.ctx.targets, self.ctx.predictors())
+        self.asked = objectives_of(self.ctx)
         self.limits: list[float] = self.ctx.targets[0]["limits_ms"]
         self.published_ms: dict[str, float] = {}
+
+    def contestants(self, searches: Sequence[Mapping[str, Any]]) -> list[Contestant]:
+        """All that is to be trained, each measured within its budget."""
+        *of_searches, largest = self.confirmed([*map(found, searches), self.largest()])
+        of = [(s["who"], s["seed"], archs) for s, archs in zip(searches, of_searches, strict=True)]
+        of += [("largest", seed, largest) for seed in range(self.args.seeds)]
+        return [
+            *(
+                self.entry(who, level, seed, self.space.ops(arch))
+                for who, seed, archs in of for level, arch in enumerate(archs)
+            ),
+            *self.random(),
+            *self.widest("mobilenet_v2", handmade.mobilenet_v2),
+            *self.widest("mobilenet_v3_small", handmade.mobilenet_v3_small),
+            *self.published(),
+        ]  # fmt: skip
 
     def confirmed(self, answers: Sequence[Found]) -> list[list[Architecture]]:
         """Of each answer an architecture a budget, measured within it; all in the same minutes."""
@@ -268,37 +304,45 @@ class Arena:
         """A contestant."""
         return Contestant(who, level, seed, tuple(map(str, layers)), note)
 
-    def judged(self, contestants: Sequence[Contestant]) -> list[dict[str, Any]]:
+    def exported(self, contestant: Contestant, folder: Path) -> Artifact:
+        """Its int8 file, made of its trained weights."""
+        file = folder / f"{contestant.id}.onnx"
+        if not file.exists():
+            net = self.network(contestant, folder)
+            x, _ = self.ctx.task.tensors("calibration")
+            graph = calibrate(trace(net, self.ctx.space.input), torch.split(x, 64))
+            Onnx().network(graph, file, {})
+        return Artifact.of(file, "onnx", PRECISION, self.ctx.space.input)
+
+    def network(self, contestant: Contestant, folder: Path) -> nn.Module:
+        """Trained."""
+        weights = folder / f"{contestant.id}.safetensors"
+        return load_weights(self.ctx.space.assemble(contestant.layers), weights)
+
+    def judged(self, contestants: Sequence[Contestant], folder: Path) -> list[dict[str, Any]]:
         """All files, measured together, and what they are worth on the test images."""
-        device = self.ctx.devices[DEVICE]
-        ids = sorted({c.id for c in contestants})
-        files = {
-            i: Artifact.of(self.work / f"{i}.onnx", "onnx", PRECISION, self.ctx.space.input)
-            for i in ids
-        }
+        device, each = self.ctx.devices[DEVICE], {c.id: c for c in contestants}
+        files = {i: self.exported(c, folder) for i, c in each.items()}
         timings = measure(
             device, list(files.values()), blocks=5, block_seconds=0.3, progress=self.bars
         )
-        p50 = dict(zip(ids, timings, strict=True))
+        p50 = dict(zip(files, timings, strict=True))
         x, y = self.ctx.task.tensors("test")
         images, labels = np.ascontiguousarray(x.numpy()), y.numpy()
         worth: dict[str, Any] = {}
-        for contestant in contestants:
-            if contestant.id not in worth:
-                layers = tuple(map(OpSpec.parse, contestant.ops))
-                weights = self.work / f"{contestant.id}.safetensors"
-                net = load_weights(self.ctx.space.assemble(layers), weights)
-                with torch.inference_mode():
-                    want = torch.cat([net(part) for part in x.split(500)]).numpy()
-                worth[contestant.id] = numbers(device, files[contestant.id], images, labels, want)
+        for i, contestant in each.items():
+            net = self.network(contestant, folder)
+            with torch.inference_mode():
+                want = torch.cat([net(part) for part in x.split(500)]).numpy()
+            worth[i] = numbers(device, files[i], images, labels, want)
         return [
             {
                 "who": c.who, "budget_ms": self.limits[c.budget], "seed": c.seed, "note": c.note,
                 "accuracy": worth[c.id].accuracy, "fp32_accuracy": worth[c.id].torch_accuracy,
                 "p50_ms": p50[c.id].p50_ms, "interval_ms": p50[c.id].interval_ms,
                 "met": p50[c.id].p50_ms <= self.limits[c.budget],
-                "macs": sum(ops.macs(OpSpec.parse(o)) for o in c.ops),
-                "parameters": sum(ops.parameters(OpSpec.parse(o)) for o in c.ops), "ops": c.ops,
+                "macs": sum(map(ops.macs, c.layers)),
+                "parameters": sum(map(ops.parameters, c.layers)), "ops": c.ops,
             }
             for c in contestants
         ]  # fmt: skip
@@ -316,9 +360,9 @@ def main() -> None:
     """Print the table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--space", type=json.loads, default=SPACE, help="of mobile, JSON")
-    parser.add_argument("--images", type=int, default=32000, help="0: all")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--images", type=int, default=0, help="0: all")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--ema", type=float, default=0.0)
     parser.add_argument("--seeds", type=int, default=3)
@@ -327,55 +371,74 @@ def main() -> None:
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--search", type=json.loads, default=SEARCH, help="of the methods, JSON")
     parser.add_argument("--work", type=Path, default=Path("runs/pareto"))
-    parser.add_argument(
-        "--full", action="store_true", help="all images, 150 epochs, a longer search"
-    )
+    parser.add_argument("--only", choices=["search", "train"], help="needs no device")
+    parser.add_argument("--full", action="store_true", help="150 epochs, a longer search")
     args = parser.parse_args()
     if args.full:
-        args.images, args.epochs, args.batch = 0, 150, 128
-        args.search = {**SEARCH, "epochs": 60, "warmup": 20, "batch": 128}
+        args.images, args.epochs = 0, 150
+        args.search = {**SEARCH, "epochs": 120, "warmup": 40}
     args.work.mkdir(parents=True, exist_ok=True)
-    config, how = settings(args), recipe(args)
-    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    how = recipe(args)
+    folder = args.work / f"trained-{digest(asdict(how), args.images)}"
+    listed = args.work / "contestants.json"
     with Bars() as bars:
-        arena = Arena(args, config, bars)
-        space_text = json.dumps(arena.ctx.space.describe())
-        task_text = json.dumps(config.task)
-        with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
-            jobs = [
-                (who, seed, args.search, space_text, task_text, args.work,
-                 args.accelerator)
-                for seed in range(args.seeds) for who in EVERY
-            ]  # fmt: skip
-            answers = [found(answer) for answer in pool.map(searched, jobs)]
-        contestants = list(arena.random())
-        *of_searches, largest = arena.confirmed([*answers, arena.largest()])
-        of = [(who, seed, archs) for (who, seed, *_), archs in zip(jobs, of_searches, strict=True)]
-        of += [("largest", seed, largest) for seed in range(args.seeds)]
-        contestants += [
-            arena.entry(who, level, seed, arena.ctx.space.ops(arch))
-            for who, seed, archs in of for level, arch in enumerate(archs)
-        ]  # fmt: skip
-        contestants += arena.widest("mobilenet_v2", handmade.mobilenet_v2)
-        contestants += arena.widest("mobilenet_v3_small", handmade.mobilenet_v3_small)
-        contestants += arena.published()
-        with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
-            work = {c.id: c for c in contestants}
-            todo = [
-                (c, space_text, task_text, how, args.work, args.accelerator) for c in work.values()
-            ]
-            for number, _ in enumerate(pool.map(trained, todo), 1):
-                bars("training networks", number, len(todo))
-        rows = arena.judged(contestants)
+        if args.only == "search":
+            search_all(args, bars)
+            return
+        if args.only != "train":
+            arena = Arena(args, bars)
+            searches = search_all(args, bars)
+            if not listed.exists():
+                of_all = [asdict(c) for c in arena.contestants(searches)]
+                write_json(listed, {"contestants": of_all, "published_ms": arena.published_ms})
+        field = read_json(listed)
+        contestants = [Contestant(**{**c, "ops": tuple(c["ops"])}) for c in field["contestants"]]
+        train_all(args, how, contestants, folder, bars)
+        if args.only == "train":
+            return
+        rows = arena.judged(contestants, folder)
     summary = summarised(rows, arena.limits)
     show(summary)
-    for name, ms in arena.published_ms.items():
+    for name, ms in field["published_ms"].items():
         print(f"{name} takes {ms:.4f} ms")
     write_results(
-        "pareto_cifar10", budgets=summary, recipe=asdict(how), search=args.search, every=EVERY,
-        task=config.task, space=arena.ctx.space.describe(), published_ms=arena.published_ms,
-        rows=rows,
+        "pareto_cifar10", budgets=summary, recipe=asdict(how),
+        searches=[{k: v for k, v in s.items() if k not in ("archs", "scores")} for s in searches],
+        task=arena.ctx.config.task, space=arena.ctx.space.describe(),
+        published_ms=field["published_ms"], rows=rows,
     )  # fmt: skip
+
+
+def search_all(args: argparse.Namespace, bars: Bars) -> list[dict[str, Any]]:
+    """Every method with every seed; one answer a budget each."""
+    jobs = [
+        (who, seed, args.search, args.work, args.accelerator)
+        for seed in range(args.seeds) for who in EVERY
+    ]  # fmt: skip
+    return in_processes(args.jobs, searched, jobs, "searching", bars)
+
+
+def train_all(
+    args: argparse.Namespace, how: TrainRecipe, contestants: Sequence[Contestant], folder: Path,
+    bars: Bars,
+) -> None:  # fmt: skip
+    """Each network and seed once."""
+    each = {c.id: c for c in contestants}.values()
+    jobs = [(c, how, args.work, folder, args.accelerator) for c in each]
+    in_processes(args.jobs, trained, jobs, "training networks", bars)
+
+
+def in_processes(
+    count: int, work: Callable[[Any], T], jobs: Sequence[Any], what: str, bars: Bars
+) -> list[T]:
+    """``work`` of every job, so many at a time."""
+    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    answers = []
+    with ProcessPoolExecutor(count, mp_context=spawn) as pool:
+        for answer in pool.map(work, jobs):
+            answers.append(answer)
+            bars(what, len(answers), len(jobs))
+    return answers
 
 
 def summarised(rows: Sequence[Mapping[str, Any]], limits: Sequence[float]) -> list[dict[str, Any]]:

@@ -165,7 +165,7 @@ def _setup(args: argparse.Namespace) -> tuple[Task, Mobile, list[Architecture]]:
     space = load_space(SPACE)
     assert isinstance(space, Mobile)
     task = load_task({"dataset": "cifar10", "train_images": args.images}, 0)
-    return task, space, spread(space, args.networks)
+    return task, space, spread(space, args.networks)[: args.up_to]
 
 
 def alone(job: tuple[argparse.Namespace, int]) -> float:
@@ -211,6 +211,7 @@ def main() -> None:
     """Print the table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", type=int, default=24)
+    parser.add_argument("--up-to", type=int, help="only so many of them, from the smallest on")
     parser.add_argument("--images", type=int, default=20000)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--supernet-epochs", type=int, default=12, help="cost, in plain epochs")
@@ -223,7 +224,7 @@ def main() -> None:
     _, space, archs = _setup(args)
     macs = [float(sum(map(ops.macs, space.ops(a)))) for a in archs]
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        own = list(pool.map(alone, [(args, i) for i in range(args.networks)]))
+        own = list(pool.map(alone, [(args, i) for i in range(len(archs))]))
         jobs = [(args, name, seed) for seed in range(args.seeds) for name in args.only]
         by_weights = list(pool.map(shared, jobs))
     rows = []

@@ -6,6 +6,7 @@ ask_tell   the only loop; a resumed run replays the ledger through it
 Method     run(Problem, Ledger, Progress) -> Found    one file in edgenas/methods
 """
 
+import contextlib
 import json
 import os
 import random
@@ -177,13 +178,26 @@ class Ledger:
                 yield event
 
     def epochs(self, phase: str) -> list[dict[str, Any]]:
-        """Epoch events in order; of an epoch that was run again, the last."""
-        latest = {e["epoch"]: e for e in self.events(phase) if e["event"] == "epoch"}
-        return [latest[k] for k in sorted(latest)]
+        """Epoch events in order; of an epoch that was run again, the last. Raises CorruptFile."""
+        with self._whole("epoch"):
+            latest = {e["epoch"]: e for e in self.events(phase) if e["event"] == "epoch"}
+            return [latest[k] for k in sorted(latest)]
 
     def trials(self, phase: str) -> list[Trial]:
-        """Finished trials in order."""
-        return [Trial.from_json(e["trial"]) for e in self.events(phase) if e["event"] == "tell"]
+        """Finished trials in order. Raises CorruptFile."""
+        with self._whole("tell"):
+            return [Trial.from_json(e["trial"]) for e in self.events(phase) if e["event"] == "tell"]
+
+    @contextlib.contextmanager
+    def _whole(self, event: str) -> Iterator[None]:
+        """What an event lacks is said as of the file."""
+        try:
+            yield
+        except (LookupError, TypeError, ValueError, AttributeError) as e:
+            raise CorruptFile(
+                f"{self.path}: an event {event!r} is not whole: {e!r}. Remove the folder to start "
+                "afresh"
+            ) from e
 
 
 def _drop_torn_line(f: Any) -> None:

@@ -113,6 +113,16 @@ def test_a_damaged_line_is_named(tmp_path):
         list(ledger.events())
 
 
+@pytest.mark.parametrize("event", ["tell", "epoch"])
+@pytest.mark.parametrize("rest", [{}, {"trial": 3}, {"trial": {"id": 0, "proposal": None}}])
+def test_an_event_that_lacks_its_fields_is_said_as_of_the_file(tmp_path, event, rest):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.append("search", event, **rest)
+    read = ledger.trials if event == "tell" else ledger.epochs
+    with pytest.raises(CorruptFile, match=rf"ledger.jsonl: an event '{event}' is not whole"):
+        read("search")
+
+
 def test_ledger_refuses_what_is_no_number(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         Ledger(tmp_path / "l").append("p", "e", loss=float("nan"))
