@@ -10,8 +10,8 @@ times the widest width that fits; the three published ProxylessNAS networks, whe
 trained from scratch on the same images by the same recipe, exported to int8-static, and judged as
 files: accuracy on the 10,000 test images, p50 on the device, all files in one measurement.
 
-The space has the widths and strides that the hand-made networks have at 32 px. Reduced by default
-to minutes of a data-centre GPU; --full is the whole recipe. What is done lies in --work: a run that
+The space has the widths and strides that the hand-made networks have at 32 px. Reduced by
+default; --full is the whole recipe. What is done lies in --work: a run that
 was stopped goes on. --only does one stage that measures nothing, where --work (or a copy of it) is
 beside a GPU; without it the rest follows on the device. Writes
 benchmarks/results/pareto_cifar10.json, drawn by pareto_picture.py.
@@ -34,6 +34,7 @@ from typing import Any, TypeVar
 import handmade
 import numpy as np
 import torch
+import yaml
 from results_file import write_results
 from torch import nn
 
@@ -137,7 +138,7 @@ def searched(job: tuple[str, int, dict[str, Any], Path, str]) -> dict[str, Any]:
     who, seed, fields, work, accelerator = job
     torch.set_num_threads(1)
     chosen = {"method": who, "arch_every": EVERY[who], **fields}
-    folder = work / f"search-{digest(chosen, seed)}"
+    folder = work / f"search-{digest(read_json(work / 'config.json'), chosen, seed)}"
     if (path := folder / "answer.json").exists():
         before: dict[str, Any] = read_json(path)
         return before
@@ -192,7 +193,7 @@ class Arena:
         self.args, self.bars = args, bars
         self.work: Path = args.work
         config = settings(args)
-        write_json(self.work / "config.json", json.loads(json.dumps(_plain(config))))
+        write_json(self.work / "config.json", yaml.safe_load(config.dumps))
         run(replace(config, name="run"), self.work, until="profile", tables=TABLES, progress=bars)
         self.ctx = Context(self.work / "run", config, TABLES, bars)
         assert isinstance(self.ctx.space, Relaxable)
@@ -348,14 +349,6 @@ class Arena:
         ]  # fmt: skip
 
 
-def _plain(config: Config) -> dict[str, Any]:
-    """As parse_config reads it."""
-    import yaml
-
-    data: dict[str, Any] = yaml.safe_load(config.dumps)
-    return data
-
-
 def main() -> None:
     """Print the table and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -375,12 +368,11 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="150 epochs, a longer search")
     args = parser.parse_args()
     if args.full:
-        args.images, args.epochs = 0, 150
+        args.epochs = 150
         args.search = {**SEARCH, "epochs": 120, "warmup": 40}
     args.work.mkdir(parents=True, exist_ok=True)
     how = recipe(args)
     folder = args.work / f"trained-{digest(asdict(how), args.images)}"
-    listed = args.work / "contestants.json"
     with Bars() as bars:
         if args.only == "search":
             search_all(args, bars)
@@ -388,10 +380,12 @@ def main() -> None:
         if args.only != "train":
             arena = Arena(args, bars)
             searches = search_all(args, bars)
-            if not listed.exists():
+            if not listed(args).exists():
                 of_all = [asdict(c) for c in arena.contestants(searches)]
-                write_json(listed, {"contestants": of_all, "published_ms": arena.published_ms})
-        field = read_json(listed)
+                write_json(
+                    listed(args), {"contestants": of_all, "published_ms": arena.published_ms}
+                )
+        field = read_json(listed(args))
         contestants = [Contestant(**{**c, "ops": tuple(c["ops"])}) for c in field["contestants"]]
         train_all(args, how, contestants, folder, bars)
         if args.only == "train":
@@ -407,6 +401,12 @@ def main() -> None:
         task=arena.ctx.config.task, space=arena.ctx.space.describe(),
         published_ms=field["published_ms"], rows=rows,
     )  # fmt: skip
+
+
+def listed(args: argparse.Namespace) -> Path:
+    """Where the contestants of these settings are kept."""
+    asked = read_json(args.work / "config.json"), args.search, EVERY, args.seeds, args.random
+    return Path(args.work / f"contestants-{digest(*asked)}.json")
 
 
 def search_all(args: argparse.Namespace, bars: Bars) -> list[dict[str, Any]]:
@@ -451,7 +451,8 @@ def summarised(rows: Sequence[Mapping[str, Any]], limits: Sequence[float]) -> li
             own = [r for r in mine if r["who"] == who]
             accuracy = [r["accuracy"] for r in own]
             line[who] = {
-                "accuracy": fmean(accuracy), "spread": pstdev(accuracy), "seeds": len(own),
+                "accuracy": fmean(accuracy), "seeds": len(own),
+                "spread": pstdev(accuracy) if len(own) > 1 else None,
                 "p50_ms": fmean(r["p50_ms"] for r in own), "met": sum(r["met"] for r in own),
                 "macs": fmean(r["macs"] for r in own),
             }  # fmt: skip
@@ -465,8 +466,9 @@ def show(summary: Sequence[Mapping[str, Any]]) -> None:
         print(f"budget {line['budget_ms']:.4f} ms")
         for who, v in line.items():
             if isinstance(v, dict):
+                spread = "" if v["spread"] is None else f" +- {v['spread']:.2%}"
                 print(
-                    f"  {who:<20}{v['accuracy']:7.2%} +- {v['spread']:.2%} of {v['seeds']}   "
+                    f"  {who:<20}{v['accuracy']:7.2%}{spread} of {v['seeds']}   "
                     f"p50 {v['p50_ms']:.4f} ms, {v['met']} within   {v['macs'] / 1e6:.2f} M MACs"
                 )
 

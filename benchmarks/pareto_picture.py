@@ -36,7 +36,8 @@ def main() -> None:
             continue
         axes.errorbar(
             [p["p50_ms"] for p in points], [100 * p["accuracy"] for p in points],
-            [100 * p["spread"] for p in points], fmt=style, capsize=3, markersize=5, label=name,
+            [100 * (p["spread"] or 0) for p in points],
+            fmt=style, capsize=3, markersize=5, label=name,
         )  # fmt: skip
     for line in budgets:
         axes.axvline(line["budget_ms"], color="0.8", linewidth=1, zorder=0)
