@@ -1,4 +1,4 @@
-"""Networks that people drew or published, as operators of our space, for small images.
+"""Networks that people drew or published, most as operators of our space, for small images.
 
 They were made for 224 px and halve the size five times; here only so often as ``strides`` says,
 the usual change for CIFAR. Channels are multiples of 8 that are never below nine tenths.
@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from edgenas import ops
 from edgenas.spec import OpSpec
 
-# MobileNetV2 (arXiv:1801.04381, table 2): expansion, channels, blocks, stride at small images
-_V2 = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 1),
-       (6, 320, 1, 1))  # fmt: skip
+# MobileNetV2 (arXiv:1801.04381, table 2): expansion, channels, blocks
+_V2 = ((1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1))
+V2_SMALL, V2_STRIDES = (1, 1, 2, 2, 1, 1, 1), (1, 2, 2, 2, 1, 2, 1)
 # MobileNetV3-Small (arXiv:1905.02244, table 2): kernel, hidden, out, SE, hard-swish, stride
 _V3 = (
     (3, 16, 16, 1, 0, 1), (3, 72, 24, 0, 0, 2), (3, 88, 24, 0, 0, 1), (5, 96, 40, 1, 1, 2),
@@ -30,12 +32,14 @@ def rounded(channels: float) -> int:
     return near if near >= 0.9 * channels else near + 8
 
 
-def mobilenet_v2(width: float, size: int, channels: int, classes: int) -> tuple[OpSpec, ...]:
+def mobilenet_v2(
+    width: float, size: int, channels: int, classes: int, strides: Sequence[int] = V2_SMALL
+) -> tuple[OpSpec, ...]:
     """MobileNetV2 times ``width``; the first convolution halves ``size``."""
     cin = rounded(32 * width)
     layers = [OpSpec.of("conv", channels, cin, size, k=3, s=2)]
     size = -(-size // 2)
-    for e, out, blocks, stride in _V2:
+    for (e, out, blocks), stride in zip(_V2, strides, strict=True):
         for block in range(blocks):
             s, cout = stride if block == 0 else 1, rounded(out * width)
             layers.append(ops.mbconv(cin, cout, size, k=3, s=s, hidden=cin * e))
@@ -90,3 +94,40 @@ def _end(cin: int, head: int, size: int, classes: int) -> tuple[OpSpec, OpSpec]:
         OpSpec.of("conv", cin, head, size, k=1, s=1),
         OpSpec.of("classifier", head, classes, size),
     )
+
+
+class ResNet18(nn.Module):
+    """As of arXiv:1512.03385, table 1: (n, 3, h, w) -> (n, classes)."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*_conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        widths = (64, 64, 128, 256, 512)
+        self.blocks = nn.Sequential(*(
+            _Block(widths[i if k == 0 else i + 1], widths[i + 1], 2 if i and k == 0 else 1)
+            for i in range(4) for k in range(2)
+        ))  # fmt: skip
+        self.end = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.end(self.blocks(self.stem(x)))
+        return y
+
+
+class _Block(nn.Module):
+    def __init__(self, cin: int, cout: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            *_conv_bn(cin, cout, 3, stride), nn.ReLU(), *_conv_bn(cout, cout, 3, 1)
+        )
+        same = cin == cout and stride == 1
+        self.short = nn.Identity() if same else nn.Sequential(*_conv_bn(cin, cout, 1, stride))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.relu(self.body(x) + self.short(x))
+        return y
+
+
+def _conv_bn(cin: int, cout: int, k: int, stride: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(cin, cout, k, stride, k // 2, bias=False), nn.BatchNorm2d(cout)

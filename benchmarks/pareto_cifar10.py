@@ -32,7 +32,6 @@ from statistics import fmean, pstdev
 from typing import Any, TypeVar
 
 import handmade
-import numpy as np
 import torch
 import yaml
 from results_file import write_results
@@ -307,12 +306,12 @@ class Arena:
 
     def exported(self, contestant: Contestant, folder: Path) -> Artifact:
         """Its int8 file, made of its trained weights."""
-        file = folder / f"{contestant.id}.onnx"
+        file = folder / f"{contestant.id}.int8-static.onnx"
         if not file.exists():
             net = self.network(contestant, folder)
             x, _ = self.ctx.task.tensors("calibration")
             graph = calibrate(trace(net, self.ctx.space.input), torch.split(x, 64))
-            Onnx().network(graph, file, {})
+            Onnx().network(graph, file, self.ctx.task.metadata)
         return Artifact.of(file, "onnx", PRECISION, self.ctx.space.input)
 
     def network(self, contestant: Contestant, folder: Path) -> nn.Module:
@@ -328,14 +327,13 @@ class Arena:
             device, list(files.values()), blocks=5, block_seconds=0.3, progress=self.bars
         )
         p50 = dict(zip(files, timings, strict=True))
-        x, y = self.ctx.task.tensors("test")
-        images, labels = np.ascontiguousarray(x.numpy()), y.numpy()
+        x, _ = self.ctx.task.tensors("test")
         worth: dict[str, Any] = {}
         for i, contestant in each.items():
             net = self.network(contestant, folder)
             with torch.inference_mode():
                 want = torch.cat([net(part) for part in x.split(500)]).numpy()
-            worth[i] = numbers(device, files[i], images, labels, want)
+            worth[i] = numbers(device, files[i], self.ctx.task, want)
         return [
             {
                 "who": c.who, "budget_ms": self.limits[c.budget], "seed": c.seed, "note": c.note,

@@ -15,6 +15,7 @@ from edgenas.validate import construct, read_yaml
 
 Quantity = str | int | float  # as written; units.py refuses what has no unit
 Precision = Literal["auto", "fp32", "int8-static"]
+Calibration = Literal["auto", "min-max", "percentile", "mse", "entropy"]
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,33 @@ class Prune:
 
 
 @dataclass(frozen=True)
+class QuantRecipe:
+    """How the integers of int8-static files are found; ``auto`` compares and keeps the best.
+
+    ``calibration``: as of ``edgenas.graph.calibrate``. ``correct_bias``: take out what rounding of
+    the weights shifts. ``epochs``: of training with int8 in it, at ``lr``; 0 leaves it out.
+    """
+
+    calibration: Calibration = "auto"
+    correct_bias: Literal["auto", "yes", "no"] = "auto"
+    epochs: int = 0
+    lr: float = 0.005
+
+
+@dataclass(frozen=True)
 class Gates:
     """What a delivered file must keep beside its latency budget.
 
     ``drop``: int8-static below fp32. ``agreement``: equal top-1 with the PyTorch network.
-    ``same_on``: further devices, e.g. an emulated one, on which it must compute the same.
+    ``difference``: of outputs from that network's, root mean square. ``class_drop``: what the class
+    that loses most may lose to it. ``same_on``: further devices, e.g. an emulated one, on which it
+    must compute the same.
     """
 
     drop: Quantity = "<= 1 point"
     agreement: Quantity = ">= 97 %"
+    difference: Quantity = "<= 10 %"
+    class_drop: Quantity = "<= 5 points"
     accuracy: Quantity | None = None
     size: Quantity | None = None
     same_on: tuple[str, ...] = ()
@@ -105,6 +124,16 @@ class Gates:
     def max_drop(self) -> float:
         """As a fraction."""
         return units.fraction(self.drop, "gates: drop", "<=")
+
+    @property
+    def max_difference(self) -> float:
+        """As a fraction."""
+        return units.fraction(self.difference, "gates: difference", "<=")
+
+    @property
+    def max_class_drop(self) -> float:
+        """As a fraction."""
+        return units.fraction(self.class_drop, "gates: class_drop", "<=")
 
     @property
     def min_agreement(self) -> float:
@@ -180,6 +209,7 @@ class Config:
     budgets: Limits = Limits()
     train: Train = Train()
     prune: Prune = Prune()
+    quantize: QuantRecipe = QuantRecipe()
     gates: Gates = Gates()
     measure: Measure = Measure()
     repairs: int = 2
@@ -253,7 +283,8 @@ def parse_config(data: Mapping[str, Any], where: str, default_name: str = "run")
 
 
 _SECTIONS: Mapping[str, type] = {
-    "budgets": Limits, "train": Train, "prune": Prune, "gates": Gates, "measure": Measure,
+    "budgets": Limits, "train": Train, "prune": Prune, "quantize": QuantRecipe, "gates": Gates,
+    "measure": Measure,
 }  # fmt: skip
 
 
@@ -318,6 +349,8 @@ def _ranges(config: Config) -> Mapping[str, tuple[float, float, float]]:
         "train: dead_after": (train.dead_after, 0, 1),
         "prune: epochs": (prune.epochs, 0, 100_000),
         "prune: lr": (prune.lr, 1e-9, 1e3),
+        "quantize: epochs": (config.quantize.epochs, 0, 100_000),
+        "quantize: lr": (config.quantize.lr, 1e-9, 1e3),
         "measure: blocks": (measure.blocks, 2, 1000),
         "measure: block_seconds": (measure.block_seconds, 0.001, 3600),
         "measure: networks": (measure.networks, 10, 10_000),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgenas.graph import INPUT, Activation, Conv, Graph, Linear
+from edgenas.graph import INPUT, Activation, Add, Conv, Graph, Linear, MaxPool
 
 TOP: Mapping[Activation, float] = {"relu6": 6.0, "unit": 1.0}
 _BIAS_LIMIT = 2**30  # leaves as much of int32 to the products
@@ -63,9 +63,7 @@ class Weights:
         A channel of (nearly) zero weights gets a scale at which its bias still fits int32.
         """
         largest = np.abs(weight).reshape(len(weight), -1).max(1).astype(np.float64) / 127
-        needed = np.abs(bias).astype(np.float64) / (float(x.scale) * _BIAS_LIMIT)
-        least = _LEAST_MULTIPLIER * float(y.scale) / float(x.scale)
-        scales = np.maximum(np.maximum(largest, needed), least).astype(np.float32)
+        scales = np.maximum(largest, least_scales(bias, x, y)).astype(np.float32)
         per_channel = scales.reshape(-1, *(1,) * (weight.ndim - 1))
         bias_scales = scales * x.scale
         return cls(
@@ -74,6 +72,13 @@ class Weights:
             np.rint(bias / bias_scales.astype(np.float64)).astype(np.int32),
             bias_scales,
         )
+
+
+def least_scales(bias: np.ndarray, x: Scale, y: Scale) -> np.ndarray:
+    """Of the weights of a channel, however small, of an operator from ``x`` to ``y``: (cout,)."""
+    needed = np.abs(bias).astype(np.float64) / (float(x.scale) * _BIAS_LIMIT)
+    least: np.ndarray = np.maximum(needed, _LEAST_MULTIPLIER * float(y.scale) / float(x.scale))
+    return least
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +94,12 @@ class Quantized:
             raise ValueError("the graph has no ranges; calibrate it first")
         scales = {INPUT: Scale.of(*ranges[INPUT])}
         for n in self.graph.nodes:
+            if isinstance(n, MaxPool):  # picks among the integers that it reads
+                scales[n.name] = scales[n.inputs[0]]
+                continue
             low, high = ranges[n.name]
             # Saturation at zero and at the top replaces the activation.
-            if isinstance(n, Conv | Linear) and n.act != "none":
+            if isinstance(n, Conv | Linear | Add) and n.act != "none":
                 low, high = 0.0, min(high, TOP.get(n.act, high))
             scales[n.name] = Scale.of(low, high)
         object.__setattr__(self, "scales", scales)

@@ -355,7 +355,9 @@ class Torch:
                 elif node["kind"] == "Linear":
                     y = activations[node.get("act", "none")](functional.linear(ins[0], *both))
                 elif node["kind"] == "Add":
-                    y = ins[0] + ins[1]
+                    y = activations[node.get("act", "none")](ins[0] + ins[1])
+                elif node["kind"] == "MaxPool":
+                    y = functional.max_pool2d(ins[0], node["k"], node["stride"], node["padding"])
                 elif node["kind"] == "Mul":
                     y = ins[0] * ins[1]
                 elif node["kind"] == "Mean":

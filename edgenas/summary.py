@@ -44,12 +44,24 @@ def summary(verdict: Mapping[str, Any], root: Path) -> str:
         mark = "met   " if g["met"] else "NOT MET"
         grade = f"  ({g['grade']})" if "grade" in g else ""
         lines.append(f"{mark:<8}{g['name']:<20}{_value(g)}{grade}")
+    lines += _divergences(verdict.get("divergence", {}))
     lines += _odd_tables(verdict["candidates"])
     lines.append("")
     for d in verdict["delivered"].values():
         lines.append(f"{root / d['file']}  {d['variant']}, {d['precision']}, for {d['device']}")
     lines.append(f"{root / 'report.html'}")
     return "\n".join(lines)
+
+
+def _divergences(divergence: Mapping[str, Any]) -> Iterator[str]:
+    for device, found in divergence.items():
+        first = found["first"]
+        yield f"note    on {device} " + (
+            f"the first operator that computes something else is {first['name']} "
+            f"({first['kind']}), off by {first['error']:.1%}; all are in verdict.json: divergence"
+            if first
+            else "every operator computes what it should: look at how images and classes are told"
+        )
 
 
 def _odd_tables(candidates: Sequence[Mapping[str, Any]]) -> Iterator[str]:

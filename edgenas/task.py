@@ -1,6 +1,7 @@
 """The user's task: labelled images in four disjoint parts, their preprocessing, loss and metric."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, get_args
@@ -11,7 +12,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from edgenas.augment import Augment, stream
-from edgenas.errors import DataError, UsageError
+from edgenas.errors import CorruptFile, DataError, UsageError
 from edgenas.images import Dataset, Images, Raw
 from edgenas.registry import Shelf, nearest
 from edgenas.resize import resized
@@ -105,6 +106,39 @@ class Task:
         for tensor in (images.x, images.y):
             content.update(tensor.cpu().contiguous().numpy().data)
         return content.hexdigest()
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What a file says of the images that it takes and of its answers."""
+        return {
+            "input": json.dumps(self.input),
+            "classes": json.dumps(self.classes),
+            "mean": json.dumps(self.mean),
+            "std": json.dumps(self.std),
+            "layout": "images 0..255 divided by 255, less mean, divided by std",
+        }
+
+    def as_told(self, metadata: Mapping[str, str]) -> "Task":
+        """The same images, prepared and named as a file with ``metadata`` wants it.
+
+        Raises CorruptFile where it says nothing that fits.
+        """
+        try:
+            mean, std, classes = (
+                tuple(json.loads(metadata[key])) for key in ("mean", "std", "classes")
+            )
+            told = replace(
+                self, mean=tuple(map(float, mean)), std=tuple(map(float, std)), classes=classes
+            )
+        except (KeyError, ValueError, TypeError) as e:
+            raise CorruptFile(f"its metadata do not say how images are given to it: {e!r}") from e
+        fits = len(told.mean) == len(told.std) == self.input[0] and min(told.std) > 0
+        if not fits or sorted(map(str, told.classes)) != sorted(self.classes):
+            raise CorruptFile(
+                f"its metadata are of other images: mean {told.mean}, std {told.std}, classes "
+                f"{', '.join(map(str, told.classes))}"
+            )
+        return told
 
     def describe(self) -> dict[str, Any]:
         """Facts for the manifest and the report; JSON types."""

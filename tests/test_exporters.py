@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgenas import ops
 from edgenas.artifact import Artifact, sha256
+from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.errors import CapabilityError, CorruptFile, UnknownName
 from edgenas.export import EXPORTERS, exporter_for
 from edgenas.graph import Conv, Graph, HardSwish, Linear, calibrate, trace
@@ -496,6 +497,66 @@ def test_hard_swish_is_exact_in_fp32_and_within_steps_in_int8(tmp_path):
         np.testing.assert_allclose(fp32, want, atol=1e-6)
         int8 = RUN[fmt](write(fmt, graph, tmp_path).path, x.numpy())
         assert np.abs(int8 - want).max() < 0.08  # three steps of 12 / 255 and of 1 / 255 x 6
+
+
+class Residual(nn.Module):
+    """The stem and a block of a ResNet: a max pool, and ReLU behind the addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, 8, 7, 2, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2, 1),
+        )  # fmt: skip
+        self.one = nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU())
+        self.two = nn.Sequential(nn.Conv2d(12, 12, 3, 1, 1), nn.BatchNorm2d(12))
+        self.short = nn.Sequential(nn.Conv2d(8, 12, 1, 2), nn.BatchNorm2d(12))
+        self.end = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.end(torch.relu(self.two(self.one(x)) + self.short(x)))
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_a_residual_network_is_whole_in_both_precisions(fmt, tmp_path):
+    torch.manual_seed(0)
+    x = gratings(64)[0]
+    module = disturb(Residual(), x)
+    graph = trace(module, (1, 28, 28))
+    artifact = write(fmt, graph, tmp_path)
+    with torch.no_grad():
+        want = module(x).numpy()
+    np.testing.assert_allclose(RUN[fmt](artifact.path, x.numpy()), want, rtol=1e-4, atol=1e-4)
+    int8 = calibrate(graph, [x])
+    artifact = write(fmt, int8, tmp_path)
+    found = exporter_for(fmt).inspect(artifact.path)
+    assert found.precision == "int8-static"
+    assert fmt == "onnx" or found.transposes == 0  # ONNX Runtime turns what it is given once
+    with torch.no_grad():
+        simulated = FakeQuantized(int8)(x).numpy()
+    step = float(Quantized(int8).scales[int8.output.name].scale)
+    assert np.abs(RUN[fmt](artifact.path, x.numpy()) - simulated).max() < 2.5 * step
+    assert np.abs(simulated - want).max() < 8 * step
+    if fmt == "tflite":
+        kinds = [op["op_name"] for op in litert(artifact.path)._get_ops_details()]
+        assert kinds.count("DELEGATE") == 1
+
+
+def test_a_max_pool_that_tflite_cannot_pad_is_refused(tmp_path):
+    graph = trace(nn.Sequential(nn.Conv2d(1, 2, 1), nn.MaxPool2d(3, 2, 1)), (1, 8, 8))
+    with pytest.raises(CapabilityError, match="max pool 1 must follow a ReLU"):
+        write("tflite", graph, tmp_path)
+
+
+def test_integers_in_torch_are_those_of_the_files(net, graphs, tmp_path):
+    graph, x = graphs["int8-static"], gratings(256)[0]
+    with torch.no_grad():
+        simulated = FakeQuantized(graph).eval()(x).numpy()
+    step = float(Quantized(graph).scales[graph.output.name].scale)
+    for fmt in FORMATS:
+        steps = np.abs(RUN[fmt](write(fmt, graph, tmp_path).path, x.numpy()) - simulated) / step
+        assert (steps < 1.5).mean() >= 0.95
 
 
 def test_the_legacy_exporter_of_pytorch_agrees(net, graphs, tmp_path):

@@ -40,7 +40,8 @@ targets:
 search: {{method: proxyless, epochs: 3, warmup: 1, samples: 2, batch: 32}}
 train: {{epochs: 6, batch: 32}}
 prune: {{latency: "5 %", max_drop: "100 points"}}
-gates: {{drop: "100 points", agreement: ">= 50 %"}}
+quantize: {{epochs: 2, lr: 0.01}}
+gates: {{drop: "100 points", agreement: ">= 50 %", difference: "50 %", class_drop: "100 points"}}
 measure: {{networks: 12, blocks: 2, block_seconds: 0.05}}
 threads: 1
 """
@@ -160,6 +161,41 @@ def test_the_pruned_variant_is_narrower(finished: Path) -> None:
     weights = {v: (root / s / f"{v}.safetensors").stat().st_size
                for v, s in [("found", "train"), ("pruned", "compress")]}  # fmt: skip
     assert weights["pruned"] < weights["found"]
+
+
+def test_how_int8_was_made_is_told_and_what_was_worse_is_undone(finished: Path) -> None:
+    root = finished / "runs" / "mine"
+    variants = json.loads((root / "compress" / "compress.json").read_text())["variants"]
+    assert variants.keys() == {"found", "pruned"}
+    for variant in variants.values():
+        made = variant["int8"]
+        assert len(made["tried"]) == 8
+        assert made["divergence"] == min(t["divergence"] for t in made["tried"])
+        trained = made["trained"]
+        assert trained["kept"] == (trained["after"] > trained["before"])
+    epochs = [(e["variant"], e["epoch"]) for e in events(finished) if e["phase"] == "int8"]
+    assert epochs == [(v, n) for v in ("found", "pruned") for n in (1, 2)]
+    page = (root / "report.html").read_text()
+    assert (
+        "found in int8-static: ranges by" in page and "Training with int8 in it, 2 epochs" in page
+    )
+
+
+def test_where_parity_is_missed_it_is_said_at_which_operator(
+    finished: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(finished / "runs" / "mine", tmp_path / "runs" / "mine")
+    for name in ("mine.yaml", "latency_tables"):
+        (tmp_path / name).symlink_to(finished / name)
+    strict = ("--set", "gates.difference=0.001 %", "--set", "precision=int8-static")
+    done = run(tmp_path, *strict)
+    assert done.returncode == 3, done.stderr
+    found = verdict(tmp_path)["divergence"]
+    assert found.keys() == {"cpu-onnxruntime", "cpu-litert"}
+    for where in found.values():
+        assert where["first"] == next(e for e in where["operators"] if e["error"] > 1e-5)
+    assert "the first operator that computes something else is" in done.stdout + done.stderr
 
 
 def test_a_second_run_does_nothing(finished: Path) -> None:

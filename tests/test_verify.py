@@ -20,7 +20,7 @@ def config(**changes: object) -> Config:
 def candidate(
     variant: str, precision: str, p50: float, accuracy: float, *,
     agreement: float = 1.0, quantized: float | None = None, size: int = 1000,
-    torch: float | None = None,
+    torch: float | None = None, lost: float = 0.0, off: float = 0.0,
 ) -> Candidate:  # fmt: skip
     share = (precision != "fp32") * 1.0 if quantized is None else quantized
     timing = Measurement(
@@ -29,7 +29,8 @@ def candidate(
     path = Path(f"{variant}.{precision}.onnx")
     return Candidate(
         variant, Artifact(path, "onnx", precision, (1, 8, 8), "0"), "board", p50,
-        Numbers(accuracy, agreement, 0.0, share, 0, size, torch or accuracy), timing,
+        Numbers(accuracy, agreement, 0.0, off, share, 0, size, torch or accuracy, lost, "a"),
+        timing,
     )  # fmt: skip
 
 

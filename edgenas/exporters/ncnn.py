@@ -18,7 +18,7 @@ import numpy as np
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
-from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Mean, Mul, Node
+from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, Mean, Mul, Node
 
 __all__ = ["Ncnn"]
 
@@ -27,6 +27,10 @@ _END = b"EDGENAS"
 _RAW = struct.pack("<I", 0)  # the flag before weights that are plain float32
 _ACTIVATIONS = {
     "none": "", "relu": " 9=1", "relu6": " 9=3 -23310=2,0.0,6.0", "unit": " 9=3 -23310=2,0.0,1.0",
+}  # fmt: skip
+# The same behind an addition, which has none of its own.
+_AFTER = {
+    "relu": ("ReLU", "0=0.0"), "relu6": ("Clip", "0=0.0 1=6.0"), "unit": ("Clip", "0=0.0 1=1.0"),
 }  # fmt: skip
 _MOVES = frozenset({"Input", "Split"})
 
@@ -94,7 +98,13 @@ class _Writer:
         self._layer("Input", [], INPUT, shape)
         for node in self.graph.nodes:
             inputs = [self.free[name].pop() for name in node.inputs]
-            self._layer(_kind(node), inputs, node.name, self._arguments(node))
+            if isinstance(node, Add) and node.act != "none":
+                total = f"{node.name}.sum"
+                self._layer(_kind(node), inputs, total, self._arguments(node))
+                kind, arguments = _AFTER[node.act]
+                self._layer(kind, [total], node.name, arguments)
+            else:
+                self._layer(_kind(node), inputs, node.name, self._arguments(node))
         return "\n".join([_MAGIC, f"{len(self.rows)} {self.blobs}", *self.rows]) + "\n"
 
     def _arguments(self, node: Node) -> str:
@@ -114,6 +124,8 @@ class _Writer:
                 return "0=2"
             case Mean():
                 return "0=1 4=1"
+            case MaxPool():
+                return f"0=0 1={node.k} 2={node.stride} 3={node.padding} 5=1"
             case HardSwish():
                 return f"0={1 / 6:.9g} 1=0.5"
         return "0=0"
@@ -143,7 +155,7 @@ def _kind(node: Node) -> str:
             return "InnerProduct"
         case Add() | Mul():  # what is (c,) there is broadcast over a map (c, h, w)
             return "BinaryOp"
-        case Mean():
+        case Mean() | MaxPool():
             return "Pooling"
         case HardSwish():
             return "HardSwish"

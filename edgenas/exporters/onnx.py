@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CorruptFile
 from edgenas.files import aside
-from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Mean, Mul, Node
+from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, Mean, Mul, Node
 from edgenas.quantization import HALF, TOP, UNIT, Quantized, Scale, sixth
 
 __all__ = ["Onnx"]
@@ -29,6 +29,7 @@ _DATA_MOVEMENT = frozenset({
     "QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Squeeze", "Identity",
     "Unsqueeze", "Pad", "ReorderInput", "ReorderOutput",
 })  # fmt: skip
+_INTEGER = frozenset({"QGemm", "NhwcMaxPool"})  # beside those of QLinear...
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Onnx:
             raise CorruptFile(f"{path} cannot be loaded as ONNX: {reason}") from e
         kinds = [n.op_type for n in run.graph.node]
         compute = [k for k in kinds if k not in _DATA_MOVEMENT]
-        floats = sorted(k for k in compute if not k.startswith("QLinear") and k != "QGemm")
+        floats = sorted(k for k in compute if not k.startswith("QLinear") and k not in _INTEGER)
         dtypes = [helper.tensor_dtype_to_np_dtype(t.elem_type).name for t in types]
         metadata = {p.key.removeprefix(_PREFIX): p.value for p in model.metadata_props}
         return Inspection(
@@ -139,7 +140,7 @@ class _Writer(abc.ABC):
         """Weight and bias."""
 
     @abc.abstractmethod
-    def activated(self, node: Conv | Linear, y: str) -> str:
+    def activated(self, node: Conv | Linear | Add, y: str) -> str:
         """``y`` after the activation of ``node``."""
 
     @abc.abstractmethod
@@ -168,7 +169,13 @@ class _Writer(abc.ABC):
                 y = self.op("Gemm", inputs, f"{n.name}/gemm", transB=1)
                 return self.activated(n, y)
             case Add():
-                return self.op("Add", [self.read(x) for x in n.inputs], f"{n.name}/add")
+                y = self.op("Add", [self.read(x) for x in n.inputs], f"{n.name}/add")
+                return self.activated(n, y)
+            case MaxPool():
+                return self.op(
+                    "MaxPool", [self.read(n.inputs[0])], f"{n.name}/max",
+                    kernel_shape=[n.k] * 2, strides=[n.stride] * 2, pads=[n.padding] * 4,
+                )  # fmt: skip
             case Mul():
                 return self.op("Mul", [self.read(x) for x in n.inputs], f"{n.name}/mul")
             case Mean():
@@ -221,7 +228,7 @@ class _Float(_Writer):
             self.constant(f"{node.name}/bias", node.bias),
         ]
 
-    def activated(self, node: Conv | Linear, y: str) -> str:
+    def activated(self, node: Conv | Linear | Add, y: str) -> str:
         if node.act == "none":
             return y
         if node.act == "relu":
@@ -260,7 +267,7 @@ class _Integer(_Writer):
             self._channels(f"{node.name}/bias", w.bias, w.bias_scales),
         ]
 
-    def activated(self, node: Conv | Linear, y: str) -> str:
+    def activated(self, node: Conv | Linear | Add, y: str) -> str:
         return y
 
     def hard_swish(self, node: HardSwish) -> str:

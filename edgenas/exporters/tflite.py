@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
-from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Mean, Mul, Node
+from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, Mean, Mul, Node
 from edgenas.quantization import HALF, SIXTH, UNIT, Quantized, Scale, sixth
 
 __all__ = ["Tflite"]
@@ -36,6 +36,7 @@ _INT8_VERSION = {
     _Op.MUL: 2,
     _Op.MEAN: 2,
     _Op.PAD: 2,
+    _Op.MAX_POOL_2D: 2,
 }
 _Fused = schema.ActivationFunctionType
 _ACTIVATIONS = {
@@ -147,7 +148,9 @@ class _Writer:
                 )
             case Add():
                 x, y = (self.values[i] for i in n.inputs)
-                return self.add(x, y, self.value(n.name, n.shape))
+                return self.add(x, y, self.value(n.name, n.shape), _ACTIVATIONS[n.act])
+            case MaxPool():
+                return self.max_pool(n)
             case Mul():
                 x, y = (self.values[i] for i in n.inputs)
                 return self.mul(x, y, self.value(n.name, n.shape))
@@ -163,14 +166,14 @@ class _Writer:
         raise TypeError(f"not an operator of a graph: {type(n).__name__}")
 
     def conv(self, n: Conv) -> int:
-        x, shape = n.inputs[0], self.graph.shape(n.inputs[0])
+        shape = self.graph.shape(n.inputs[0])
         depthwise = n.groups > 1
         if n.groups not in (1, shape[0]):
             raise CapabilityError(
                 f"TFLite has no convolution in {n.groups} groups of {shape[0]} channels (at "
                 f"{n.name}); use 1 group or {shape[0]}"
             )
-        value, padding = self.padded(n, self.values[x], shape)
+        value, padding = self.padded(n, n.weight.shape[2])
         options = schema.DepthwiseConv2DOptionsT() if depthwise else schema.Conv2DOptionsT()
         options.padding = padding
         options.strideH = options.strideW = n.stride
@@ -200,9 +203,23 @@ class _Writer:
             _Op.RELU, [self.op(code, inputs, y, kind, options)], out, _Options.NONE, None
         )
 
-    def padded(self, n: Conv, x: int, shape: tuple[int, ...]) -> tuple[int, int]:
-        """``x``, with zeros around it where neither VALID nor SAME pads as PyTorch does."""
-        k, s, p = n.weight.shape[2], n.stride, n.padding
+    def max_pool(self, n: MaxPool) -> int:
+        least = {c.name: c for c in self.graph.nodes}.get(n.inputs[0])
+        if n.padding and (not isinstance(least, Conv | Linear | Add) or least.act == "none"):
+            raise CapabilityError(
+                f"TFLite pads with zeros, so that the max pool {n.name} must follow a ReLU"
+            )
+        options = schema.Pool2DOptionsT()
+        value, options.padding = self.padded(n, n.k)
+        options.strideH = options.strideW = n.stride
+        options.filterHeight = options.filterWidth = n.k
+        out = self.value(n.name, n.shape)
+        return self.op(_Op.MAX_POOL_2D, [value], out, _Options.Pool2DOptions, options)
+
+    def padded(self, n: Conv | MaxPool, k: int) -> tuple[int, int]:
+        """What ``n`` reads, zeros around it where neither VALID nor SAME pads as PyTorch does."""
+        x, shape = self.values[n.inputs[0]], self.graph.shape(n.inputs[0])
+        s, p = n.stride, n.padding
         if p == 0:
             return x, schema.Padding.VALID
         sizes = list(zip(shape[1:], n.shape[1:], strict=True))
@@ -230,8 +247,10 @@ class _Writer:
         self.add(by_six, self.greatest(f"{n.name}/one_half", HALF), gate)
         return self.mul(x, gate, out)
 
-    def add(self, x: int, y: int, out: int) -> int:
-        return self.op(_Op.ADD, [x, y], out, _Options.AddOptions, schema.AddOptionsT())
+    def add(self, x: int, y: int, out: int, act: int = _Fused.NONE) -> int:
+        options = schema.AddOptionsT()
+        options.fusedActivationFunction = act
+        return self.op(_Op.ADD, [x, y], out, _Options.AddOptions, options)
 
     def mul(self, x: int, y: int, out: int) -> int:
         return self.op(_Op.MUL, [x, y], out, _Options.MulOptions, schema.MulOptionsT())

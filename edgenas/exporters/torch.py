@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
-from edgenas.graph import Conv, Graph, Linear, Mean, Node
+from edgenas.graph import Add, Conv, Graph, Linear, MaxPool, Mean, Node
 
 __all__ = ["Torch"]
 
@@ -59,8 +59,10 @@ def _described(node: Node) -> dict[str, Any]:
     match node:
         case Conv():
             plain |= {k: getattr(node, k) for k in ("stride", "padding", "groups", "act")}
-        case Linear():
+        case Linear() | Add():
             plain["act"] = node.act
+        case MaxPool():
+            plain |= {key: getattr(node, key) for key in ("k", "stride", "padding")}
         case Mean():
             plain["keepdim"] = len(node.shape) == 3
     return plain

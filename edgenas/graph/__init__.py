@@ -1,6 +1,6 @@
 """A network as a device runs it: BN folded, shapes known, ranges attached when quantized."""
 
-from edgenas.graph.calibration import calibrate
+from edgenas.graph.calibration import Method, calibrate
 from edgenas.graph.nodes import (
     INPUT,
     Activation,
@@ -9,6 +9,7 @@ from edgenas.graph.nodes import (
     Graph,
     HardSwish,
     Linear,
+    MaxPool,
     Mean,
     Mul,
     Node,
@@ -24,7 +25,9 @@ __all__ = [
     "Graph",
     "HardSwish",
     "Linear",
+    "MaxPool",
     "Mean",
+    "Method",
     "Mul",
     "Node",
     "Ranges",

@@ -53,7 +53,18 @@ class Linear(Node):
 
 @dataclass(frozen=True, eq=False)
 class Add(Node):
-    """Sum of two equal shapes."""
+    """Sum of two equal shapes, activation."""
+
+    act: Activation = "none"
+
+
+@dataclass(frozen=True, eq=False)
+class MaxPool(Node):
+    """Greatest of k x k; what is padded never is."""
+
+    k: int
+    stride: int
+    padding: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +157,9 @@ def _run(node: Node, x: Tensor, *more: Tensor) -> Tensor:
             w, b = (torch.from_numpy(a).to(x) for a in (node.weight, node.bias))
             return _ACTIVATIONS[node.act](F.linear(x, w, b))
         case Add():
-            return x + more[0]
+            return _ACTIVATIONS[node.act](x + more[0])
+        case MaxPool():
+            return F.max_pool2d(x, node.k, node.stride, node.padding)
         case Mul():
             return x * more[0]
         case Mean():

@@ -19,6 +19,7 @@ from edgenas.graph.nodes import (
     Graph,
     HardSwish,
     Linear,
+    MaxPool,
     Mean,
     Mul,
     Node,
@@ -106,6 +107,8 @@ class _Lowering:
                 self._same(n, m.in_features, self._shape(x)[0])
                 w, b = _array(m.weight), _bias(m.bias, m.out_features)
                 return self._emit(Linear(self._name(n), (x,), (m.out_features,), w, b))
+            case nn.MaxPool2d():
+                return self._max_pool(n, m, x)
             case nn.AdaptiveAvgPool2d() if m.output_size in (1, (1, 1)):
                 return self._mean(n, x, keep=True)
             case nn.Flatten() if (m.start_dim, m.end_dim) == (1, -1):
@@ -179,8 +182,22 @@ class _Lowering:
         )
         return x
 
+    def _max_pool(self, n: fx.Node, m: nn.MaxPool2d, x: str) -> str:
+        shape = self._shape(x)
+        sides = [_side(v) for v in (m.kernel_size, m.stride, m.padding)]
+        if None in sides or len(shape) != 3 or m.dilation != 1 or m.ceil_mode or m.return_indices:
+            raise self._refusal(n, f"{m!r} of {shape}")
+        k, stride, padding = (side or 0 for side in sides)
+        size = [(edge + 2 * padding - k) // stride + 1 for edge in shape[1:]]
+        if min(size) < 1:
+            raise self._refusal(n, f"{m!r} of {shape}")
+        return self._emit(MaxPool(self._name(n), (x,), (shape[0], *size), k, stride, padding))
+
     def _fused_activation(self, n: fx.Node, x: str, act: Activation) -> str:
-        self.nodes[x] = replace(self._fusable(n, x, act), act=act)
+        before = self.nodes.get(x)
+        if not isinstance(before, Add) or before.act != "none" or x in self.shared:
+            before = self._fusable(n, x, act)
+        self.nodes[x] = replace(before, act=act)
         return x
 
     def _hard_sigmoid(self, n: fx.Node, x: str) -> str:
@@ -257,8 +274,14 @@ class _Lowering:
         return CapabilityError(
             f"cannot export {what} (at {self._where(n)}); a network may hold: convolution, batch "
             "normalisation, ReLU, ReLU6, hard-swish, hard-sigmoid, addition, product of a map and "
-            "a gate, global average pool, fully connected"
+            "a gate, max pool, global average pool, fully connected"
         )
+
+
+def _side(value: int | tuple[int, ...]) -> int | None:
+    """That of a square; None of another rectangle."""
+    sides = {value} if isinstance(value, int) else {*value}
+    return sides.pop() if len(sides) == 1 else None
 
 
 def _axes(n: fx.Node) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Stage ``compress``: a pruned variant, fine-tuned, and int8 ranges of every variant."""
+"""Stage ``compress``: a pruned variant, fine-tuned, and int8-static of every variant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -9,6 +9,7 @@ from edgenas.budgets import Latency
 from edgenas.compress.prune import Plan, cut, importance, plan, widths
 from edgenas.errors import ImpossibleBudget
 from edgenas.files import write_json
+from edgenas.pipeline import quantize
 from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.stage import Stage
 from edgenas.pipeline.train import epoch_event, pace
@@ -22,6 +23,8 @@ IMPORTANCE_BATCHES = 16
 def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
         "prune": asdict(ctx.config.prune),
+        **quantize.settings(ctx),
+        "formats": ctx.exported,
         "train": asdict(ctx.config.train),
         "data": [ctx.task.digest("train"), ctx.task.digest("test")],
         "seed": ctx.config.seed,
@@ -43,6 +46,9 @@ def _work(ctx: Context, folder: Path) -> None:
             record["variants"]["pruned"] = prune(ctx, STAGE, "found", "pruned", budgets, folder)
         except ImpossibleBudget as e:
             record["skipped"] = str(e)
+    if any(precision == "int8-static" for precision, _ in ctx.exported):
+        for name, variant in record["variants"].items():
+            variant["int8"] = quantize.quantize_variant(ctx, STAGE, name, folder)
     write_json(folder / "compress.json", record)
 
 

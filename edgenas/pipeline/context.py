@@ -11,10 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from edgenas.compress.quantize import load_quantized
 from edgenas.config import Config
 from edgenas.device import Device, load_device
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import aside, read_json
+from edgenas.graph import Graph, trace
 from edgenas.latency import LatencyTable
 from edgenas.predict import Predictor
 from edgenas.search import Ledger
@@ -116,6 +118,27 @@ class Context:
         """What the search stage found."""
         return Architecture.from_json(self.read("search/architecture.json"))
 
+    @property
+    def exported(self) -> list[tuple[str, str]]:
+        """Precision and format of the files that the targets take, sorted."""
+        devices = self.devices.values()
+        return sorted({(p, d.runtime.format) for d in devices for p in d.precisions})
+
+    def graphs(self, variant: str, unfinished: Path | None = None) -> dict[str, Graph]:
+        """Of ``variant``, by precision: all that is exported. ``unfinished``: as of ``network``."""
+        graph = trace(self.network(variant, unfinished)[1], self.fitted.input)
+        graphs = {"fp32": graph}
+        if any(precision == "int8-static" for precision, _ in self.exported):
+            graphs["int8-static"] = load_quantized(graph, self.quantized(variant, unfinished))
+        return graphs
+
+    def quantized(self, variant: str, unfinished: Path | None = None) -> Path:
+        """Where the int8-static of ``variant`` lies, and beside it, as JSON, how it was made."""
+        finished = [self.root / stage for stage in ("compress", "verify")]
+        folders = [unfinished, *finished] if unfinished else finished
+        paths = [quantized_path(folder, variant) for folder in folders]
+        return next((p for p in paths if p.exists()), paths[-1])
+
     def network(
         self, variant: str, unfinished: Path | None = None
     ) -> tuple[tuple[OpSpec, ...], nn.Module]:
@@ -130,6 +153,11 @@ class Context:
                 layers = tuple(map(OpSpec.parse, read_json(path.with_suffix(".json"))["ops"]))
                 return layers, load_weights(self.space.assemble(layers), path)
         raise UsageError(f"{self.root} holds no network {variant!r}")
+
+
+def quantized_path(folder: Path, variant: str) -> Path:
+    """Where the int8-static of ``variant`` is kept."""
+    return folder / f"{variant}.int8-static.safetensors"
 
 
 def save_weights(net: nn.Module, path: Path) -> None:

@@ -16,6 +16,7 @@ from edgenas.train import TrainRecipe, seeded, train
 
 STEPS = 6
 FILES = 4  # found and pruned, at two precisions
+INT8_EPOCH = 2.0  # of one without int8 in it; found and pruned are both trained so
 EXPORT_SECONDS, PREDICT_SECONDS = 5.0, 4.0
 
 
@@ -42,7 +43,8 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
         "search": epoch * method(config.search).training_epochs(config.levels)
         + len(ctx.devices) * confirm_seconds(config.levels),
         "train": epoch * config.train.epochs,
-        "compress": epoch * (1.5 * config.prune.epochs + 0.5),
+        "compress": epoch
+        * (1.5 * config.prune.epochs + 0.5 + 2 * INT8_EPOCH * config.quantize.epochs),
         "export": EXPORT_SECONDS,
         "verify": len(ctx.devices) * FILES * (timing + PREDICT_SECONDS),
     }

@@ -1,8 +1,9 @@
 """Stage ``verify``: every file measured on its device, repaired while over budget, one verdict."""
 
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from edgenas.artifact import Artifact
 from edgenas.budgets import Latency
+from edgenas.compress.fake_quant import FakeQuantized
+from edgenas.divergence import first_off, layer_errors
 from edgenas.errors import ImpossibleBudget
 from edgenas.files import read_json, write_json
 from edgenas.measure import measure
@@ -19,11 +22,23 @@ from edgenas.pipeline.blocks import blocks
 from edgenas.pipeline.compress import extend_tables, prune
 from edgenas.pipeline.context import Context
 from edgenas.pipeline.export import export
+from edgenas.pipeline.quantize import quantize_variant, was_trained
 from edgenas.pipeline.stage import Stage
 from edgenas.train import SCORING_BATCH, evaluating
-from edgenas.verify import Candidate, Choice, Numbers, choose, described, gates, numbers, same_gate
+from edgenas.verify import (
+    Candidate,
+    Choice,
+    Numbers,
+    choose,
+    described,
+    gates,
+    max_difference,
+    numbers,
+    same_gate,
+)
 
 HEADROOM = 0.97  # a repaired network aims a little below the limit, so that one round suffices
+DIVERGENCE_IMAGES = 64
 
 Files = list[tuple[str, Artifact]]  # variant, file
 
@@ -32,6 +47,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
         "gates": asdict(ctx.config.gates),
         "prune": asdict(ctx.config.prune),
+        "quantize": asdict(ctx.config.quantize),
         "measure": asdict(ctx.config.measure),
         "precision": ctx.config.precision,
         "repairs": ctx.config.repairs,
@@ -98,16 +114,22 @@ def _judged(
         for (variant, artifact), timing in zip(mine, timings, strict=True):
             layers, net = ctx.network(variant, folder)
             if artifact.path not in known:
-                x, y = ctx.fitted.tensors("test")
-                images = np.ascontiguousarray(x.numpy())
-                reference = _logits(net, x)
-                known[artifact.path] = numbers(device, artifact, images, y.numpy(), reference)
+                source = _source(ctx, variant, artifact.precision, net, folder)
+                reference = _logits(source, ctx.fitted.tensors("test")[0])
+                known[artifact.path] = numbers(device, artifact, ctx.fitted, reference)
             predictor = ctx.predictor(device.name, artifact.precision, folder)
             predicted = predictor.p50_ms(layers) if predictor else None
             judged[device.name].append(
                 Candidate(variant, artifact, device.name, predicted, known[artifact.path], timing)
             )
     return judged
+
+
+def _source(ctx: Context, variant: str, precision: str, net: nn.Module, folder: Path) -> nn.Module:
+    """What a file came from: ``net``, unless its integers were trained and are a network too."""
+    if precision == "fp32" or not was_trained(ctx.quantized(variant, folder)):
+        return net
+    return FakeQuantized(ctx.graphs(variant, folder)[precision])
 
 
 def _logits(net: nn.Module, x: Tensor) -> np.ndarray:
@@ -143,6 +165,8 @@ def _repair(ctx: Context, folder: Path, choices: Mapping[str, Choice], variant: 
         corrected = predictor.corrected(best.latency.p50_ms, layers)
         budgets.append(Latency(t["device"], t["limit_ms"] * HEADROOM, corrected))
     prune(ctx, STAGE, "found", variant, budgets, folder)
+    if any(precision == "int8-static" for precision, _ in ctx.exported):
+        quantize_variant(ctx, STAGE, variant, folder)
 
 
 def _write(
@@ -153,6 +177,7 @@ def _write(
     repairs: Sequence[Mapping[str, Any]],
 ) -> None:
     delivered, rows, checks = {}, [], []
+    divergence: dict[str, Any] = {}
     for t in ctx.targets:
         choice, mine = choices[t["device"]], candidates[t["device"]]
         best = choice.delivered.artifact
@@ -164,7 +189,10 @@ def _write(
             "precision": best.precision,
             "device": t["device"],
         }
-        checks += gates(choice, mine, ctx.config, t["limit_ms"])
+        mine_met = gates(choice, mine, ctx.config, t["limit_ms"])
+        checks += mine_met
+        if any(g["name"].startswith("parity") and not g["met"] for g in mine_met):
+            divergence[t["device"]] = _divergence(ctx, choice.delivered, folder)
         if others := [d for d in ctx.same_on if d.runtime.format == best.format]:
             images = np.ascontiguousarray(ctx.fitted.tensors("test")[0].numpy())
             here = ctx.devices[t["device"]]
@@ -190,8 +218,22 @@ def _write(
                 for t in ctx.targets
             },
             "repairs": repairs,
+            "divergence": divergence,
         },
     )
+
+
+def _divergence(ctx: Context, c: Candidate, folder: Path) -> dict[str, Any]:
+    """Of a file that computes something else than its network: where that begins."""
+    graphs = ctx.graphs(c.variant, folder)
+    graph = graphs[c.precision]
+    trained = c.precision != "fp32" and was_trained(ctx.quantized(c.variant, folder))
+    reference = replace(graph, ranges=None) if trained else graphs["fp32"]
+    x, _ = ctx.fitted.tensors("test", DIVERGENCE_IMAGES)
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as aside:
+        errors = layer_errors(ctx.devices[c.device], graph, reference, x, Path(aside), ctx.progress)
+    first = first_off(errors, max_difference(c, ctx.config))
+    return {"first": first and asdict(first), "operators": [asdict(e) for e in errors]}
 
 
 def _relative(path: Path, ctx: Context, folder: Path) -> Path:

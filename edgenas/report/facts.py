@@ -85,12 +85,34 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class TrainedInt8:
+    """Accuracy on search-validation before and after training with int8 in it."""
+
+    epochs: int
+    before: float
+    after: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Int8:
+    """How the integers of a variant were found. ``divergence``: nats an image."""
+
+    calibration: str
+    correct_bias: bool
+    divergence: float
+    tried: tuple[dict[str, Any], ...] = ()
+    trained: TrainedInt8 | None = None
+
+
+@dataclass(frozen=True)
 class Variant:
     """A network that was exported: ``found`` or ``pruned``."""
 
     ops: tuple[str, ...]
     accuracy: float | None = None
     target_ms: dict[str, float] = field(default_factory=dict)
+    int8: Int8 | None = None
 
 
 @dataclass(frozen=True)

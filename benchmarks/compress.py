@@ -1,0 +1,240 @@
+"""What int8 wins and costs, in the runtimes of this CPU: int8-static files beside fp32 ones.
+
+    python benchmarks/compress.py [--networks found-fashion resnet18 ...] [--work runs/compress]
+
+Networks: two that edgenas finds (Fashion-MNIST at 28 px, CIFAR-10 at 32 px), MobileNetV2 at 224 px
+and ResNet-18 at 128 px, both trained here on CIFAR-10, enlarged: first small, at last at full size.
+Of each: int8-static by calibration alone (ptq) and trained on in int8 (qat), as ONNX and as TFLite.
+All files of a network and a runtime are timed in one measurement, on one thread; accuracy is that
+of the files on the test images. ``agreement``: equal top-1 with the fp32 file.
+
+What is trained lies in --work: a run that was stopped goes on.
+Writes benchmarks/results/compress.json.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import handmade
+import numpy as np
+import torch
+from results_file import write_results
+from torch import nn
+
+from edgenas.artifact import Artifact
+from edgenas.checkpoint import Checkpoint
+from edgenas.compress.qat import qat
+from edgenas.compress.quantize import load_quantized, quantize, save_quantized
+from edgenas.config import QuantRecipe, parse_config
+from edgenas.console import Bars
+from edgenas.device import load_device
+from edgenas.export import exporter_for
+from edgenas.graph import Graph, trace
+from edgenas.measure import measure
+from edgenas.pipeline import run
+from edgenas.pipeline.context import Context, load_weights, save_weights
+from edgenas.session import predict
+from edgenas.spaces.mobile import Mobile
+from edgenas.spec import OpSpec
+from edgenas.task import Task, load_task
+from edgenas.train import Epoch, TrainRecipe, seeded, train
+
+DEVICES = ("cpu-onnxruntime", "cpu-litert")
+QAT = TrainRecipe(epochs=1, batch=64, lr=0.002, warmup=0.0, smoothing=0.0)
+VALIDATION_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Training at one resolution, on so many images of the train part."""
+
+    resolution: int
+    images: int
+    recipe: TrainRecipe
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network that is there to be compressed; ``phases``: how it is trained first."""
+
+    dataset: str
+    resolution: int
+    test_images: int
+    make: Callable[[int], nn.Module] | None = None  # of a resolution; None: found by edgenas
+    phases: tuple[Phase, ...] = ()
+
+
+def mobilenet_v2(resolution: int) -> nn.Module:
+    """As published: the size is halved five times."""
+    return _assembled(handmade.mobilenet_v2(1.0, resolution, 3, 10, handmade.V2_STRIDES))
+
+
+def _assembled(layers: tuple[OpSpec, ...]) -> nn.Module:
+    return Mobile(32, 3, 10, **Mobile.presets["tiny"]).assemble(layers)
+
+
+CASES: Mapping[str, Case] = {
+    "found-fashion": Case("fashion-mnist", 28, 10_000),
+    "found-cifar10": Case("cifar10", 32, 10_000),
+    "resnet18": Case(
+        "cifar10", 128, 5_000, lambda resolution: handmade.ResNet18(10),
+        (
+            Phase(64, 20_000, TrainRecipe(epochs=4, batch=64, lr=0.05)),
+            Phase(128, 4_000, TrainRecipe(epochs=1, batch=64, lr=0.01, warmup=0.0)),
+        ),
+    ),
+    "mobilenet_v2": Case(
+        "cifar10", 224, 5_000, mobilenet_v2,
+        (
+            Phase(64, 20_000, TrainRecipe(epochs=5, batch=64, lr=0.05)),
+            Phase(224, 4_000, TrainRecipe(epochs=1, batch=32, lr=0.01, warmup=0.0)),
+        ),
+    ),
+}  # fmt: skip
+
+
+def trained(name: str, case: Case, work: Path, bars: Bars) -> tuple[nn.Module, Task]:
+    """The fp32 network and its task at full resolution."""
+    if case.make is None:
+        return _found(name, case, work, bars)
+    task = load_task({"dataset": case.dataset}, 0)
+    with seeded(0):
+        net = case.make(case.resolution)
+    for i, phase in enumerate(case.phases):
+        path = work / f"{name}.{i}.safetensors"
+        if path.exists():
+            net = load_weights(net, path)
+            continue
+        part = _few(task.at(phase.resolution), phase.images)
+        train(
+            net, part, phase.recipe, i, seen(name, bars),
+            checkpoint=Checkpoint(path.with_suffix(".checkpoint.safetensors"), str(phase)),
+        )  # fmt: skip
+        save_weights(net, path)
+    return net.eval(), task.at(case.resolution)
+
+
+def seen(what: str, bars: Bars) -> Callable[[Epoch], None]:
+    """Shows each epoch."""
+    return lambda e: bars(f"{what} ({e.images_per_second:.0f} images/s)", e.number, e.epochs)
+
+
+def _few(task: Task, images: int) -> Task:
+    every = task.parts["train"]
+    return replace(
+        task, parts={**task.parts, "train": every[torch.arange(min(images, len(every)))]}
+    )
+
+
+def _found(name: str, case: Case, work: Path, bars: Bars) -> tuple[nn.Module, Task]:
+    """Searched and trained as ``edgenas train`` does, in the middle of what the space can do."""
+    targets = [{"device": d, "latency": {"p50": "<= 50 %"}} for d in DEVICES]
+    config = parse_config(
+        {
+            "name": name,
+            "task": {"dataset": case.dataset},
+            "targets": targets,
+            "train": {"epochs": 6},
+        },
+        "benchmark",
+    )
+    run(config, work, until="train", progress=bars)
+    ctx = Context(work / name, config, Path("latency_tables"), bars)
+    return ctx.network("found")[1], ctx.fitted
+
+
+def compressed(
+    name: str, net: nn.Module, task: Task, work: Path, bars: Bars
+) -> dict[str, tuple[Graph, Any]]:
+    """Graphs by how they were made, and what is to be told of it."""
+    graph = trace(net, task.input)
+    bars(f"{name}: calibrating", 0, 1)
+    ptq, tried = quantize(
+        graph, task.tensors("calibration")[0], task.tensors("search", VALIDATION_IMAGES)[0],
+        QuantRecipe(),
+    )  # fmt: skip
+    best = min(tried, key=lambda t: t.divergence)
+    path = work / f"{name}.qat.safetensors"
+    if not path.exists():
+        part = _few(
+            task,
+            CASES[name].phases[-1].images if CASES[name].phases else len(task.parts["train"].y),
+        )
+        made = qat(ptq, part, QAT, 0, net, lambda e, _: seen(f"{name} in int8", bars)(e))
+        save_quantized(made, path)
+    return {
+        "fp32": (graph, {}),
+        "ptq": (ptq, {**asdict(best), "tried": [asdict(t) for t in tried]}),
+        "qat": (load_quantized(graph, path), asdict(QAT)),
+    }
+
+
+def rows_of(name: str, work: Path, bars: Bars) -> list[dict[str, Any]]:
+    """Two rows a format."""
+    case = CASES[name]
+    net, task = trained(name, case, work, bars)
+    graphs = compressed(name, net, task, work, bars)
+    images, labels = task.tensors("test", case.test_images)
+    x, y = np.ascontiguousarray(images.numpy()), labels.numpy()
+    rows = []
+    for device in map(load_device, DEVICES):
+        fmt = device.runtime.format
+        exporter = exporter_for(fmt)
+        files: dict[str, Artifact] = {
+            how: exporter.network(graph, work / f"{name}.{how}.{fmt}", {})
+            for how, (graph, _) in graphs.items()
+        }
+        timings = dict(
+            zip(files, measure(device, list(files.values()), progress=bars), strict=True)
+        )
+        top = {how: predict(device, file, x).argmax(1) for how, file in files.items()}
+        base, right = files["fp32"], float((top["fp32"] == y).mean())
+        for how in ("ptq", "qat"):
+            found = exporter.inspect(files[how].path)
+            rows.append({
+                "network": name, "format": fmt, "precision": files[how].precision, "by": how,
+                "resolution": case.resolution,
+                "speedup": timings["fp32"].p50_ms / timings[how].p50_ms,
+                "accuracy_change": 100 * (float((top[how] == y).mean()) - right),
+                "size_ratio": base.size_bytes / files[how].size_bytes,
+                "fp32_accuracy": right, "agreement": float((top[how] == top["fp32"]).mean()),
+                "test_images": len(y), "quantized": found.quantized / found.operators,
+                "float_operators": found.float_operators, "transposes": found.transposes,
+                "input_dtype": found.input_dtype,
+                "fp32_p50_ms": timings["fp32"].p50_ms, "p50_ms": timings[how].p50_ms,
+                "grades": [timings["fp32"].grade, timings[how].grade], "made": graphs[how][1],
+            })  # fmt: skip
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """For the terminal."""
+    print("network        px   format by   speedup  points  size  agreement  fp32")
+    for r in rows:
+        print(
+            f"{r['network']:<14} {r['resolution']:<4} {r['format']:<6} {r['by']:<4}"
+            f"{r['speedup']:>7.2f}{r['accuracy_change']:>+9.2f}{r['size_ratio']:>6.2f}"
+            f"{r['agreement']:>10.2%}{r['fp32_accuracy']:>8.2%}"
+        )
+
+
+def main() -> None:
+    """Print the table and write the result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--work", type=Path, default=Path("runs/compress"))
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    with Bars() as bars:
+        rows = [row for name in args.networks for row in rows_of(name, args.work, bars)]
+    show(rows)
+    print(write_results("compress", rows=rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""int8-static of a network: ranges and biases that keep its outputs, and how they are kept."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor, nn
+
+from edgenas.compress.bias import correct_biases
+from edgenas.compress.fake_quant import FakeQuantized
+from edgenas.config import QuantRecipe
+from edgenas.errors import CorruptFile
+from edgenas.files import aside
+from edgenas.graph import Conv, Graph, Linear, Method, calibrate
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Tried:
+    """``divergence``: nats an image by which its outputs differ from those of the network."""
+
+    calibration: Method
+    correct_bias: bool
+    divergence: float
+
+
+def ways(recipe: QuantRecipe) -> list[tuple[Method, bool]]:
+    """Calibration, and whether biases are corrected: all that ``recipe`` compares."""
+    auto = recipe.calibration == "auto"
+    methods = get_args(Method) if auto else (recipe.calibration,)
+    corrected = {"auto": (False, True), "yes": (True,), "no": (False,)}[recipe.correct_bias]
+    return [(method, c) for method in methods for c in corrected]
+
+
+def quantize(
+    graph: Graph, calibration: Tensor, validation: Tensor, recipe: QuantRecipe
+) -> tuple[Graph, list[Tried]]:
+    """``graph`` with ranges, by the way of ``recipe`` that stays nearest to it, and all tried.
+
+    Images (n, c, h, w), normalised: ``calibration`` gives the ranges, ``validation`` decides.
+    """
+    batches = torch.split(calibration, BATCH)
+    wanted = outputs(graph, validation)
+    calibrated = {m: calibrate(graph, batches, m) for m in {m for m, _ in ways(recipe)}}
+    found = []
+    for method, corrected in ways(recipe):
+        made = calibrated[method]
+        if corrected:
+            made = correct_biases(made, batches)
+        found.append((made, Tried(method, corrected, divergence(wanted, made, validation))))
+    best, _ = min(found, key=lambda pair: pair[1].divergence)
+    return best, [tried for _, tried in found]
+
+
+def divergence(wanted: Tensor, graph: Graph, x: Tensor) -> float:
+    """Mean Kullback-Leibler divergence, nats, of what integers give from logits ``wanted``."""
+    got = outputs(FakeQuantized(graph).eval(), x)
+    return float(
+        nn.functional.kl_div(
+            got.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True
+        )
+    )
+
+
+@torch.inference_mode()
+def outputs(network: Graph | nn.Module, x: Tensor) -> Tensor:
+    """Logits (n, classes) of images ``x``."""
+    return torch.cat([network(part) for part in torch.split(x, BATCH)])
+
+
+def save_quantized(graph: Graph, path: Path) -> None:
+    """Weights, biases and ranges of ``graph``, whole or not at all."""
+    layers = [n for n in graph.nodes if isinstance(n, Conv | Linear)]
+    tensors = {f"{n.name}/weight": n.weight for n in layers}
+    tensors |= {f"{n.name}/bias": n.bias for n in layers}
+    with aside(path) as temporary:
+        temporary.write_bytes(save(tensors, {"ranges": json.dumps(graph.ranges)}))
+
+
+def load_quantized(graph: Graph, path: Path) -> Graph:
+    """``graph`` with what ``save_quantized`` kept of it. Raises CorruptFile."""
+    try:
+        with safe_open(path, "np") as file:
+            nodes = tuple(
+                replace(
+                    n,
+                    weight=file.get_tensor(f"{n.name}/weight"),
+                    bias=file.get_tensor(f"{n.name}/bias"),
+                )
+                if isinstance(n, Conv | Linear)
+                else n
+                for n in graph.nodes
+            )
+            ranges = json.loads(file.metadata()["ranges"])
+        return replace(
+            graph, nodes=nodes, ranges={k: (float(a), float(b)) for k, (a, b) in ranges.items()}
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
+        raise CorruptFile(f"{path} does not hold this network in int8: {e!s:.200}") from e

@@ -1,0 +1,85 @@
+"""int8-static of a variant, for the stages that make one: ``<variant>.int8-static.safetensors``."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgenas.compress.fake_quant import FakeQuantized
+from edgenas.compress.qat import qat
+from edgenas.compress.quantize import quantize, save_quantized
+from edgenas.files import read_json, write_json
+from edgenas.graph import Graph, trace
+from edgenas.pipeline.context import Context, quantized_path
+from edgenas.pipeline.stage import Stage
+from edgenas.pipeline.train import epoch_event, pace, recipe
+from edgenas.train import Epoch, accuracy
+
+VALIDATION_IMAGES = 512  # of search-validation, that decide between calibrations
+
+
+def settings(ctx: Context) -> Mapping[str, Any]:
+    """All that decides what ``quantize_variant`` makes, beside the network."""
+    return {"quantize": asdict(ctx.config.quantize), "calibration": ctx.task.digest("calibration")}
+
+
+def quantize_variant(ctx: Context, stage: Stage, variant: str, folder: Path) -> dict[str, Any]:
+    """Write the int8-static of ``variant`` into ``folder``; how it was made.
+
+    Training in int8, where the config asks for it, is undone if search-validation is the worse for
+    it. ``stage``: the one at work, which keeps how far training got.
+    """
+    asked = ctx.config.quantize
+    _, net = ctx.network(variant, folder)
+    graph = trace(net, ctx.fitted.input)
+    ctx.progress(f"quantize {variant}", 0, 1)
+    made, tried = quantize(
+        graph, ctx.fitted.tensors("calibration")[0],
+        ctx.fitted.tensors("search", VALIDATION_IMAGES)[0], asked,
+    )  # fmt: skip
+    best = min(tried, key=lambda t: t.divergence)
+    record = {**asdict(best), "tried": [asdict(t) for t in tried]}
+    ctx.progress(f"quantize {variant}", 1, 1)
+    if asked.epochs:
+        better = _trained(ctx, stage, variant, made, net)
+        scores = {
+            name: accuracy(FakeQuantized(g), ctx.fitted, "search")
+            for name, g in (("before", made), ("after", better))
+        }
+        kept = scores["after"] > scores["before"]
+        record["trained"] = {**scores, "epochs": asked.epochs, "kept": kept}
+        made = better if kept else made
+    path = quantized_path(folder, variant)
+    save_quantized(made, path)
+    write_json(path.with_suffix(".json"), record)
+    return record
+
+
+def was_trained(path: Path) -> bool:
+    """Whether the int8-static at ``path`` has weights of its own."""
+    trained: Mapping[str, Any] = read_json(path.with_suffix(".json")).get("trained", {})
+    return bool(trained.get("kept"))
+
+
+def _trained(ctx: Context, stage: Stage, variant: str, graph: Graph, net: nn.Module) -> Graph:
+    asked, ledger = ctx.config.quantize, ctx.ledger()
+    how = replace(
+        recipe(ctx.config.train), epochs=asked.epochs, lr=asked.lr, warmup=0.0,
+        mixup=0.0, cutmix=0.0, ema=0.0, precision="fp32", dead_after=0.0,
+    )  # fmt: skip
+    checkpoint = stage.checkpoint(
+        ctx,
+        f"{variant}.int8-static",
+        recipe=asdict(how),
+        ranges=sorted((graph.ranges or {}).items()),
+    )
+
+    def on_epoch(e: Epoch, quantized: nn.Module) -> None:
+        ledger.append("int8", "epoch", variant=variant, **epoch_event(e, quantized, ctx))
+        ctx.progress(f"train {variant} in int8 ({pace(e)})", e.number, e.epochs)
+
+    return qat(
+        graph, ctx.fitted, how, ctx.config.seed, net, on_epoch, checkpoint, ctx.config.accelerator
+    )
