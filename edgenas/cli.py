@@ -277,6 +277,54 @@ _stage_command("verify", "Run and time every exported file on its device; exit 3
 
 @cli.command()
 @click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--device", required=True, help="Name of a device, or its file.")
+@click.option("--to", "folder", default="edgenas-model", show_default=True, help="Folder there.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 1000),
+    default=8,
+    show_default=True,
+    help="Images of the test part to classify there.",
+)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    help="Classify this file instead.",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+)
+@json_option
+def deploy(
+    directory: Path, device: str, folder: str, samples: int, images: tuple[Path, ...], as_json: bool
+) -> None:  # fmt: skip
+    """Put the file that a run DIRECTORY delivered on a board, with a classifier, and try it there.
+
+    Example: edgenas deploy runs/demo --device cpu-onnxruntime
+    """
+    from dataclasses import asdict
+
+    from edgenas.deploy import deploy as put
+    from edgenas.device import load_device
+
+    done = put(directory, load_device(device), folder, samples, images)
+    if as_json:
+        emit(asdict(done))
+        return
+    click.echo(f"{device}: {done.folder}/ holds {', '.join(done.files)}")
+    if not done.met:
+        click.echo("note: the verdict of this run was not met", err=True)
+    for answer in done.answers:
+        best = ", ".join(f"{name} {share:.1%}" for name, share in answer.best)
+        mark = "" if answer.truth is None else f"  (is {answer.truth})"
+        click.echo(f"{answer.image:<14} {best}{mark}")
+    known = [a for a in done.answers if a.truth is not None]
+    if known:
+        right = sum(a.truth == a.best[0][0] for a in known)
+        click.echo(f"{right} of {len(known)} right")
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
 def report(directory: Path) -> None:
     """Write report.html of a run DIRECTORY.
 

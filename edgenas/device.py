@@ -37,6 +37,10 @@ class Transport(Protocol):
         """Bring a file from there."""
         ...
 
+    def place(self, files: Mapping[str, Path], folder: str) -> str:
+        """Bring files to stay in ``folder`` there, named by their keys; where that is, absolute."""
+        ...
+
     def scratch(self) -> AbstractContextManager[str]:
         """A folder there for what a run writes, removed at the end."""
         ...

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
@@ -30,6 +30,16 @@ class Here:
             shutil.copyfile(remote, local)
         except OSError as e:
             raise DeviceError(f"cannot fetch {remote}: {e.strerror}") from e
+
+    def place(self, files: Mapping[str, Path], folder: str) -> str:
+        """A copy of each. Raises DeviceError where that cannot be written."""
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            for name, path in files.items():
+                shutil.copyfile(path, Path(folder) / name)
+        except OSError as e:
+            raise DeviceError(f"cannot write {folder}: {e.strerror}") from e
+        return str(Path(folder).resolve())
 
     def scratch(self) -> AbstractContextManager[str]:
         """A temporary folder, removed at the end."""

@@ -18,7 +18,7 @@ import tarfile
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,6 +148,17 @@ class Remote(ABC):
     def pull(self, remote: str, local: Path) -> None:
         """As ``Transport.pull``."""
         local.write_bytes(self._again(partial(self._said, f"cat {shlex.quote(remote)}")))
+
+    def place(self, files: Mapping[str, Path], folder: str) -> str:
+        """As ``Transport.place``."""
+        there = self.push(list(files.values()))
+        into = shlex.quote(folder)
+        copies = [
+            f"cp {shlex.quote(path)} {into}/{shlex.quote(name)}"
+            for name, path in zip(files, there, strict=True)
+        ]
+        script = " && ".join([f"mkdir -p {into}", *copies, f"cd {into}", "pwd"])
+        return self._again(partial(self._said, script)).decode(errors="replace").strip()
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:

@@ -166,6 +166,13 @@ def test_no_name_reaches_a_shell(phone: Adb, tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.rglob("HACKED")) and not Path("HACKED").exists()
 
 
+def test_files_are_placed_beside_our_folder(phone: Adb, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    there = Path(phone.place({"model.onnx": tmp_path / "a"}, "my model"))
+    assert there == Path(phone.folder).parent / "my model"
+    assert (there / "model.onnx").read_bytes() == b"one"
+
+
 @pytest.mark.parametrize("field", ["serial", "python", "folder"])
 @pytest.mark.parametrize("bad", ["-H", "", "a\nb"])
 def test_what_would_be_an_option_or_two_lines_is_refused(field: str, bad: str) -> None:

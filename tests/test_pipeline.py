@@ -198,6 +198,62 @@ def test_where_parity_is_missed_it_is_said_at_which_operator(
     assert "the first operator that computes something else is" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("device", ["cpu-onnxruntime", "cpu-litert"])
+def test_a_deployed_file_is_used_there_with_nothing_of_edgenas(
+    finished: Path, tmp_path: Path, device: str
+) -> None:
+    root = finished / "runs" / "mine"
+    call = [sys.executable, "-m", "edgenas", "deploy", str(root), "--device", device]
+    call += ["--to", str(tmp_path / "model")]
+    done = subprocess.run([*call, "--samples", "30", "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    model = next(p for p in (tmp_path / "model").glob("model.*") if p.suffix != ".json")
+    assert {p.name for p in (tmp_path / "model").iterdir()} == {
+        model.name, "model.json", "classify.py",
+    }  # fmt: skip
+    assert sha256(model) == sha256(root / model.name)
+    right = sum(a["truth"] == a["best"][0][0] for a in told["answers"])
+    accuracy = next(
+        c["accuracy"]
+        for c in verdict(finished)["candidates"]
+        if c["delivered"] and c["device"] == device
+    )
+    assert len(told["answers"]) == 30 and abs(right / 30 - accuracy) < 0.2
+    picture = tmp_path / "across.png"
+    rows = 127 + 60 * np.sin(np.mgrid[:12, :12][0])
+    Image.fromarray(np.repeat(np.repeat(rows.astype(np.uint8), 4, 0), 4, 1)).save(picture)
+    alone = subprocess.run(
+        [sys.executable, "-I", str(tmp_path / "model" / "classify.py"), str(picture)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert json.loads(alone.stdout)["best"][0]["class"] == "0", alone.stderr
+    shown = subprocess.run([*call, "--image", str(picture)], capture_output=True, text=True).stdout
+    assert "across.png" in shown and "right" not in shown
+
+
+def test_what_was_not_judged_is_not_deployed(finished: Path, tmp_path: Path) -> None:
+    def said(root: Path, device: str = "cpu-litert", *more: str) -> tuple[int, str]:
+        call = [sys.executable, "-m", "edgenas", "deploy", str(root), "--device", device, *more]
+        done = subprocess.run(
+            [*call, "--to", str(tmp_path / "there")] if not more else call,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    root = tmp_path / "mine"
+    shutil.copytree(finished / "runs" / "mine", root)
+    code, err = said(root, "cpu-litert", "--to", "-rf")
+    assert code == 2 and "does not make a folder" in err
+    (root / "model.tflite").write_bytes(b"another")
+    code, err = said(root)
+    assert code != 0 and "is not the file that was judged" in err
+    (root / "verdict.json").unlink()
+    code, err = said(root)
+    assert code == 2 and "nothing is delivered without one" in err
+    assert not (tmp_path / "there").exists()
+
+
 def test_a_second_run_does_nothing(finished: Path) -> None:
     before = [e for e in events(finished)]
     done = run(finished)

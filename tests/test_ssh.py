@@ -106,6 +106,23 @@ def test_no_name_reaches_a_shell(board: Ssh, tmp_path: Path, name: str) -> None:
     assert not (Path.home() / "HACKED").exists()
 
 
+def test_files_are_placed_under_their_names_whatever_the_folder_is_called(
+    board: Ssh, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    folder = tmp_path / "it's $(here) now"
+    for content in (b"two", b"three"):  # what was there before is replaced
+        (tmp_path / "b").write_bytes(content)
+        there = board.place({"x.py": tmp_path / "a", "y.json": tmp_path / "b"}, str(folder))
+        assert Path(there) == folder
+        assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
+            "x.py": b"one",
+            "y.json": content,
+        }
+    relative = board.place({"x": tmp_path / "a"}, board.folder + "/placed")
+    assert Path(relative).is_absolute() and (Path(relative) / "x").read_bytes() == b"one"
+
+
 @pytest.mark.parametrize("field", ["host", "python", "folder"])
 @pytest.mark.parametrize("bad", ["-oProxyCommand=touch HACKED", "", "a\nb"])
 def test_what_would_be_an_option_or_two_lines_is_refused(field: str, bad: str) -> None:

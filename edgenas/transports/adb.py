@@ -4,8 +4,9 @@ import re
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 from edgenas.errors import DeviceError
 from edgenas.remote import Answer, Disconnected, Remote, plain
@@ -51,6 +52,10 @@ class Adb(Remote):
     def label(self) -> str:
         """The serial."""
         return self.serial or "the phone"
+
+    def place(self, files: Mapping[str, Path], folder: str) -> str:
+        """As ``Transport.place``; beside ours, where a phone lets us write."""
+        return super().place(files, str(PurePosixPath(self.folder).parent / folder))
 
     def run(self, script: str, stdin: bytes = b"") -> Answer:
         """As ``Remote.run``."""

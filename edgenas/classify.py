@@ -1,0 +1,96 @@
+"""Names what is in images, with a model that edgenas delivered. Needs no edgenas.
+
+    python classify.py photo.jpg sample.npy ...
+
+Beside it lie the model and model.json, which says how images are prepared and what classes are
+called. Python 3.9, numpy, and onnxruntime for .onnx or ai-edge-litert (or tflite-runtime) for
+.tflite; pillow for images that are not .npy (height, width, channels; uint8). Prints a JSON line an
+image: the three likeliest classes, softmax.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+
+
+def pixels(path: str, channels: int, height: int, width: int) -> Any:
+    """(h, w, c) uint8, as the network takes them."""
+    if path.endswith(".npy"):
+        image = np.load(path, allow_pickle=False)
+        if image.shape == (height, width, channels) and image.dtype == np.uint8:
+            return image
+        raise SystemExit("%s is %s, not uint8 %s" % (path, image.shape, (height, width, channels)))
+    try:
+        from PIL import Image, ImageOps
+    except ModuleNotFoundError:
+        raise SystemExit("to read %s: %s -m pip install pillow" % (path, sys.executable)) from None
+    image = ImageOps.exif_transpose(Image.open(path)).convert("L" if channels == 1 else "RGB")
+    image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(height, width, channels)
+
+
+def onnx(path: str) -> Callable[[Any], Any]:
+    """A function from (1, c, h, w) float32 to logits."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x})[0][0]
+
+
+def tflite(path: str) -> Callable[[Any], Any]:
+    """A function from (1, c, h, w) float32 to logits."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ModuleNotFoundError:
+        from tflite_runtime.interpreter import Interpreter
+    interpreter = Interpreter(model_path=path)
+    interpreter.allocate_tensors()
+    begin, end = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+
+    def run(x: Any) -> Any:
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        if begin["dtype"] != np.float32:
+            scale, zero = begin["quantization"]
+            x = np.clip(np.rint(x / scale) + zero, -128, 127).astype(begin["dtype"])
+        interpreter.set_tensor(begin["index"], x)
+        interpreter.invoke()
+        y = interpreter.get_tensor(end["index"])[0].astype(np.float32)
+        if end["dtype"] != np.float32:
+            scale, zero = end["quantization"]
+            y = (y - zero) * scale
+        return y
+
+    return run
+
+
+def main(paths: Sequence[str]) -> None:
+    """Print a line an image."""
+    told = json.loads((HERE / "model.json").read_text())
+    model = str(HERE / told["model"])
+    run = onnx(model) if model.endswith(".onnx") else tflite(model)
+    mean, std = (np.array(told[key], np.float32) for key in ("mean", "std"))
+    for path in paths:
+        x = (pixels(path, *told["input"]).astype(np.float32) / 255 - mean) / std
+        logits = run(x.transpose(2, 0, 1)[None].astype(np.float32))
+        share = np.exp(logits - logits.max())
+        share /= share.sum()
+        best = [
+            {"class": told["classes"][k], "share": round(float(share[k]), 4)}
+            for k in np.argsort(-share)[:3]
+        ]
+        print(json.dumps({"image": path, "best": best}), flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    main(sys.argv[1:])
