@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from edgenas.compress.bias import correct_biases
+from edgenas.compress.bias import channel_means, correct_biases
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.compress.qat import qat
 from edgenas.compress.quantize import (
@@ -124,7 +124,7 @@ def test_a_corrected_bias_takes_the_mean_error_out_of_every_channel(layer):
             node = replace(node, weight=weight)
         nodes.append(node)
     plain = calibrate(replace(plain, nodes=tuple(nodes), ranges=None), [x])
-    corrected = correct_biases(plain, [x])
+    corrected = correct_biases(plain, channel_means(plain, [x]))
     name = plain.output.name
 
     def off(graph: Graph) -> float:

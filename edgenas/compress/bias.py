@@ -1,6 +1,6 @@
 """Biases that make up for what rounding of the weights shifts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,15 +10,15 @@ from torch import Tensor
 from edgenas.graph import INPUT, Conv, Graph, Linear
 from edgenas.quantization import Quantized
 
+Means = Mapping[str, np.ndarray]
 
-@torch.no_grad()
-def correct_biases(graph: Graph, batches: Sequence[Tensor]) -> Graph:
+
+def correct_biases(graph: Graph, means: Means) -> Graph:
     """``graph``, calibrated, with the mean error of each output channel taken out of its bias.
 
     Nagel et al. 2019 (arXiv:1906.04721), sec. 4.2: E[(W - round(W)) x] = (W - round(W)) E[x], with
-    E[x] of each input channel over ``batches`` (n, c, h, w); the borders count as the rest.
+    E[x] of each channel of each tensor from ``channel_means``; the borders count as the rest.
     """
-    means = _means(graph, batches)
     quantized = Quantized(graph)
     nodes = []
     for node in graph.nodes:
@@ -37,8 +37,9 @@ def correct_biases(graph: Graph, batches: Sequence[Tensor]) -> Graph:
     return replace(graph, nodes=tuple(nodes))
 
 
-def _means(graph: Graph, batches: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    """Of every channel of every tensor."""
+@torch.no_grad()
+def channel_means(graph: Graph, batches: Sequence[Tensor]) -> Means:
+    """Of every tensor of ``graph`` in float, over ``batches`` (n, c, h, w): (channels,)."""
     sums = {n: np.zeros(graph.shape(n)[0]) for n in (INPUT, *(n.name for n in graph.nodes))}
     images = 0
     for x in batches:

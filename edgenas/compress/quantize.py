@@ -10,12 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from edgenas.compress.bias import correct_biases
+from edgenas.compress.bias import channel_means, correct_biases
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.config import QuantRecipe
 from edgenas.errors import CorruptFile
 from edgenas.files import aside
-from edgenas.graph import Conv, Graph, Linear, Method, calibrate
+from edgenas.graph import Conv, Graph, Linear, Method, calibrations
 
 BATCH = 64
 
@@ -46,12 +46,13 @@ def quantize(
     """
     batches = torch.split(calibration, BATCH)
     wanted = outputs(graph, validation)
-    calibrated = {m: calibrate(graph, batches, m) for m in {m for m, _ in ways(recipe)}}
+    calibrated = calibrations(graph, batches, {method for method, _ in ways(recipe)})
+    means = channel_means(graph, batches)
     found = []
     for method, corrected in ways(recipe):
         made = calibrated[method]
         if corrected:
-            made = correct_biases(made, batches)
+            made = correct_biases(made, means)
         found.append((made, Tried(method, corrected, divergence(wanted, made, validation))))
     best, _ = min(found, key=lambda pair: pair[1].divergence)
     return best, [tried for _, tried in found]

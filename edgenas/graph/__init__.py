@@ -1,6 +1,6 @@
 """A network as a device runs it: BN folded, shapes known, ranges attached when quantized."""
 
-from edgenas.graph.calibration import Method, calibrate
+from edgenas.graph.calibration import Method, calibrate, calibrations
 from edgenas.graph.nodes import (
     INPUT,
     Activation,
@@ -32,5 +32,6 @@ __all__ = [
     "Node",
     "Ranges",
     "calibrate",
+    "calibrations",
     "trace",
 ]

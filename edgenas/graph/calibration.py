@@ -1,7 +1,7 @@
 """Ranges of a graph's tensors, seen on real images."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -36,9 +36,16 @@ class Histogram:
         return (edges[1:] + edges[:-1]) / 2
 
 
-@torch.no_grad()
 def calibrate(graph: Graph, batches: Sequence[Tensor], method: Method = "min-max") -> Graph:
-    """``graph`` with the range of every tensor over all ``batches``, each (n, c, h, w).
+    """As of ``calibrations``, by one method."""
+    return calibrations(graph, batches, [method])[method]
+
+
+@torch.no_grad()
+def calibrations(
+    graph: Graph, batches: Sequence[Tensor], methods: Collection[Method]
+) -> dict[Method, Graph]:
+    """``graph`` with the range of every tensor over all ``batches``, each (n, c, h, w), by method.
 
     ``min-max``: least and greatest value. The others cut what is rare, from a histogram:
     ``percentile`` to the middle 99.99 %; ``mse`` where the squared error of 256 levels is least;
@@ -46,13 +53,17 @@ def calibrate(graph: Graph, batches: Sequence[Tensor], method: Method = "min-max
     Migacz 2017, 8-bit inference with TensorRT). Raises DataError (no image, another shape, NaN or
     infinity), UsageError.
     """
-    if method not in get_args(Method):
-        raise UsageError(f"no calibration {method!r}. Known: {', '.join(get_args(Method))}")
+    if unknown := set(methods) - set(get_args(Method)):
+        known = ", ".join(get_args(Method))
+        raise UsageError(f"no calibration {', '.join(sorted(unknown))}. Known: {known}")
     ranges = _extremes(graph, batches)
-    if method != "min-max":
-        seen = _histograms(graph, batches, ranges)  # none of a tensor that has one value
-        ranges |= {name: _CUT[method](h) for name, h in seen.items() if h.counts.any()}
-    return replace(graph, ranges=ranges)
+    cuts = {m: _CUT[m] for m in methods if m != "min-max"}
+    seen = _histograms(graph, batches, ranges) if cuts else {}
+    found: dict[Method, Graph] = {m: replace(graph, ranges=ranges) for m in methods}
+    for method, cut in cuts.items():  # a tensor that has one value keeps it
+        cut_ranges = {name: cut(h) for name, h in seen.items() if h.counts.any()}
+        found[method] = replace(graph, ranges={**ranges, **cut_ranges})
+    return found
 
 
 def _extremes(graph: Graph, batches: Sequence[Tensor]) -> dict[str, Range]:
