@@ -8,6 +8,8 @@ called. Python 3.9, numpy, and onnxruntime for .onnx or ai-edge-litert (or tflit
 image: the three likeliest classes, softmax.
 """
 
+import importlib
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -48,11 +50,8 @@ def onnx(path: str) -> Callable[[Any], Any]:
 
 def tflite(path: str) -> Callable[[Any], Any]:
     """A function from (1, c, h, w) float32 to logits."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ModuleNotFoundError:
-        from tflite_runtime.interpreter import Interpreter
-    interpreter = Interpreter(model_path=path)
+    name = "ai_edge_litert" if importlib.util.find_spec("ai_edge_litert") else "tflite_runtime"
+    interpreter = importlib.import_module(name + ".interpreter").Interpreter(model_path=path)
     interpreter.allocate_tensors()
     begin, end = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
