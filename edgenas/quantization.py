@@ -63,7 +63,9 @@ class Weights:
         A channel of (nearly) zero weights gets a scale at which its bias still fits int32.
         """
         largest = np.abs(weight).reshape(len(weight), -1).max(1).astype(np.float64) / 127
-        scales = np.maximum(largest, least_scales(bias, x, y)).astype(np.float32)
+        of_bias, least = least_scales(x, y)
+        needed = np.abs(bias).astype(np.float64) * of_bias
+        scales = np.maximum(np.maximum(largest, needed), least).astype(np.float32)
         per_channel = scales.reshape(-1, *(1,) * (weight.ndim - 1))
         bias_scales = scales * x.scale
         return cls(
@@ -74,11 +76,12 @@ class Weights:
         )
 
 
-def least_scales(bias: np.ndarray, x: Scale, y: Scale) -> np.ndarray:
-    """Of the weights of a channel, however small, of an operator from ``x`` to ``y``: (cout,)."""
-    needed = np.abs(bias).astype(np.float64) / (float(x.scale) * _BIAS_LIMIT)
-    least: np.ndarray = np.maximum(needed, _LEAST_MULTIPLIER * float(y.scale) / float(x.scale))
-    return least
+def least_scales(x: Scale, y: Scale) -> tuple[float, float]:
+    """Of the weights of a channel, however small, of an operator from ``x`` to ``y``.
+
+    Of each unit of its bias, so that this fits int32; and whatever the bias.
+    """
+    return 1 / (float(x.scale) * _BIAS_LIMIT), _LEAST_MULTIPLIER * float(y.scale) / float(x.scale)
 
 
 @dataclass(frozen=True, eq=False)

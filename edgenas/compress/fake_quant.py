@@ -71,8 +71,9 @@ class FakeQuantized(nn.Module):
         weight, bias = (p[self._at[node.name]] for p in (self.weights, self.biases))
         x, y = self._scales[node.inputs[0]], self._scales[node.name]
         largest = weight.detach().abs().flatten(1).amax(1).double() / 127
-        least = torch.from_numpy(least_scales(bias.detach().double().cpu().numpy(), x, y))
-        scales = torch.maximum(largest, least.to(largest)).float()
+        of_bias, least = least_scales(x, y)
+        needed = bias.detach().abs().double() * of_bias
+        scales = torch.maximum(largest, needed).clamp(min=least).float()
         zeros = torch.zeros_like(scales, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -127, 127), bias
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from edgenas.compress.quantize import ways
 from edgenas.pipeline.confirm import confirm_seconds
 from edgenas.pipeline.context import Context
+from edgenas.pipeline.quantize import VALIDATION_IMAGES
 from edgenas.pipeline.search import method
 from edgenas.profile import estimate_seconds
 from edgenas.task import Task
@@ -44,12 +46,18 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
         + len(ctx.devices) * confirm_seconds(config.levels),
         "train": epoch * config.train.epochs,
         "compress": epoch
-        * (1.5 * config.prune.epochs + 0.5 + 2 * INT8_EPOCH * config.quantize.epochs),
+        * (1.5 * config.prune.epochs + 0.5 + 2 * INT8_EPOCH * config.quantize.epochs)
+        + 2 * epoch * _looked_at(ctx) / len(ctx.task.parts["train"]),
         "export": EXPORT_SECONDS,
         "verify": len(ctx.devices) * FILES * (timing + PREDICT_SECONDS),
     }
     often = {s: pending.get(s, 0) for s in stages}
     return [Cost(s, seconds[s] * often[s], not often[s]) for s in stages]
+
+
+def _looked_at(ctx: Context) -> int:
+    """Images that quantizing a network computes with int8 in it, each about as dear as to train."""
+    return VALIDATION_IMAGES * (len(ways(ctx.config.quantize)) + 4)
 
 
 def _epoch_seconds(ctx: Context) -> float:

@@ -22,7 +22,10 @@ VALIDATION_IMAGES = 512  # of search-validation, that decide between calibration
 
 def settings(ctx: Context) -> Mapping[str, Any]:
     """All that decides what ``quantize_variant`` makes, beside the network."""
-    return {"quantize": asdict(ctx.config.quantize), "calibration": ctx.task.digest("calibration")}
+    return {
+        "quantize": asdict(ctx.config.quantize),
+        "images": [ctx.task.digest("calibration"), ctx.task.digest("search")],
+    }
 
 
 def quantize_variant(ctx: Context, stage: Stage, variant: str, folder: Path) -> dict[str, Any]:
