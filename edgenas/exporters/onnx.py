@@ -263,8 +263,8 @@ class _Integer(_Writer):
     def weights(self, node: Conv | Linear) -> list[str]:
         w = self.integers.weights(node)
         return [
-            self._channels(f"{node.name}/weight", w.weight, w.scales),
-            self._channels(f"{node.name}/bias", w.bias, w.bias_scales),
+            self._channels(f"{node.name}/weight", w.weight, w.scales, zeros=True),
+            self._channels(f"{node.name}/bias", w.bias, w.bias_scales, zeros=False),
         ]
 
     def activated(self, node: Conv | Linear | Add, y: str) -> str:
@@ -284,12 +284,10 @@ class _Integer(_Writer):
     def _dequantize(self, q: str, scale: Scale) -> str:
         return self.op("DequantizeLinear", [q, *self._scale(scale)], f"real/{len(self.nodes)}")
 
-    def _channels(self, name: str, q: np.ndarray, scales: np.ndarray) -> str:
-        inputs = [
-            self.constant(f"{name}/q", q),
-            self.constant(f"{name}/scale", scales),
-            self.constant(f"{name}/zero_point", np.zeros(len(q), q.dtype)),
-        ]
+    def _channels(self, name: str, q: np.ndarray, scales: np.ndarray, zeros: bool) -> str:
+        inputs = [self.constant(f"{name}/q", q), self.constant(f"{name}/scale", scales)]
+        if zeros:
+            inputs.append(self.constant(f"{name}/zero_point", np.zeros(len(q), q.dtype)))
         return self.op("DequantizeLinear", inputs, name, axis=0)
 
     def _scale(self, scale: Scale) -> list[str]:

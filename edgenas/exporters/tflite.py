@@ -20,6 +20,7 @@ __all__ = ["Tflite"]
 
 _IDENTIFIER = b"TFL3"
 _METADATA = "edgenas"
+Written = dict[tuple[int, int], int]  # a zero point and channels -> where its vector was written
 _Op = schema.BuiltinOperator
 _Options = schema.BuiltinOptions
 _DTYPES = {
@@ -116,6 +117,7 @@ class _Writer:
         self.tensors: list[Any] = []
         self.operators: list[Any] = []
         self.values: dict[str, int] = {}
+        self.written: Written = {}
 
     def file(self, metadata: Mapping[str, str]) -> bytes:
         self.values[INPUT] = self.value(INPUT, self.graph.input)
@@ -148,7 +150,7 @@ class _Writer:
                 )
             case Add():
                 x, y = (self.values[i] for i in n.inputs)
-                return self.add(x, y, self.value(n.name, n.shape), _ACTIVATIONS[n.act])
+                return self.add(x, y, self.value(n.name, n.shape), self.fused(n))
             case MaxPool():
                 return self.max_pool(n)
             case Mul():
@@ -192,7 +194,7 @@ class _Writer:
         self, n: Conv | Linear, code: int, inputs: list[int], kind: int, options: Any
     ) -> int:
         """An operator with its activation."""
-        options.fusedActivationFunction = _ACTIVATIONS[n.act]
+        options.fusedActivationFunction = self.fused(n)
         out = self.value(n.name, n.shape)
         if n.act != "unit" or self.integers is not None:
             return self.op(code, inputs, out, kind, options)
@@ -202,6 +204,13 @@ class _Writer:
         return self.op(
             _Op.RELU, [self.op(code, inputs, y, kind, options)], out, _Options.NONE, None
         )
+
+    def fused(self, n: Conv | Linear | Add) -> int:
+        """Of float; integers saturate where the activation of ``n`` clips.
+
+        Asked for beside that, 6 overflows an int32 of steps where a tensor is next to nothing.
+        """
+        return _Fused.NONE if self.integers else _ACTIVATIONS[n.act]  # type: ignore[no-any-return]
 
     def max_pool(self, n: MaxPool) -> int:
         least = {c.name: c for c in self.graph.nodes}.get(n.inputs[0])
@@ -280,7 +289,9 @@ class _Writer:
         t.type = schema.TensorType.FLOAT32
         if scale is not None:
             t.type = schema.TensorType.INT8
-            t.quantization = _parameters(np.atleast_1d(scale.scale), scale.zero_point - 128, 0)
+            t.quantization = _Parameters(
+                np.atleast_1d(scale.scale), scale.zero_point - 128, 0, self.written
+            )
         self.tensors.append(t)
         return len(self.tensors) - 1
 
@@ -297,7 +308,7 @@ class _Writer:
         t.name, t.shape, t.type = name, list(value.shape), _DTYPES[value.dtype]
         t.buffer = self.buffer(np.ascontiguousarray(value).tobytes())
         if scales is not None:
-            t.quantization = _parameters(scales, 0, axis)
+            t.quantization = _Parameters(scales, 0, axis, self.written)
         self.tensors.append(t)
         return len(self.tensors) - 1
 
@@ -328,12 +339,27 @@ def _moved(weight: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     return weight.transpose(axes) if weight.ndim == 4 else weight
 
 
-def _parameters(scales: np.ndarray, zero_point: int, axis: int) -> Any:
-    q = schema.QuantizationParametersT()
-    q.scale = scales.astype(np.float32)
-    q.zeroPoint = np.full(len(scales), zero_point, np.int64)
-    q.quantizedDimension = axis
-    return q
+class _Parameters(schema.QuantizationParametersT):  # type: ignore[misc]  # it says no types
+    """Zero points, 8 bytes a channel, are written once for all tensors of as many channels."""
+
+    def __init__(self, scales: np.ndarray, zero_point: int, axis: int, written: Written) -> None:
+        super().__init__()
+        self.scale = scales.astype(np.float32)
+        self.zeroPoint = np.full(len(scales), zero_point, np.int64)
+        self.quantizedDimension = axis
+        self.written = written
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:
+        key = int(self.zeroPoint[0]), len(self.zeroPoint)
+        if key not in self.written:
+            self.written[key] = builder.CreateNumpyVector(self.zeroPoint)
+        scale = builder.CreateNumpyVector(self.scale)
+        schema.QuantizationParametersStart(builder)
+        schema.QuantizationParametersAddScale(builder, scale)
+        schema.QuantizationParametersAddZeroPoint(builder, self.written[key])
+        schema.QuantizationParametersAddQuantizedDimension(builder, self.quantizedDimension)
+        end: int = schema.QuantizationParametersEnd(builder)
+        return end
 
 
 def _signature(x: int, y: int) -> Any:
