@@ -32,6 +32,7 @@ from edgenas.config import QuantRecipe, parse_config
 from edgenas.console import Bars
 from edgenas.device import load_device
 from edgenas.export import exporter_for
+from edgenas.files import read_json, write_json
 from edgenas.graph import Graph, trace
 from edgenas.measure import measure
 from edgenas.pipeline import run
@@ -151,12 +152,16 @@ def compressed(
 ) -> dict[str, tuple[Graph, Any]]:
     """Graphs by how they were made, and what is to be told of it."""
     graph = trace(net, task.input)
-    bars(f"{name}: calibrating", 0, 1)
-    ptq, tried = quantize(
-        graph, task.tensors("calibration")[0], task.tensors("search", VALIDATION_IMAGES)[0],
-        QuantRecipe(),
-    )  # fmt: skip
-    best = min(tried, key=lambda t: t.divergence)
+    kept = work / f"{name}.ptq.safetensors"
+    if not kept.exists():
+        bars(f"{name}: calibrating", 0, 1)
+        made, tried = quantize(
+            graph, task.tensors("calibration")[0], task.tensors("search", VALIDATION_IMAGES)[0],
+            QuantRecipe(),
+        )  # fmt: skip
+        write_json(kept.with_suffix(".json"), [asdict(t) for t in tried])
+        save_quantized(made, kept)
+    ptq, told = load_quantized(graph, kept), read_json(kept.with_suffix(".json"))
     path = work / f"{name}.qat.safetensors"
     if not path.exists():
         part = _few(
@@ -167,7 +172,7 @@ def compressed(
         save_quantized(made, path)
     return {
         "fp32": (graph, {}),
-        "ptq": (ptq, {**asdict(best), "tried": [asdict(t) for t in tried]}),
+        "ptq": (ptq, {"tried": told}),
         "qat": (load_quantized(graph, path), asdict(QAT)),
     }
 

@@ -22,18 +22,21 @@ HERE = Path(__file__).resolve().parent
 
 
 def pixels(path: str, channels: int, height: int, width: int) -> Any:
-    """(h, w, c) uint8, as the network takes them."""
-    if path.endswith(".npy"):
+    """(h, w, c) uint8, as the network takes them. Raises ValueError."""
+    if path.lower().endswith(".npy"):
         image = np.load(path, allow_pickle=False)
         if image.shape == (height, width, channels) and image.dtype == np.uint8:
             return image
-        raise SystemExit("%s is %s, not uint8 %s" % (path, image.shape, (height, width, channels)))
+        raise ValueError(
+            "it is %s %s, not uint8 %s" % (image.dtype, image.shape, (height, width, channels))
+        )
     try:
         from PIL import Image, ImageOps
     except ModuleNotFoundError:
-        raise SystemExit("to read %s: %s -m pip install pillow" % (path, sys.executable)) from None
+        raise ValueError("first: %s -m pip install pillow" % sys.executable) from None
     image = ImageOps.exif_transpose(Image.open(path)).convert("L" if channels == 1 else "RGB")
-    image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    # as the data set of folders does; older Pillows know it by its number alone
+    image = ImageOps.fit(image, (width, height), 2)
     return np.asarray(image).reshape(height, width, channels)
 
 
@@ -73,12 +76,21 @@ def tflite(path: str) -> Callable[[Any], Any]:
 
 def main(paths: Sequence[str]) -> None:
     """Print a line an image."""
-    told = json.loads((HERE / "model.json").read_text())
-    model = str(HERE / told["model"])
-    run = onnx(model) if model.endswith(".onnx") else tflite(model)
-    mean, std = (np.array(told[key], np.float32) for key in ("mean", "std"))
+    try:
+        told = json.loads((HERE / "model.json").read_text())
+        model = str(HERE / told["model"])
+        run = onnx(model) if model.endswith(".onnx") else tflite(model)
+        mean, std = (np.array(told[key], np.float32) for key in ("mean", "std"))
+    except ModuleNotFoundError as e:
+        package = {"tflite_runtime": "ai-edge-litert"}.get(e.name or "", e.name)
+        sys.exit("first: %s -m pip install %s" % (sys.executable, package))
+    except Exception as e:  # whatever a runtime finds wrong with a damaged file
+        sys.exit("the model beside %s cannot be used: %s" % (Path(__file__).name, _line(e)))
     for path in paths:
-        x = (pixels(path, *told["input"]).astype(np.float32) / 255 - mean) / std
+        try:
+            x = (pixels(path, *told["input"]).astype(np.float32) / 255 - mean) / std
+        except (OSError, ValueError, EOFError) as e:
+            sys.exit("%s cannot be read as an image: %s" % (path, _line(e)))
         logits = run(x.transpose(2, 0, 1)[None].astype(np.float32))
         share = np.exp(logits - logits.max())
         share /= share.sum()
@@ -89,7 +101,11 @@ def main(paths: Sequence[str]) -> None:
         print(json.dumps({"image": path, "best": best}), flush=True)
 
 
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         sys.exit(__doc__)
     main(sys.argv[1:])

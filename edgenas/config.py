@@ -97,7 +97,7 @@ class QuantRecipe:
     """
 
     calibration: Calibration = "auto"
-    correct_bias: Literal["auto", "yes", "no"] = "auto"
+    correct_bias: Literal["auto"] | bool = "auto"
     epochs: int = 0
     lr: float = 0.005
 

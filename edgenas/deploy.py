@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from edgenas import classify
 from edgenas.artifact import sha256
@@ -71,15 +73,15 @@ def deploy(
             "model.json": description,
             "classify.py": Path(classify.__file__),
         }
-        folder = device.transport.place(files, folder)
-        shown = list(zip(images, [None] * len(images), strict=True)) or _samples(
+        shown = [(path, None) for path in map(_checked, images)] or _samples(
             run, told["input"], samples, Path(here)
         )
+        folder = device.transport.place(files, folder)
         answers = _asked(device, folder, [path for path, _ in shown])
     return Deployed(
         folder, tuple(files), bool(verdict["met"]),
         tuple(
-            Answer(path.name, best, truth)
+            Answer(path.name if truth else str(path), best, truth)
             for (path, truth), best in zip(shown, answers, strict=True)
         ),
     )  # fmt: skip
@@ -87,11 +89,27 @@ def deploy(
 
 def _delivered(run: Path, device: Device) -> tuple[dict[str, Any], Path]:
     """The verdict, and the file that it delivers in the format of ``device``, as it was judged."""
+    if not (run / "config.yaml").is_file():
+        raise UsageError(f"{run} is not a run directory; a run leaves runs/<name>")
+    fmt = device.runtime.format
+    if fmt not in FORMATS:
+        raise CapabilityError(
+            f"{device.name} runs {fmt}, and the small classifier only {' and '.join(FORMATS)}"
+        )
     if not (run / "verdict.json").is_file():
         raise UsageError(
             f"{run} has no verdict, and nothing is delivered without one: edgenas run {run}"
         )
-    verdict: dict[str, Any] = read_json(run / "verdict.json")
+    try:
+        return _judged(run, device, read_json(run / "verdict.json"))
+    except (KeyError, TypeError, AttributeError) as e:
+        raise CorruptFile(
+            f"{run}: verdict.json or manifest.json is damaged ({e!r}); make them again: edgenas "
+            f"run {run}"
+        ) from e
+
+
+def _judged(run: Path, device: Device, verdict: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     fmt = device.runtime.format
     if "networks" in verdict:
         inside = ", ".join(str(run / n["verdict"]).removesuffix("/verdict.json")
@@ -102,10 +120,6 @@ def _delivered(run: Path, device: Device) -> tuple[dict[str, Any], Path]:
             f"{device.name} runs {fmt}, and {run} delivers {', '.join(verdict['delivered'])}; add "
             "a device of that format to its targets"
         )
-    if fmt not in FORMATS:
-        raise CapabilityError(
-            f"there is no small classifier for {fmt} yet, only for {' and '.join(FORMATS)}"
-        )
     model = run / verdict["delivered"][fmt]["file"]
     judged = read_json(run / "manifest.json")["outputs"].get(model.name)
     if not model.is_file() or sha256(model) != judged:
@@ -113,6 +127,17 @@ def _delivered(run: Path, device: Device) -> tuple[dict[str, Any], Path]:
             f"{model} is not the file that was judged; make it again: edgenas run {run}"
         )
     return verdict, model
+
+
+def _checked(path: Path) -> Path:
+    """An image that can be read. Raises UsageError."""
+    try:
+        if path.suffix.lower() != ".npy":
+            with Image.open(path) as image:
+                image.load()
+    except (OSError, SyntaxError, ValueError) as e:
+        raise UsageError(f"--image: {path} cannot be read as an image: {e}") from e
+    return path
 
 
 def _told(model: Path, device: Device) -> dict[str, Any]:
@@ -133,10 +158,17 @@ def _samples(
     config = load_config(run / "config.yaml")
     task: Task = load_task(config.task, config.seed)
     test = task.parts["test"]
-    chosen = test[torch.arange(min(count, len(test))) * len(test) // min(count, len(test))]
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(config.seed)).tolist()
+    nth: Counter[int] = Counter()
+    ranked = []
+    for index in order:  # the first of each class, then the second ...
+        ranked.append((nth[label := int(test.y[index])], index))
+        nth[label] += 1
+    numbers = [index for _, index in sorted(ranked, key=lambda pair: pair[0])[:count]]
+    chosen = test[torch.tensor(numbers)]
     x = resized(chosen.x.float(), shape[-1]).round().clamp(0, 255).byte()
     found: list[tuple[Path, str | None]] = []
-    for number, (image, label) in enumerate(zip(x, chosen.y.tolist(), strict=True)):
+    for number, image, label in zip(numbers, x, chosen.y.tolist(), strict=True):
         path = folder / f"test-{number}.npy"
         np.save(path, image.permute(1, 2, 0).contiguous().numpy())
         found.append((path, task.classes[label]))

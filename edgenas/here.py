@@ -38,7 +38,7 @@ class Here:
             for name, path in files.items():
                 shutil.copyfile(path, Path(folder) / name)
         except OSError as e:
-            raise DeviceError(f"cannot write {folder}: {e.strerror}") from e
+            raise DeviceError(f"cannot write {folder}: {e.strerror or e}") from e
         return str(Path(folder).resolve())
 
     def scratch(self) -> AbstractContextManager[str]:

@@ -40,28 +40,22 @@ def summary(verdict: Mapping[str, Any], root: Path) -> str:
             f"{c['accuracy']:>10.2%}{c['agreement']:>12.2%}{size:>8.0f}  {c['why']}"
         )
     lines.append("")
+    width = 2 + max(len(g["name"]) for g in verdict["gates"])
     for g in verdict["gates"]:
         mark = "met   " if g["met"] else "NOT MET"
-        grade = f"  ({g['grade']})" if "grade" in g else ""
-        lines.append(f"{mark:<8}{g['name']:<20}{_value(g)}{grade}")
-    lines += _divergences(verdict.get("divergence", {}))
+        remark = g.get("grade") or g.get("worst")
+        said = f"  ({remark})" if remark else ""
+        lines.append(f"{mark:<8}{g['name']:<{width}}{_value(g)}{said}")
+    lines += [
+        f"note    {device}: {found['said']}; all are in verdict.json: layer_errors"
+        for device, found in verdict.get("layer_errors", {}).items()
+    ]
     lines += _odd_tables(verdict["candidates"])
     lines.append("")
     for d in verdict["delivered"].values():
         lines.append(f"{root / d['file']}  {d['variant']}, {d['precision']}, for {d['device']}")
     lines.append(f"{root / 'report.html'}")
     return "\n".join(lines)
-
-
-def _divergences(divergence: Mapping[str, Any]) -> Iterator[str]:
-    for device, found in divergence.items():
-        first = found["first"]
-        yield f"note    on {device} " + (
-            f"the first operator that computes something else is {first['name']} "
-            f"({first['kind']}), off by {first['error']:.1%}; all are in verdict.json: divergence"
-            if first
-            else "every operator computes what it should: look at how images and classes are told"
-        )
 
 
 def _odd_tables(candidates: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -17,11 +17,11 @@ from edgenas.artifact import Artifact
 from edgenas.augment import Augment
 from edgenas.config import Config, parse_config
 from edgenas.device import load_device
-from edgenas.divergence import first_off, layer_errors
 from edgenas.errors import CorruptFile
 from edgenas.export import exporter_for
 from edgenas.graph import Add, Conv, Graph, Linear, calibrate, trace
 from edgenas.images import Images
+from edgenas.layer_errors import first_off, layer_errors
 from edgenas.measure import Measurement
 from edgenas.task import Task
 from edgenas.train import TrainRecipe, accuracy, train
@@ -122,7 +122,7 @@ def test_without_a_bug_every_gate_is_met(fmt, net, graph, int8, task, tmp_path):
         x, device = task.tensors("test", 32)[0], load_device(DEVICES[fmt])
         errors = layer_errors(device, g, graph, x, tmp_path)
         assert [e.name for e in errors] == [n.name for n in graph.nodes]
-        assert first_off(errors, 0.1 if g is int8 else 1e-4) is None
+        assert first_off(errors, g.precision) is None
 
 
 @pytest.mark.parametrize("fmt", DEVICES)
@@ -214,7 +214,7 @@ def test_the_scale_of_one_layer_wrong_by_two(fmt, factor, net, graph, int8, task
             g = changed(int8, node.name, weight=node.weight * np.float32(factor))
             assert missed(written(g, task, tmp_path, fmt), net, task), node.name
             x, device = task.tensors("test", 32)[0], load_device(DEVICES[fmt])
-            first = first_off(layer_errors(device, g, graph, x, tmp_path), 0.1)
+            first = first_off(layer_errors(device, g, graph, x, tmp_path), g.precision)
             assert first is not None and first.name == node.name
 
 

@@ -86,6 +86,12 @@ def test_a_tensor_of_one_value_keeps_it(method):
     assert ranges["input"] == (1.0, 1.0)
 
 
+def test_entropy_keeps_a_range_of_nothing_but_clamps():
+    counts = np.zeros(2048)
+    counts[[0, -1]] = 5, 7
+    assert entropy(Histogram(counts, -0.5, 2.5)) == (-0.5, 2.5)
+
+
 def test_entropy_is_not_misled_by_what_a_clamp_piles_up():
     x = np.clip(np.random.default_rng(0).standard_normal(100_000), 0, None)
     assert entropy(histogram(x))[1] > 2.0
@@ -150,7 +156,7 @@ def test_the_nearest_of_all_ways_is_kept_and_all_are_told(graph, task):
 
 
 def test_a_recipe_that_says_what_it_wants_gets_that(graph, task):
-    recipe = QuantRecipe("min-max", "no")
+    recipe = QuantRecipe("min-max", False)
     made, tried = quantize(graph, part(task, "calibration"), part(task, "search"), recipe)
     assert [(t.calibration, t.correct_bias) for t in tried] == [("min-max", False)]
     assert made.ranges == calibrate(graph, [part(task, "calibration")]).ranges
@@ -158,7 +164,7 @@ def test_a_recipe_that_says_what_it_wants_gets_that(graph, task):
 
 def test_other_calibration_images_give_another_file(graph, task, tmp_path):
     def written(x: Tensor, name: str) -> bytes:
-        made, _ = quantize(graph, x, part(task, "search"), QuantRecipe("min-max", "no"))
+        made, _ = quantize(graph, x, part(task, "search"), QuantRecipe("min-max", False))
         path = tmp_path / name
         exporter_for("onnx").network(made, path, {})
         return path.read_bytes()

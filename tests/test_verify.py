@@ -29,7 +29,7 @@ def candidate(
     path = Path(f"{variant}.{precision}.onnx")
     return Candidate(
         variant, Artifact(path, "onnx", precision, (1, 8, 8), "0"), "board", p50,
-        Numbers(accuracy, agreement, 0.0, off, share, 0, size, torch or accuracy, lost, "a"),
+        Numbers(accuracy, agreement, 0.0, off, share, 0, size, torch or accuracy, lost, "a", 100),
         timing,
     )  # fmt: skip
 

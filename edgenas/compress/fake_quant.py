@@ -7,7 +7,6 @@ arXiv:1712.05877, section 3; batch norms are folded already, so the network trai
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -84,7 +83,7 @@ class FakeQuantized(nn.Module):
             p[self._at[node.name]].detach().float().cpu().numpy().copy()
             for p in (self.weights, self.biases)
         )
-        return replace(node, weight=np.ascontiguousarray(weight), bias=bias)
+        return replace(node, weight=weight, bias=bias)
 
 
 def _rounded(x: Tensor, scale: Scale) -> Tensor:

@@ -15,7 +15,7 @@ from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.config import QuantRecipe
 from edgenas.errors import CorruptFile
 from edgenas.files import aside
-from edgenas.graph import Conv, Graph, Linear, Method, calibrations
+from edgenas.graph import Calibration, Conv, Graph, Linear, calibrations
 
 BATCH = 64
 
@@ -24,16 +24,17 @@ BATCH = 64
 class Tried:
     """``divergence``: nats an image by which its outputs differ from those of the network."""
 
-    calibration: Method
+    calibration: Calibration
     correct_bias: bool
     divergence: float
 
 
-def ways(recipe: QuantRecipe) -> list[tuple[Method, bool]]:
+def ways(recipe: QuantRecipe) -> list[tuple[Calibration, bool]]:
     """Calibration, and whether biases are corrected: all that ``recipe`` compares."""
     auto = recipe.calibration == "auto"
-    methods = get_args(Method) if auto else (recipe.calibration,)
-    corrected = {"auto": (False, True), "yes": (True,), "no": (False,)}[recipe.correct_bias]
+    methods = get_args(Calibration) if auto else (recipe.calibration,)
+    both = recipe.correct_bias == "auto"
+    corrected = (False, True) if both else (bool(recipe.correct_bias),)
     return [(method, c) for method in methods for c in corrected]
 
 

@@ -1,6 +1,6 @@
 """A network as a device runs it: BN folded, shapes known, ranges attached when quantized."""
 
-from edgenas.graph.calibration import Method, calibrate, calibrations
+from edgenas.graph.calibration import Calibration, calibrate, calibrations
 from edgenas.graph.nodes import (
     INPUT,
     Activation,
@@ -21,13 +21,13 @@ __all__ = [
     "INPUT",
     "Activation",
     "Add",
+    "Calibration",
     "Conv",
     "Graph",
     "HardSwish",
     "Linear",
     "MaxPool",
     "Mean",
-    "Method",
     "Mul",
     "Node",
     "Ranges",

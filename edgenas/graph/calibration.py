@@ -12,7 +12,7 @@ from torch import Tensor
 from edgenas.errors import DataError, UsageError
 from edgenas.graph.nodes import Graph
 
-Method = Literal["min-max", "percentile", "mse", "entropy"]
+Calibration = Literal["min-max", "percentile", "mse", "entropy"]
 Range = tuple[float, float]
 
 BINS = 2048
@@ -36,15 +36,15 @@ class Histogram:
         return (edges[1:] + edges[:-1]) / 2
 
 
-def calibrate(graph: Graph, batches: Sequence[Tensor], method: Method = "min-max") -> Graph:
+def calibrate(graph: Graph, batches: Sequence[Tensor], method: Calibration = "min-max") -> Graph:
     """As of ``calibrations``, by one method."""
     return calibrations(graph, batches, [method])[method]
 
 
 @torch.no_grad()
 def calibrations(
-    graph: Graph, batches: Sequence[Tensor], methods: Collection[Method]
-) -> dict[Method, Graph]:
+    graph: Graph, batches: Sequence[Tensor], methods: Collection[Calibration]
+) -> dict[Calibration, Graph]:
     """``graph`` with the range of every tensor over all ``batches``, each (n, c, h, w), by method.
 
     ``min-max``: least and greatest value. The others cut what is rare, from a histogram:
@@ -53,13 +53,13 @@ def calibrations(
     Migacz 2017, 8-bit inference with TensorRT). Raises DataError (no image, another shape, NaN or
     infinity), UsageError.
     """
-    if unknown := set(methods) - set(get_args(Method)):
-        known = ", ".join(get_args(Method))
+    if unknown := set(methods) - set(get_args(Calibration)):
+        known = ", ".join(get_args(Calibration))
         raise UsageError(f"no calibration {', '.join(sorted(unknown))}. Known: {known}")
     ranges = _extremes(graph, batches)
     cuts = {m: _CUT[m] for m in methods if m != "min-max"}
     seen = _histograms(graph, batches, ranges) if cuts else {}
-    found: dict[Method, Graph] = {m: replace(graph, ranges=ranges) for m in methods}
+    found: dict[Calibration, Graph] = {m: replace(graph, ranges=ranges) for m in methods}
     for method, cut in cuts.items():  # a tensor that has one value keeps it
         cut_ranges = {name: cut(h) for name, h in seen.items() if h.counts.any()}
         found[method] = replace(graph, ranges={**ranges, **cut_ranges})
@@ -135,11 +135,14 @@ def entropy(h: Histogram) -> Range:
     counts[[0, zero, -1]] = counts[[1, zero + 1, -2]]
     h = replace(h, counts=counts)
     tried = [(a * h.low, a * h.high) for a in CUTS]
-    low, high = min(tried, key=lambda r: _divergence(h, r))
+    costs = [_information_lost(h, r) for r in tried]
+    if math.isinf(min(costs)):  # nothing but clamps: all is represented exactly
+        return h.low, h.high
+    low, high = tried[costs.index(min(costs))]
     return float(low), float(high)
 
 
-def _divergence(h: Histogram, r: Range) -> float:
+def _information_lost(h: Histogram, r: Range) -> float:
     """Kullback-Leibler: what is lost where ``h`` is clipped to ``r`` and shared out by levels."""
     inside = (h.centres >= r[0]) & (h.centres <= r[1])
     if not h.counts[inside].any():

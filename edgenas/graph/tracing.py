@@ -184,10 +184,10 @@ class _Lowering:
 
     def _max_pool(self, n: fx.Node, m: nn.MaxPool2d, x: str) -> str:
         shape = self._shape(x)
-        sides = [_side(v) for v in (m.kernel_size, m.stride, m.padding)]
-        if None in sides or len(shape) != 3 or m.dilation != 1 or m.ceil_mode or m.return_indices:
+        sides = [_side(v) for v in (m.kernel_size, m.stride, m.padding, m.dilation)]
+        if None in sides or sides[3] != 1 or len(shape) != 3 or m.ceil_mode or m.return_indices:
             raise self._refusal(n, f"{m!r} of {shape}")
-        k, stride, padding = (side or 0 for side in sides)
+        k, stride, padding = (side or 0 for side in sides[:3])
         size = [(edge + 2 * padding - k) // stride + 1 for edge in shape[1:]]
         if min(size) < 1:
             raise self._refusal(n, f"{m!r} of {shape}")
@@ -218,7 +218,9 @@ class _Lowering:
         before = self.nodes.get(x)
         if not isinstance(before, Conv | Linear) or before.act != "none" or x in self.shared:
             raise self._refusal(
-                n, f"{what} that does not follow a convolution or fully connected layer of its own"
+                n,
+                f"{what} that does not follow a convolution or fully connected layer of its own"
+                + (", or an addition" if what.startswith("relu") else ""),
             )
         return before
 

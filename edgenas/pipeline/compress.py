@@ -46,7 +46,7 @@ def _work(ctx: Context, folder: Path) -> None:
             record["variants"]["pruned"] = prune(ctx, STAGE, "found", "pruned", budgets, folder)
         except ImpossibleBudget as e:
             record["skipped"] = str(e)
-    if any(precision == "int8-static" for precision, _ in ctx.exported):
+    if ctx.quantizes:
         for name, variant in record["variants"].items():
             variant["int8"] = quantize.quantize_variant(ctx, STAGE, name, folder)
     write_json(folder / "compress.json", record)

@@ -120,15 +120,24 @@ class Context:
 
     @property
     def exported(self) -> list[tuple[str, str]]:
-        """Precision and format of the files that the targets take, sorted."""
+        """Precision and format of the files that are made for the targets, sorted.
+
+        fp32 too where int8-static is asked for, which is compared with it.
+        """
         devices = self.devices.values()
-        return sorted({(p, d.runtime.format) for d in devices for p in d.precisions})
+        only = {"fp32"} if self.config.precision == "fp32" else {"fp32", "int8-static"}
+        return sorted({(p, d.runtime.format) for d in devices for p in d.precisions if p in only})
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether int8-static files are made."""
+        return any(precision == "int8-static" for precision, _ in self.exported)
 
     def graphs(self, variant: str, unfinished: Path | None = None) -> dict[str, Graph]:
         """Of ``variant``, by precision: all that is exported. ``unfinished``: as of ``network``."""
         graph = trace(self.network(variant, unfinished)[1], self.fitted.input)
         graphs = {"fp32": graph}
-        if any(precision == "int8-static" for precision, _ in self.exported):
+        if self.quantizes:
             graphs["int8-static"] = load_quantized(graph, self.quantized(variant, unfinished))
         return graphs
 

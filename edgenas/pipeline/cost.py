@@ -18,7 +18,7 @@ from edgenas.train import TrainRecipe, seeded, train
 
 STEPS = 6
 FILES = 4  # found and pruned, at two precisions
-INT8_EPOCH = 2.0  # of one without int8 in it; found and pruned are both trained so
+INT8_EPOCH = 2.0  # of one without int8 in it
 EXPORT_SECONDS, PREDICT_SECONDS = 5.0, 4.0
 
 
@@ -45,9 +45,7 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
         "search": epoch * method(config.search).training_epochs(config.levels)
         + len(ctx.devices) * confirm_seconds(config.levels),
         "train": epoch * config.train.epochs,
-        "compress": epoch
-        * (1.5 * config.prune.epochs + 0.5 + 2 * INT8_EPOCH * config.quantize.epochs)
-        + 2 * epoch * _looked_at(ctx) / len(ctx.task.parts["train"]),
+        "compress": epoch * (1.5 * config.prune.epochs + 0.5) + epoch * _int8_epochs(ctx),
         "export": EXPORT_SECONDS,
         "verify": len(ctx.devices) * FILES * (timing + PREDICT_SECONDS),
     }
@@ -55,9 +53,13 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
     return [Cost(s, seconds[s] * often[s], not often[s]) for s in stages]
 
 
-def _looked_at(ctx: Context) -> int:
-    """Images that quantizing a network computes with int8 in it, each about as dear as to train."""
-    return VALIDATION_IMAGES * (len(ways(ctx.config.quantize)) + 4)
+def _int8_epochs(ctx: Context) -> float:
+    """Of all variants; to compute an image with int8 in it is about as dear as to train on it."""
+    if not ctx.quantizes:
+        return 0.0
+    images = VALIDATION_IMAGES * (len(ways(ctx.config.quantize)) + 4)
+    each = INT8_EPOCH * ctx.config.quantize.epochs + images / len(ctx.task.parts["train"])
+    return (1 + (ctx.config.prune.epochs > 0)) * each
 
 
 def _epoch_seconds(ctx: Context) -> float:

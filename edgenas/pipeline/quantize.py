@@ -31,8 +31,8 @@ def settings(ctx: Context) -> Mapping[str, Any]:
 def quantize_variant(ctx: Context, stage: Stage, variant: str, folder: Path) -> dict[str, Any]:
     """Write the int8-static of ``variant`` into ``folder``; how it was made.
 
-    Training in int8, where the config asks for it, is undone if search-validation is the worse for
-    it. ``stage``: the one at work, which keeps how far training got.
+    Training in int8, where the config asks for it, is undone unless search-validation is the better
+    for it. ``stage``: the one at work, which keeps how far training got.
     """
     asked = ctx.config.quantize
     _, net = ctx.network(variant, folder)

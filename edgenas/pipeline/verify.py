@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from edgenas.artifact import Artifact
 from edgenas.budgets import Latency
 from edgenas.compress.fake_quant import FakeQuantized
-from edgenas.divergence import first_off, layer_errors
-from edgenas.errors import ImpossibleBudget
+from edgenas.errors import EdgenasError, ImpossibleBudget
 from edgenas.files import read_json, write_json
+from edgenas.layer_errors import explained, layer_errors
 from edgenas.measure import measure
 from edgenas.pipeline.blocks import blocks
 from edgenas.pipeline.compress import extend_tables, prune
@@ -32,13 +32,12 @@ from edgenas.verify import (
     choose,
     described,
     gates,
-    max_difference,
     numbers,
     same_gate,
 )
 
 HEADROOM = 0.97  # a repaired network aims a little below the limit, so that one round suffices
-DIVERGENCE_IMAGES = 64
+LAYER_IMAGES = 64
 
 Files = list[tuple[str, Artifact]]  # variant, file
 
@@ -115,8 +114,10 @@ def _judged(
             layers, net = ctx.network(variant, folder)
             if artifact.path not in known:
                 source = _source(ctx, variant, artifact.precision, net, folder)
-                reference = _logits(source, ctx.fitted.tensors("test")[0])
-                known[artifact.path] = numbers(device, artifact, ctx.fitted, reference)
+                x, _ = ctx.fitted.tensors("test")
+                network = _logits(net, x)
+                reference = network if source is net else _logits(source, x)
+                known[artifact.path] = numbers(device, artifact, ctx.fitted, reference, network)
             predictor = ctx.predictor(device.name, artifact.precision, folder)
             predicted = predictor.p50_ms(layers) if predictor else None
             judged[device.name].append(
@@ -165,7 +166,7 @@ def _repair(ctx: Context, folder: Path, choices: Mapping[str, Choice], variant: 
         corrected = predictor.corrected(best.latency.p50_ms, layers)
         budgets.append(Latency(t["device"], t["limit_ms"] * HEADROOM, corrected))
     prune(ctx, STAGE, "found", variant, budgets, folder)
-    if any(precision == "int8-static" for precision, _ in ctx.exported):
+    if ctx.quantizes:
         quantize_variant(ctx, STAGE, variant, folder)
 
 
@@ -177,7 +178,7 @@ def _write(
     repairs: Sequence[Mapping[str, Any]],
 ) -> None:
     delivered, rows, checks = {}, [], []
-    divergence: dict[str, Any] = {}
+    off: dict[str, Any] = {}
     for t in ctx.targets:
         choice, mine = choices[t["device"]], candidates[t["device"]]
         best = choice.delivered.artifact
@@ -192,7 +193,7 @@ def _write(
         mine_met = gates(choice, mine, ctx.config, t["limit_ms"])
         checks += mine_met
         if any(g["name"].startswith("parity") and not g["met"] for g in mine_met):
-            divergence[t["device"]] = _divergence(ctx, choice.delivered, folder)
+            off[t["device"]] = _layer_errors(ctx, choice.delivered, folder)
         if others := [d for d in ctx.same_on if d.runtime.format == best.format]:
             images = np.ascontiguousarray(ctx.fitted.tensors("test")[0].numpy())
             here = ctx.devices[t["device"]]
@@ -218,22 +219,26 @@ def _write(
                 for t in ctx.targets
             },
             "repairs": repairs,
-            "divergence": divergence,
+            "layer_errors": off,
         },
     )
 
 
-def _divergence(ctx: Context, c: Candidate, folder: Path) -> dict[str, Any]:
+def _layer_errors(ctx: Context, c: Candidate, folder: Path) -> dict[str, Any]:
     """Of a file that computes something else than its network: where that begins."""
     graphs = ctx.graphs(c.variant, folder)
     graph = graphs[c.precision]
     trained = c.precision != "fp32" and was_trained(ctx.quantized(c.variant, folder))
     reference = replace(graph, ranges=None) if trained else graphs["fp32"]
-    x, _ = ctx.fitted.tensors("test", DIVERGENCE_IMAGES)
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as aside:
-        errors = layer_errors(ctx.devices[c.device], graph, reference, x, Path(aside), ctx.progress)
-    first = first_off(errors, max_difference(c, ctx.config))
-    return {"first": first and asdict(first), "operators": [asdict(e) for e in errors]}
+    x, _ = ctx.fitted.tensors("test", LAYER_IMAGES)
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as work:
+        try:
+            errors = layer_errors(
+                ctx.devices[c.device], graph, reference, x, Path(work), ctx.progress
+            )
+        except EdgenasError as e:  # the verdict does not wait for its explanation
+            return {"said": f"its operators could not be looked at: {e}", "operators": []}
+    return {"said": explained(errors, c.precision), "operators": [asdict(e) for e in errors]}
 
 
 def _relative(path: Path, ctx: Context, folder: Path) -> Path:

@@ -135,6 +135,7 @@ class Gate:
     interval: tuple[float, float] | None = None
     grade: str | None = None
     comparison: str = "<="
+    worst: str | None = None  # the class that a gate is about
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,13 @@ class BlockTime:
 
 
 @dataclass(frozen=True)
+class LayerErrors:
+    """What is known of a file whose parity was missed; its operators are in the JSON."""
+
+    said: str
+
+
+@dataclass(frozen=True)
 class Verdict:
     """verdict.json."""
 
@@ -209,6 +217,7 @@ class Verdict:
     blocks: dict[str, tuple[BlockTime, ...]] = field(default_factory=dict)
     repairs: tuple[dict[str, Any], ...] = ()
     conditions: dict[str, Any] = field(default_factory=dict)
+    layer_errors: dict[str, LayerErrors] = field(default_factory=dict)  # by device
 
 
 @dataclass(frozen=True)

@@ -194,7 +194,7 @@ def gates(record: Record) -> list[GateRow]:
         rows.append(
             GateRow(
                 gate.name, gate.met, value, q.relation(gate.comparison), limit,
-                " to ".join(bounds) if bounds else q.ABSENT, gate.grade or q.ABSENT,
+                " to ".join(bounds) if bounds else q.ABSENT, gate.grade or gate.worst or q.ABSENT,
             )
         )  # fmt: skip
     return rows
