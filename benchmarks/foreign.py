@@ -26,7 +26,8 @@ from edgenas.task import load_task
 
 OPENVINO = """
 import sys, numpy as np, openvino as ov
-model = ov.Core().compile_model(sys.argv[1], "CPU")
+# else it computes in bf16 where the CPU has that
+model = ov.Core().compile_model(sys.argv[1], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 x = np.load(sys.argv[2])
 np.save(sys.argv[3], np.concatenate([model(x[i : i + 1])[0] for i in range(len(x))]))
 """
