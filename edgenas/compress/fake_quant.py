@@ -36,14 +36,9 @@ class FakeQuantized(nn.Module):
         return replace(self._graph, nodes=tuple(map(self._now, self._graph.nodes)))
 
     def forward(self, x: Tensor) -> Tensor:
-        last = {name: i for i, n in enumerate(self._graph.nodes) for name in n.inputs}
-        live = {INPUT: _rounded(x, self._scales[INPUT])}
-        for i, node in enumerate(self._graph.nodes):
-            y = live[node.name] = self._run(node, *(live[name] for name in node.inputs))
-            for name in set(node.inputs):
-                if last[name] == i:
-                    del live[name]
-        return y
+        for _, y in self._graph.values(_rounded(x, self._scales[INPUT]), self._run):
+            x = y
+        return x
 
     def _run(self, node: Node, x: Tensor, *more: Tensor) -> Tensor:
         match node:

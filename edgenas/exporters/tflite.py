@@ -210,7 +210,8 @@ class _Writer:
 
         Asked for beside that, 6 overflows an int32 of steps where a tensor is next to nothing.
         """
-        return _Fused.NONE if self.integers else _ACTIVATIONS[n.act]  # type: ignore[no-any-return]
+        act: int = _Fused.NONE if self.integers else _ACTIVATIONS[n.act]
+        return act
 
     def max_pool(self, n: MaxPool) -> int:
         least = {c.name: c for c in self.graph.nodes}.get(n.inputs[0])

@@ -82,6 +82,9 @@ class HardSwish(Node):
     """x * relu6(x + 3) / 6."""
 
 
+Run = Callable[..., Tensor]  # (node, what it reads ...) -> what it computes
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """``nodes`` in order of execution, the last is the output; ``input`` is (c, h, w)."""
@@ -117,13 +120,17 @@ class Graph:
             y = value
         return y
 
-    def values(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor in order of execution, ``input`` first, each kept only while needed."""
+    def values(self, x: Tensor, run: Run | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor in order of execution, ``input`` first, each kept only while needed.
+
+        ``run``: another way to compute a node than in float.
+        """
+        run = run or _run
         last = {name: i for i, n in enumerate(self.nodes) for name in n.inputs}
         live = {INPUT: x}
         yield INPUT, x
         for i, node in enumerate(self.nodes):
-            y = live[node.name] = _run(node, *(live[name] for name in node.inputs))
+            y = live[node.name] = run(node, *(live[name] for name in node.inputs))
             for name in set(node.inputs):
                 if last[name] == i:
                     del live[name]
