@@ -72,15 +72,16 @@ rm -rf {folder}/lock
 """
 
 # Whether it runs is asked before what it said is read: once it has ended, all it said is there.
+# How much that is at least is told, for an answer can be cut short with no word of it.
 _LOOK = """
-cd {job} 2>/dev/null || {{ echo lost; exit; }}
+cd {job} 2>/dev/null || {{ echo lost 0; exit; }}
 state=running
 read wrapper child 2>/dev/null < pid || state=starting
 [ $state = running ] && ! kill -0 "$wrapper" 2>/dev/null && state=gone
 now=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
 [ "$(cat boot 2>/dev/null)" = "$now" ] || state=rebooted
-[ -f code ] && state=$(cat code)
-echo "$state"
+[ -s code ] && state=$(cat code)
+echo "$state $(cat out 2>/dev/null | wc -c)"
 [ -f out ] && tail -c +{start} out
 exit 0
 """
@@ -209,19 +210,26 @@ class Remote(ABC):
         start, rest, pause_s = 1, b"", PAUSES_S[0]
         until_s = time.monotonic() + self.patience_s
         while True:
-            look = partial(self._said, _LOOK.format(start=start, **names))
-            state, _, new = self._again(look).partition(b"\n")
+            state, new = self._again(partial(self._look, start, names))
             start += len(new)
             *lines, rest = (rest + new).split(b"\n")
             yield from (line.decode(errors="replace") + "\n" for line in lines)
-            if state == b"starting" and time.monotonic() < until_s:
-                state = b"running"
-            if state != b"running":
+            if state == "starting" and time.monotonic() < until_s:
+                state = "running"
+            if state != "running":
                 if rest:
                     yield rest.decode(errors="replace")
-                return state.decode(errors="replace")
+                return state
             pause_s = PAUSES_S[0] if new else min(1.5 * pause_s, PAUSES_S[1])
             time.sleep(pause_s)
+
+    def _look(self, start: int, names: dict[str, str]) -> tuple[str, bytes]:
+        """How the command stands, and what it said from byte ``start``, the first being 1, on."""
+        told, whole, new = self._said(_LOOK.format(start=start, **names)).partition(b"\n")
+        state, _, size = told.partition(b" ")
+        if not whole or start - 1 + len(new) < int(size):
+            raise Disconnected(f"{self.label}: what it answers arrives cut short")
+        return state.decode(errors="replace"), new
 
     def _why(self, argv: Sequence[str], state: str, names: dict[str, str]) -> str:
         if state == "rebooted":

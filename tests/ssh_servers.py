@@ -108,8 +108,10 @@ async def serve(home: Path, port: int) -> None:
             "sh", "-c", process.command, stdin=pipe, stdout=pipe, stderr=pipe,
             start_new_session=True,
         )  # fmt: skip
-        await process.redirect(child.stdin, child.stdout, child.stderr)
-        process.exit(await child.wait())
+        out, err = await child.communicate(await process.stdin.read())
+        process.stdout.write(out)
+        process.stderr.write(err)
+        process.exit(child.returncode)
 
     def cut() -> None:
         for connection in list(connections):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import steady
 
 from edgenas import cli
 from edgenas.errors import DeviceError, GateNotMet, UnstableMeasurement, UsageError
@@ -162,6 +163,7 @@ def _in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_an_impossible_budget_is_refused_before_any_training(
     config: Callable[[str], Path], tmp_path: Path
 ) -> None:
+    steady.boards(tmp_path)
     done = _in(tmp_path, "run", str(config("<= 1 ns")))
     assert done.returncode == 3
     assert "the least that this space can do is" in done.stderr

@@ -1,4 +1,4 @@
-"""The whole chain on tiny images, really trained, exported, run and timed."""
+"""The whole chain on tiny images, really trained, exported and run; timed by a steady clock."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import steady
 import yaml
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
@@ -49,6 +50,7 @@ SPACE = load_space(
     yaml.safe_load(CONFIG.format(task="{}"))["space"]
     | {"preset": "tiny", "resolution": 12, "channels": 1, "classes": 3}
 )
+GIVEN = ("mine.yaml", "devices", "latency_tables")
 MEASURED = ("stage.json", "confirmed.json")
 STAGES = ["profile", "search", "train", "compress", "export", "verify"]
 
@@ -92,13 +94,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def whole_run(folder: Path, *arguments: str) -> None:
-    """A run to its end; a machine too noisy to be trusted is measured anew, as the line says."""
-    for _ in range(3):
-        done = run(folder, *arguments)
-        if done.returncode != 5:
-            break
-        for known in ("latency_tables", "cache"):  # what the machine could do a minute ago
-            shutil.rmtree(folder / known, ignore_errors=True)
+    done = run(folder, *arguments)
     assert done.returncode == 0, done.stderr
 
 
@@ -106,6 +102,7 @@ def whole_run(folder: Path, *arguments: str) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run in runs/mine."""
     folder = tmp_path_factory.mktemp("chain")
+    steady.boards(folder)
     (folder / "mine.yaml").write_text(CONFIG.format(task=npz(folder)))
     whole_run(folder)
     return folder
@@ -185,9 +182,9 @@ def test_how_int8_was_made_is_told_and_what_was_worse_is_undone(finished: Path) 
 def test_where_parity_is_missed_it_is_said_at_which_operator(
     finished: Path, tmp_path: Path
 ) -> None:
-    for name in ("runs/mine", "latency_tables"):  # a table may be measured anew
-        shutil.copytree(finished / name, tmp_path / name)
-    (tmp_path / "mine.yaml").symlink_to(finished / "mine.yaml")
+    for name in GIVEN:
+        (tmp_path / name).symlink_to(finished / name)
+    shutil.copytree(finished / "runs/mine", tmp_path / "runs/mine")
     strict = ("--set", "gates.difference=0.001 %", "--set", "precision=int8-static")
     done = run(tmp_path, *strict)
     assert done.returncode == 3, done.stderr
@@ -309,7 +306,7 @@ def test_a_damaged_file_is_made_again(finished: Path, tmp_path: Path) -> None:
 def test_killed_at_five_moments_and_resumed_it_ends_the_same(
     finished: Path, tmp_path: Path
 ) -> None:
-    for name in ("mine.yaml", "latency_tables"):
+    for name in GIVEN:
         (tmp_path / name).symlink_to(finished / name)
     rng = random.Random(7)
     codes: list[int] = []
@@ -352,7 +349,7 @@ def test_a_training_that_was_killed_goes_on_where_it_was(finished: Path, tmp_pat
         folder = tmp_path / name
         (folder / "runs").mkdir(parents=True)
         shutil.copytree(finished / "runs" / "mine", folder / "runs" / "mine")
-        for file in ("mine.yaml", "latency_tables"):
+        for file in GIVEN:
             (folder / file).symlink_to(finished / file)
         kept = folder / "runs" / "mine" / ".checkpoints"
         before = len(list(events(folder)))
@@ -387,7 +384,7 @@ def test_a_training_that_was_killed_goes_on_where_it_was(finished: Path, tmp_pat
 
 def test_a_damaged_checkpoint_says_what_to_do(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "runs" / "mine", tmp_path / "runs" / "mine")
-    for file in ("mine.yaml", "latency_tables"):
+    for file in GIVEN:
         (tmp_path / file).symlink_to(finished / file)
     kept = tmp_path / "runs" / "mine" / ".checkpoints" / "train" / "found.safetensors"
     kept.parent.mkdir(parents=True)
@@ -417,7 +414,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     finished: Path, tmp_path: Path
 ) -> None:
     """No file may grow beyond 20 kB: the supernet does not fit, everything before it does."""
-    for name in ("mine.yaml", "latency_tables"):
+    for name in GIVEN:
         (tmp_path / name).symlink_to(finished / name)
     limited = f"ulimit -f 20; exec {shlex.join(command(tmp_path))}"
     done = subprocess.run(
@@ -433,7 +430,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
 
 
 def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(finished: Path, tmp_path: Path) -> None:
-    for name in ("mine.yaml", "latency_tables"):
+    for name in GIVEN:
         (tmp_path / name).symlink_to(finished / name)
     process = subprocess.Popen(
         command(tmp_path), cwd=tmp_path, env=environment(tmp_path),
@@ -470,37 +467,43 @@ def promise(tables: Path, into: Path, share: float) -> float:
 
 def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) -> None:
     """A budget that no network of the space keeps, though tables promise it: one has to be cut."""
-    (tmp_path / "mine.yaml").symlink_to(finished / "mine.yaml")
+    for name in ("mine.yaml", "devices"):
+        (tmp_path / name).symlink_to(finished / name)
     fastest_ms = promise(finished / "latency_tables", tmp_path / "latency_tables", 0.5)
-    for share in (0.9, 0.8, 0.7, 0.6):  # the machine may be faster now than when it was profiled
-        shutil.rmtree(tmp_path / "runs", ignore_errors=True)
-        budget = f"{share * fastest_ms:.6f} ms"
-        done = run(
-            tmp_path, "--set", f"targets=[{{device: cpu-onnxruntime, latency: '{budget}'}}]",
-            "--set", "precision=fp32", "--set", "prune.epochs=0", "--set", "train.epochs=1",
-        )  # fmt: skip
-        assert done.returncode in (0, 3), done.stderr
-        v = verdict(tmp_path)
-        if v["repairs"]:
-            break
-    first = v["repairs"][0]
-    device = "cpu-onnxruntime"
-    assert first["measured_ms"][device] > first["limit_ms"][device]
+    budget = f"{0.96 * fastest_ms:.6f} ms"
+    done = run(
+        tmp_path, "--set", f"targets=[{{device: cpu-onnxruntime, latency: '{budget}'}}]",
+        "--set", "precision=fp32", "--set", "prune.epochs=0", "--set", "train.epochs=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    v, device = verdict(tmp_path), "cpu-onnxruntime"
+    assert v["met"]
+    for repair in v["repairs"]:
+        assert repair["measured_ms"][device] > repair["limit_ms"][device]
     p50 = {
         c["variant"]: c["latency"]["p50_ms"] for c in v["candidates"] if c["precision"] == "fp32"
     }
-    if "gave_up" in first:  # a disturbed machine can ask more of pruning than it can give
-        assert done.returncode == 3
-        assert "every block is at its narrowest" in first["gave_up"]
-    else:
-        assert p50["repaired-1"] < p50["found"]
-        kept = p50["found"] <= first["limit_ms"][device]  # measured again, on a faster machine
-        repaired = v["delivered"]["onnx"]["variant"].startswith("repaired")
-        assert repaired or kept or not v["met"]
-    assert v["met"] == (done.returncode == 0)
+    delivered = v["delivered"]["onnx"]["variant"]
+    assert delivered == v["repairs"][-1]["variant"]
+    assert p50[delivered] <= v["repairs"][0]["limit_ms"][device] < p50["found"]
     assert [e["variant"] for e in events(tmp_path) if e["phase"] == "repair"] == [
         r["variant"] for r in v["repairs"]
     ]
+
+
+def test_a_budget_that_no_cut_keeps_is_given_up_and_missed(finished: Path, tmp_path: Path) -> None:
+    for name in ("mine.yaml", "devices"):
+        (tmp_path / name).symlink_to(finished / name)
+    fastest_ms = promise(finished / "latency_tables", tmp_path / "latency_tables", 0.1)
+    budget = f"{0.15 * fastest_ms:.6f} ms"
+    done = run(
+        tmp_path, "--set", f"targets=[{{device: cpu-onnxruntime, latency: '{budget}'}}]",
+        "--set", "precision=fp32", "--set", "prune.epochs=0", "--set", "train.epochs=1",
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    v = verdict(tmp_path)
+    assert not v["met"]
+    assert "every block is at its narrowest" in v["repairs"][-1]["gave_up"]
 
 
 def test_a_device_that_shall_compute_the_same_is_known_before_anything_runs(
@@ -520,6 +523,7 @@ def test_a_device_that_shall_compute_the_same_is_known_before_anything_runs(
 def test_a_network_is_delivered_at_the_width_and_resolution_that_were_found(
     tmp_path: Path,
 ) -> None:
+    steady.boards(tmp_path)
     (tmp_path / "mine.yaml").write_text(CONFIG.format(task=npz(tmp_path)))
     whole_run(
         tmp_path, "--set", "space.resolutions=[8, 10]", "--set", "space.multipliers=[1, 2]",
@@ -556,6 +560,7 @@ def input_shape(path: Path) -> list[int]:
 
 
 def test_a_folder_of_images_and_a_named_precision(tmp_path: Path) -> None:
+    steady.boards(tmp_path)
     text = CONFIG.format(task=images(tmp_path))
     (tmp_path / "mine.yaml").write_text(text + "precision: int8-static\n")
     whole_run(tmp_path, "--set", "prune.epochs=0", "--set", "gates.same_on=[cpu-litert-t2]")
@@ -588,6 +593,7 @@ def test_a_front_is_one_search_and_a_run_of_each_network(tmp_path: Path) -> None
     )
     config = config.replace("prune: {", "precision: int8-static\nprune: {epochs: 0, ")
     lines = [line for line in config.splitlines() if "cpu-litert" not in line]
+    steady.boards(tmp_path)
     (tmp_path / "mine.yaml").write_text("\n".join(lines))
     slow_table(tmp_path)
     done = run(tmp_path, "--set", "repairs=0")
@@ -619,3 +625,18 @@ def test_a_front_is_one_search_and_a_run_of_each_network(tmp_path: Path) -> None
         sum("search" in str(e.get("stage")) and e["event"] == "start" for e in events(tmp_path))
         == 1
     )
+
+
+def test_the_clock_of_this_machine_is_measured_or_found_wanting(tmp_path: Path) -> None:
+    """No steady clock here: a run ends with what was measured, or before it with why not."""
+    (tmp_path / "mine.yaml").write_text(CONFIG.format(task=npz(tmp_path)))
+    done = run(tmp_path, "--set", "train.epochs=1", "--set", "precision=fp32")
+    if done.returncode == 5:
+        said = done.stderr.splitlines()[-1]
+        assert "Quieten the device, then: edgenas profile" in said
+        assert not (tmp_path / "runs" / "mine" / "search").exists()
+        return
+    assert done.returncode in (0, 3), done.stderr
+    for c in verdict(tmp_path)["candidates"]:
+        assert c["latency"]["provenance"] == "measured"
+        assert 0 < c["latency"]["floor_ms"] <= c["latency"]["p50_ms"] < 100

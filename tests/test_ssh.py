@@ -186,6 +186,25 @@ def test_a_connection_cut_five_times_loses_and_doubles_nothing(board: Ssh, serve
     assert said == [f"line {i}\n" for i in range(1, 401)]
 
 
+@pytest.mark.parametrize("kept", [0, 1, 40, -1])
+def test_an_answer_that_arrives_cut_short_is_asked_for_again(
+    board: Ssh, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    run, cut = Ssh.run, []
+
+    def losing(self: Ssh, script: str, stdin: bytes = b"") -> remote.Answer:
+        answer = run(self, script, stdin)
+        if len(answer.out) > 50 and len(cut) < 2:
+            cut.append(script)
+            return replace(answer, out=answer.out[:kept])
+        return answer
+
+    monkeypatch.setattr(Ssh, "run", losing)
+    said = list(board.lines(["sh", "-c", COUNT]))
+    assert len(cut) == 2
+    assert said == [f"line {i}\n" for i in range(1, 2001)] + ["end"]
+
+
 def test_a_full_profile_with_the_connection_cut_at_random_has_every_row_once(
     board: Ssh, server: Server, tmp_path: Path
 ) -> None:
