@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from edgenas.cli_lut import lut
 from edgenas.cli_tables import build_emulator, build_runner, count, profile, tables_option
 from edgenas.errors import EdgenasError, GateNotMet, UsageError
 from edgenas.printing import emit, json_option
+
+if TYPE_CHECKING:
+    from edgenas.config import Config
 
 INTERRUPTED = 130
 
@@ -191,33 +194,36 @@ def measure(
 # --- runs ---------------------------------------------------------------------------------------
 
 
-def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.argument("config", type=click.Path(path_type=Path)),
-        click.option(
-            "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-            help="Folder of run directories.",
-        ),
-        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-                     help="Override a key of the config, e.g. train.epochs=3."),
-        click.option("--dry-run", is_flag=True, help="Say what it would do and cost, and stop."),
-        tables_option,
-        json_option,
-    ):  # fmt: skip
-        command = option(command)
-    return command
+def _options_of(*of: Callable[..., Any]) -> Callable[..., Callable[..., None]]:
+    def all_of(command: Callable[..., None]) -> Callable[..., None]:
+        for option in of:
+            command = option(command)
+        return command
+
+    return all_of
+
+
+_shared_options = _options_of(
+    click.option(
+        "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+        help="Folder of run directories.",
+    ),
+    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                 help="Override a key of the config, e.g. train.epochs=3."),
+    click.option("--dry-run", is_flag=True, help="Say what it would do and cost, and stop."),
+    tables_option,
+    json_option,
+)  # fmt: skip
+_run_options = _options_of(
+    click.argument("config", type=click.Path(path_type=Path)), _shared_options
+)
 
 
 def _run(
     until: str, config: Path, runs: Path, overrides: tuple[str, ...],
     dry_run: bool, tables: Path, as_json: bool, must_exist: bool = False,
 ) -> None:  # fmt: skip
-    from dataclasses import asdict
-
     from edgenas.config import load_config
-    from edgenas.console import Bars
-    from edgenas.pipeline import run, survey
-    from edgenas.summary import announced, summary
 
     if config.is_dir():  # a run directory: its resolved config, in its place
         config, runs = config / "config.yaml", config.parent
@@ -225,6 +231,19 @@ def _run(
     root = runs / settings.name
     if must_exist and not (root / "config.yaml").exists():
         raise UsageError(f"--resume: there is no run in {root}; start it without --resume")
+    _done(settings, until, runs, dry_run, tables, as_json)
+
+
+def _done(
+    settings: "Config", until: str, runs: Path, dry_run: bool, tables: Path, as_json: bool
+) -> None:
+    from dataclasses import asdict
+
+    from edgenas.console import Bars
+    from edgenas.pipeline import run, survey
+    from edgenas.summary import announced, summary
+
+    root = runs / settings.name
     with Bars() as bars:
         plan = survey(settings, runs, until=until, tables=tables, progress=bars)
         for line in announced(plan, root):
@@ -257,6 +276,52 @@ def run(resume: bool, **options: Any) -> None:
     _run("verify", must_exist=resume, **options)
 
 
+@cli.command()
+@click.argument("model")
+@click.option(
+    "--weights",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Its trained weights: .safetensors, or .pt of a state dict.",
+)
+@click.option(
+    "--data",
+    required=True,
+    help="Folder with one of images a class, a .npz, or the name of a dataset.",
+)
+@click.option(
+    "--device",
+    "devices",
+    required=True,
+    multiple=True,
+    help="Where it must run; several may be given.",
+)
+@click.option("--latency", required=True, help='What it may take there, e.g. "5 ms".')
+@click.option(
+    "--resolution",
+    type=click.IntRange(1, 4096),
+    help="Of the images that it takes, where the data has another.",
+)
+@_shared_options
+def compress(
+    model: str, weights: Path, data: str, devices: tuple[str, ...], latency: str,
+    resolution: int | None, overrides: tuple[str, ...], **options: Any,
+) -> None:  # fmt: skip
+    """Prune, quantize, export and verify a network of your own under a latency budget.
+
+    MODEL is FILE.py:NAME, a function that takes nothing and gives a torch module. Its channels are
+    cut as far as the budget asks for, by a table measured on the device.
+
+    \b
+    Example: edgenas compress model.py:build --weights w.safetensors --data photos \\
+               --device cpu-onnxruntime --latency "5 ms"
+    """
+    from edgenas.pipeline.brought import brought_config
+
+    config = brought_config(model, weights, data, devices, latency, resolution, overrides)
+    _done(config, "verify", **options)
+
+
 def _stage_command(name: str, what: str) -> None:
     @cli.command(name, help=f"{what}\n\nExample: edgenas {name} docs/demo.yaml")
     @_run_options
@@ -268,7 +333,6 @@ _stage_command(
     "search", "Search the architecture; what must come before is brought up to date first."
 )
 _stage_command("train", "Train the network that 'search' found.")
-_stage_command("compress", "Prune the trained network to a further latency step, and fine-tune it.")
 _stage_command(
     "export", "Write every variant, fp32 and int8-static, in the format of every target."
 )

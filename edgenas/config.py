@@ -15,6 +15,7 @@ from edgenas.validate import construct, read_yaml
 
 Quantity = str | int | float  # as written; units.py refuses what has no unit
 Precision = Literal["auto", "fp32", "int8-static"]
+Importance = Literal["taylor", "magnitude", "bn-scale"]
 Calibration = Literal["auto", "min-max", "percentile", "mse", "entropy"]
 
 
@@ -51,7 +52,8 @@ class Target:
 class Train:
     """How the found network is trained: as of ``edgenas.train.TrainRecipe``.
 
-    ``from_supernet`` continues from the search's weights.
+    ``from_supernet`` continues from the search's weights. ``weights``: a .safetensors file, or a
+    .pt of a state dict, that is taken instead of training.
     """
 
     epochs: int = 10
@@ -66,13 +68,20 @@ class Train:
     precision: Literal["fp32", "bf16"] = "fp32"
     dead_after: float = 0.0
     from_supernet: bool = False
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
 class Prune:
-    """Channel pruning to a further latency step. ``epochs: 0`` leaves it out."""
+    """Channel pruning to a further latency step, or to a budget that is not met without.
+
+    ``importance``: as of ``edgenas.compress.importance``. ``rounds``: of cutting and fine-tuning,
+    each by as large a factor. ``epochs``, of each round: 0 leaves it out.
+    """
 
     latency: Quantity = "10 %"
+    importance: Importance = "taylor"
+    rounds: int = 1
     epochs: int = 1
     lr: float = 0.02
     max_drop: Quantity = "<= 0.5 points"
@@ -252,10 +261,15 @@ def _plain(value: Any) -> Any:
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read and check a file; ``overrides`` are ``key.key=value`` texts. Raises UsageError."""
-    data = read_yaml(path)
+    data = overridden(read_yaml(path), overrides)
+    return parse_config(data, str(path), default_name=path.stem)
+
+
+def overridden(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``data``, changed by ``key.key=value`` texts. Raises UsageError."""
     for text in overrides:
         _override(data, text)
-    return parse_config(data, str(path), default_name=path.stem)
+    return data
 
 
 def parse_config(data: Mapping[str, Any], where: str, default_name: str = "run") -> Config:
@@ -347,6 +361,7 @@ def _ranges(config: Config) -> Mapping[str, tuple[float, float, float]]:
         "train: mixup": (train.mixup, 0, 100),
         "train: cutmix": (train.cutmix, 0, 100),
         "train: dead_after": (train.dead_after, 0, 1),
+        "prune: rounds": (prune.rounds, 1, 100),
         "prune: epochs": (prune.epochs, 0, 100_000),
         "prune: lr": (prune.lr, 1e-9, 1e3),
         "quantize: epochs": (config.quantize.epochs, 0, 100_000),

@@ -7,8 +7,17 @@ kinds   conv        k x k convolution, BN, activation            args k, s
                                                                  hidden / se channels)
         classifier  global average pool, fully connected         cout = classes; args h (a fully
                                                                  connected layer of h before)
-Every kind with an activation takes ``hs1`` for hard-swish instead of ReLU6; ``linear1`` leaves that
-of a conv out.
+Parts of networks that were not made of these:
+        linear      fully connected, at 1 px
+        add         sum of two of the input's shape
+        mul         a map times a gate of its channels
+        maxpool                                                  args k, s, p
+        mean        global average pool
+        hswish      hard-swish
+A conv may have ``g`` groups, and a padding ``p`` other than half of its kernel. conv, mbconv and
+classifier have ReLU6, and take ``hs1`` for hard-swish instead; a conv also ``linear1`` for none,
+``relu1`` for ReLU or ``unit1`` for a clip to [0, 1]; linear and add have none, and take ``relu1``,
+``relu6`` or ``unit1``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,8 +77,11 @@ def input_shape(ops: Sequence[OpSpec]) -> tuple[int, int, int]:
 
 
 def output_size(op: OpSpec) -> int:
-    """Height = width of the output, pixels; 1 for a classifier."""
-    return 1 if op.kind == "classifier" else -(-op.size // op.arg("s", 1))
+    """Height = width of the output, pixels."""
+    if op.kind in ("classifier", "linear", "mean"):
+        return 1
+    k = op.arg("k", 1)
+    return (op.size + 2 * op.arg("p", k // 2) - k) // op.arg("s", 1) + 1
 
 
 class Zero(nn.Module):
@@ -119,8 +131,32 @@ class SqueezeExcitation(nn.Module):
         return x * F.hardsigmoid(self.excite(narrow))
 
 
+class Twice(nn.Module):
+    """x + x: an addition alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) -> the same shape."""
+        return x + x
+
+
+class Gate(nn.Module):
+    """x * mean of x: a product alone, but for its gate."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) -> the same shape."""
+        return x * x.mean((2, 3), keepdim=True)
+
+
 def _activation(op: OpSpec) -> nn.Module:
     return nn.Hardswish() if op.arg("hs", 0) else nn.ReLU6()
+
+
+def _plain_activation(op: OpSpec) -> list[nn.Module]:
+    """Of what has none, where nothing is said."""
+    if op.arg("unit", 0):
+        return [nn.Hardsigmoid()]
+    top = op.arg("relu", 0)
+    return [nn.ReLU6() if top == 6 else nn.ReLU()] if top else []
 
 
 def _conv_bn(cin: int, cout: int, k: int = 1, s: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -131,8 +167,12 @@ def _conv_bn(cin: int, cout: int, k: int = 1, s: int = 1, groups: int = 1) -> li
 
 
 def _conv(op: OpSpec) -> nn.Module:
-    layers = _conv_bn(op.cin, op.cout, op.arg("k", 1), op.arg("s", 1))
-    return nn.Sequential(*layers, *([] if op.arg("linear", 0) else [_activation(op)]))
+    k = op.arg("k", 1)
+    conv = nn.Conv2d(
+        op.cin, op.cout, k, op.arg("s", 1), op.arg("p", k // 2), groups=op.arg("g", 1), bias=False
+    )
+    act = _plain_activation(op) or ([] if op.arg("linear", 0) else [_activation(op)])
+    return nn.Sequential(conv, nn.BatchNorm2d(op.cout, BN_EPS, BN_MOMENTUM), *act)
 
 
 def mbconv_body(op: OpSpec) -> nn.Sequential:
@@ -161,10 +201,30 @@ def _classifier(op: OpSpec) -> nn.Module:
     return nn.Sequential(*pool, features, _activation(op), nn.Linear(last, op.cout))
 
 
+def _linear(op: OpSpec) -> nn.Module:
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(1)]
+    return nn.Sequential(*pool, nn.Linear(op.cin, op.cout), *_plain_activation(op))
+
+
+def _add(op: OpSpec) -> nn.Module:
+    return nn.Sequential(Twice(), *_plain_activation(op))
+
+
+def _max_pool(op: OpSpec) -> nn.Module:
+    """Not padded, so up to a row less: TFLite pads with zeros, right only behind a ReLU."""
+    return nn.MaxPool2d(op.arg("k", 1), op.arg("s", 1))
+
+
 _BUILDERS: Mapping[str, Callable[[OpSpec], nn.Module]] = {
     "conv": _conv,
     "mbconv": _mbconv,
     "classifier": _classifier,
+    "linear": _linear,
+    "add": _add,
+    "mul": lambda op: Gate(),
+    "maxpool": _max_pool,
+    "mean": lambda op: nn.AdaptiveAvgPool2d(1),
+    "hswish": lambda op: nn.Hardswish(),
 }
 
 
@@ -205,7 +265,9 @@ def _products(op: OpSpec) -> list[_Product]:
     out = output_size(op)
     match op.kind:
         case "conv":
-            return [_Product(op.cin, op.cout, op.arg("k", 1), out)]
+            return [_Product(op.cin // op.arg("g", 1), op.cout, op.arg("k", 1), out)]
+        case "linear":
+            return [_Product(op.cin, op.cout)]
         case "classifier":
             last = op.arg("h", 0)
             before = [_Product(op.cin, last)] if last else []
@@ -251,6 +313,10 @@ def activation_elements(op: OpSpec) -> int:
     match op.kind:
         case "conv":
             return max(before + after, 2 * after * hs)
+        case "add":
+            return 2 * before + after
+        case "linear" | "mul" | "maxpool" | "mean" | "hswish":
+            return before + after
         case "classifier":
             last = op.arg("h", 0)
             ends = [op.cin + last, 2 * last * hs, last + after] if last else [op.cin + after]

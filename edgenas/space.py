@@ -2,11 +2,12 @@
 
 Space        sample, mutate, check, ops, vocabulary, build     every space
 Relaxable    choices, supernet, gates, decode, contexts        weight sharing
+Prunable     cuts, forms                                       leaving channels out
 """
 
 import abc
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -67,6 +68,10 @@ class Space(abc.ABC):
     def assemble(self, ops: Sequence[OpSpec]) -> nn.Module:
         """As ``build``, from operators: what a pruned network, outside the space, is made of."""
 
+    def operator_of(self, node: str, number: int) -> int:
+        """Which of ``ops`` node ``number`` of the exported graph belongs to, by its name."""
+        return int(node.split(".")[1])  # a chain: "layers.<i>..."
+
     @classmethod
     @abc.abstractmethod
     def configured(cls, settings: Mapping[str, Any]) -> Self:
@@ -106,6 +111,36 @@ class Relaxable(Protocol):
     def decode(self, scores: Mapping[str, Tensor]) -> Architecture: ...
 
 
+@dataclass(frozen=True)
+class Form:
+    """An operator whose width may change. ``at``: what it is, given the widths of ``groups``."""
+
+    groups: tuple[str, ...]
+    at: Callable[..., OpSpec]
+
+
+@runtime_checkable
+class Prunable(Protocol):
+    """Networks that work with fewer channels too.
+
+    ``cuts``: of channels that can only be cut together, under the name of a layer that makes
+    them, the numbers that may stay, all of them first. ``forms``: ``ops``, one after the other.
+    """
+
+    def cuts(self, ops: Sequence[OpSpec]) -> Mapping[str, tuple[int, ...]]: ...
+    def forms(self, ops: Sequence[OpSpec]) -> tuple[Form, ...]: ...
+
+
+SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2)
+ROUND = 8  # kernels work on vectors of eight
+
+
+def narrowed(count: int, above: int = 0) -> tuple[int, ...]:
+    """``count`` channels, then shares of them down to half, multiples of 8 over ``above``."""
+    fewer = {round(count * share / ROUND) * ROUND for share in SHARES}
+    return (count, *sorted((n for n in fewer if above < n < count), reverse=True))
+
+
 def context_of(space: Relaxable, arch: Architecture) -> Context:
     """That which ``arch`` picks."""
     return next(
@@ -113,27 +148,23 @@ def context_of(space: Relaxable, arch: Architecture) -> Context:
     )
 
 
-class ChoiceSpace(Space):
-    """A space that is a fixed list of choices, each free of the others."""
+class ListedSpace(Space):
+    """A space that is a fixed list of choices, of which any options go together."""
 
     @property
     @abc.abstractmethod
     def choices(self) -> tuple[Choice, ...]:
         """The decisions, in the order of execution."""
 
-    @abc.abstractmethod
-    def option_ops(self, choice: str) -> tuple[tuple[OpSpec, ...], ...]:
-        """What each option of ``choice`` executes."""
-
-    @abc.abstractmethod
-    def fixed_ops(self) -> tuple[OpSpec, ...]:
-        """What every architecture executes."""
+    @property
+    def all_first(self) -> Architecture:
+        """The first option of every choice."""
+        return Architecture.of(self.id, {c.name: 0 for c in self.choices})
 
     @property
-    def contexts(self) -> tuple[Context, ...]:
-        """One, where no choice changes what the others cost."""
-        options = {c.name: self.option_ops(c.name) for c in self.choices}
-        return (Context({}, self.fixed_ops(), options),)
+    def all_last(self) -> Architecture:
+        """The last option of every choice."""
+        return Architecture.of(self.id, {c.name: len(c.options) - 1 for c in self.choices})
 
     def check(self, arch: Architecture) -> None:
         """Raise InvalidArchitecture that names the first pick that does not fit."""
@@ -163,6 +194,24 @@ class ChoiceSpace(Space):
         c = rng.choice(self.choices)
         others = [k for k in range(len(c.options)) if k != arch[c.name]]
         return arch.but(**{c.name: rng.choice(others)})
+
+
+class ChoiceSpace(ListedSpace):
+    """Each option executes the same, whatever else is picked."""
+
+    @abc.abstractmethod
+    def option_ops(self, choice: str) -> tuple[tuple[OpSpec, ...], ...]:
+        """What each option of ``choice`` executes."""
+
+    @abc.abstractmethod
+    def fixed_ops(self) -> tuple[OpSpec, ...]:
+        """What every architecture executes."""
+
+    @property
+    def contexts(self) -> tuple[Context, ...]:
+        """One, where no choice changes what the others cost."""
+        options = {c.name: self.option_ops(c.name) for c in self.choices}
+        return (Context({}, self.fixed_ops(), options),)
 
     def gates(self, arch: Architecture) -> Gates:
         """One live path."""

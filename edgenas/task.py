@@ -16,7 +16,7 @@ from edgenas.errors import CorruptFile, DataError, UsageError
 from edgenas.images import Dataset, Images, Raw
 from edgenas.registry import Shelf, nearest
 from edgenas.resize import resized
-from edgenas.validate import Count, construct
+from edgenas.validate import Count, Positive, construct
 
 DATASETS = Shelf("edgenas.datasets")
 
@@ -161,7 +161,9 @@ class _Settings:
     """What every dataset takes. ``train_images``, ``test_images``: use only so many, balanced.
 
     ``search_share`` and ``calibration_images`` (default 512, a tenth at most) are cut from the
-    training images, ``test_share`` before them where the dataset has no test split.
+    training images, ``test_share`` before them where the dataset has no test split. ``mean``,
+    ``std``: what pixels, from 0 to 1, are normalised with, one a channel; where nothing is said,
+    those of the training images.
     """
 
     dataset: str
@@ -170,6 +172,8 @@ class _Settings:
     search_share: Share = 0.1
     calibration_images: Count | None = None
     test_share: Share = 0.2
+    mean: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
     augment: dict[str, Any] = field(default_factory=dict)
 
 
@@ -194,7 +198,10 @@ def load_task(settings: Mapping[str, Any], seed: int) -> Task:
     parts = _parts(train, test, len(raw.classes), chosen, Generator().manual_seed(seed))
     _check_classes(chosen.dataset, raw.classes, parts)
     mean, std = _statistics(chosen.dataset, train.x)
+    mean, std = chosen.mean or mean, chosen.std or std
     c, h, w = train.x.shape[1:]
+    if (len(mean), len(std)) != (c, c):
+        raise UsageError(f"task: mean and std need one number for each of {c} channels")
     return Task(chosen.dataset, raw.classes, (c, h, w), mean, std, parts, augment)
 
 

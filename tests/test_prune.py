@@ -1,3 +1,5 @@
+import copy
+import itertools
 import random
 from dataclasses import replace
 
@@ -6,7 +8,10 @@ import torch
 
 from edgenas import ops
 from edgenas.budgets import Latency
-from edgenas.compress.prune import cut, importance, plan, widths
+from edgenas.compress.importance import importance
+from edgenas.compress.plan import plan
+from edgenas.compress.prune import cut, cuttable
+from edgenas.config import Importance
 from edgenas.errors import ImpossibleBudget
 from edgenas.latency import LatencyTable, Timing
 from edgenas.predict import Predictor
@@ -32,10 +37,16 @@ def gates(net: torch.nn.Module) -> list[ops.SqueezeExcitation]:
     return [m for m in net.modules() if isinstance(m, ops.SqueezeExcitation)]
 
 
+def narrower(op: OpSpec) -> list[OpSpec]:
+    """``op`` itself, then what it becomes where channels are left out."""
+    (form,), cuts = SPACE.forms([op]), SPACE.cuts([op])
+    return [form.at(*widths) for widths in itertools.product(*(cuts[g] for g in form.groups))]
+
+
 @pytest.fixture(scope="module")
 def predictor(table: LatencyTable, layers: tuple[OpSpec, ...]) -> Predictor:
     """Milliseconds in proportion to multiply-accumulates."""
-    every = {o for layer in layers for o in widths(layer)}
+    every = {o for layer in layers for o in narrower(layer)}
     ms = {o: 0.01 + ops.macs(o) * 1e-6 for o in every}
     rows = {o: Timing(t, t, t, 20, "estimated") for o, t in ms.items()}
     return Predictor(LatencyTable(table.header, rows))
@@ -53,58 +64,75 @@ def net(task: Task, layers: tuple[OpSpec, ...]) -> torch.nn.Module:
 
 def test_only_blocks_with_hidden_channels_can_be_cut() -> None:
     full = OpSpec.parse("mbconv 16-24 @14 e6 k5 s2")
-    assert widths(OpSpec.parse("conv 1-16 @28 k3 s2")) == (OpSpec.parse("conv 1-16 @28 k3 s2"),)
-    assert len(widths(OpSpec.parse("mbconv 16-16 @14 e1 k3 s1"))) == 1
-    hidden = [ops.hidden(o) for o in widths(full)]
+    assert narrower(OpSpec.parse("conv 1-16 @28 k3 s2")) == [OpSpec.parse("conv 1-16 @28 k3 s2")]
+    assert len(narrower(OpSpec.parse("mbconv 16-16 @14 e1 k3 s1"))) == 1
+    hidden = [ops.hidden(o) for o in narrower(full)]
     assert hidden == [96, 80, 72, 64, 48]
     assert all(h % 8 == 0 for h in hidden)
     assert hidden == sorted(hidden, reverse=True)
-    assert {(o.cin, o.cout, o.size, o.arg("k", 0)) for o in widths(full)} == {(16, 24, 14, 5)}
+    assert {(o.cin, o.cout, o.size, o.arg("k", 0)) for o in narrower(full)} == {(16, 24, 14, 5)}
 
 
 def test_a_gate_narrows_with_its_block_under_the_same_key() -> None:
     full = OpSpec.parse("mbconv 16-24 @14 e6 hs1 k5 s2 se4")
-    narrower = widths(full)
-    assert [str(o) for o in narrower[-2:]] == [
+    found = narrower(full)
+    assert [str(o) for o in found[-2:]] == [
         "mbconv 16-24 @14 e4 hs1 k5 s2 se4", "mbconv 16-24 @14 e3 hs1 k5 s2 se4",
     ]  # fmt: skip
-    assert [ops.squeezed(o) for o in narrower] == [24, 24, 24, 16, 16]
-    assert all(OpSpec.parse(str(o)) == o for o in narrower)
+    assert [ops.squeezed(o) for o in found] == [24, 24, 24, 16, 16]
+    assert all(OpSpec.parse(str(o)) == o for o in found)
 
 
-def test_importance_is_the_first_order_change_of_the_loss(
-    net: torch.nn.Module, task: Task, layers: tuple[OpSpec, ...]
+def scored(
+    net: torch.nn.Module, layers: tuple[OpSpec, ...], task: Task, by: Importance = "taylor"
+) -> dict[str, torch.Tensor]:
+    return importance(net, cuttable(SPACE, net, layers), by, task, batches=2, size=32, seed=0)
+
+
+def norms(net: torch.nn.Module, name: str) -> list[torch.nn.BatchNorm2d]:
+    """Of the block of a set of channels: that of its expansion, and that of its depthwise."""
+    block = net.get_submodule(name.rpartition(".")[0])
+    return [m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d)][:2]
+
+
+@pytest.mark.parametrize("by", ["taylor", "magnitude", "bn-scale"])
+def test_a_channel_that_nothing_hangs_on_is_worth_least(
+    net: torch.nn.Module, task: Task, layers: tuple[OpSpec, ...], by: Importance
 ) -> None:
-    """A channel whose batch norm is zero changes nothing when it is cut, and scores nothing."""
-    i = next(i for i, o in enumerate(layers) if len(widths(o)) > 1)
-    norms = [m for m in net.layers[i].modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    before = norms[1].weight.detach().clone(), norms[1].bias.detach().clone()
+    net = copy.deepcopy(net)
+    name, widths = next(iter(SPACE.cuts(layers).items()))
+    modules = dict(net.named_modules())
     with torch.no_grad():
-        norms[1].weight[2] = 0
-        norms[1].bias[2] = 0
-    try:
-        scores = importance(net, layers, task, batches=2, size=32, seed=0)
-    finally:
-        with torch.no_grad():
-            norms[1].weight.copy_(before[0])
-            norms[1].bias.copy_(before[1])
-    assert scores[i][2] == 0
-    assert (scores[i] > 0).sum() > len(scores[i]) / 2
-    assert scores.keys() == {k for k, o in enumerate(layers) if len(widths(o)) > 1}
+        for norm in norms(net, name):
+            norm.weight[2] = 0
+            norm.bias[2] = 0
+        for layer in cuttable(SPACE, net, layers)[name].makers:
+            modules[layer].weight[2] = 0
+            if modules[layer].bias is not None:
+                modules[layer].bias[2] = 0
+        for layer in cuttable(SPACE, net, layers)[name].readers:
+            if modules[layer].groups == 1:
+                modules[layer].weight[:, 2] = 0
+    scores = scored(net, layers, task, by)
+    assert scores[name][2] == 0
+    assert (scores[name] > 0).sum() > widths[0] / 2
+    assert {n: len(s) for n, s in scores.items()} == {
+        n: of[0] for n, of in SPACE.cuts(layers).items()
+    }
 
 
 def test_the_plan_keeps_the_budget_and_the_most_important_channels(
     net: torch.nn.Module, task: Task, layers: tuple[OpSpec, ...], predictor: Predictor
 ) -> None:
-    scores = importance(net, layers, task, batches=2, size=32, seed=0)
+    scores = scored(net, layers, task)
     full = predictor.p50_ms(layers)
-    made = plan(layers, scores, [Latency("paper", 0.93 * full, predictor)])
+    made = plan(SPACE, layers, scores, [Latency("paper", 0.93 * full, predictor)])
     assert predictor.p50_ms(made.ops) <= 0.93 * full
     assert made.keep
-    for i, stay in made.keep.items():
-        lost = [float(s) for k, s in enumerate(scores[i]) if k not in stay]
-        assert max(lost) <= min(float(scores[i][k]) for k in stay)
-    loose = plan(layers, scores, [Latency("paper", 2 * full, predictor)])
+    for name, stay in made.keep.items():
+        lost = [float(s) for k, s in enumerate(scores[name]) if k not in stay]
+        assert max(lost) <= min(float(scores[name][k]) for k in stay)
+    loose = plan(SPACE, layers, scores, [Latency("paper", 2 * full, predictor)])
     assert loose.ops == layers
     assert not loose.keep
 
@@ -112,9 +140,9 @@ def test_the_plan_keeps_the_budget_and_the_most_important_channels(
 def test_what_cannot_be_reached_is_refused(
     net: torch.nn.Module, task: Task, layers: tuple[OpSpec, ...], predictor: Predictor
 ) -> None:
-    scores = importance(net, layers, task, batches=1, size=32, seed=0)
+    budget = Latency("paper", 0.1 * predictor.p50_ms(layers), predictor)
     with pytest.raises(ImpossibleBudget, match="every block is at its narrowest"):
-        plan(layers, scores, [Latency("paper", 0.1 * predictor.p50_ms(layers), predictor)])
+        plan(SPACE, layers, scored(net, layers, task), [budget])
 
 
 def silence(gate: ops.SqueezeExcitation, count: int) -> None:
@@ -126,14 +154,15 @@ def test_cutting_dead_channels_changes_nothing(
     net: torch.nn.Module, task: Task, layers: tuple[OpSpec, ...], predictor: Predictor
 ) -> None:
     """Channels that are to go are silenced first: the smaller network must compute the same."""
-    scores = importance(net, layers, task, batches=1, size=32, seed=0)
-    made = plan(layers, scores, [Latency("paper", 0.9 * predictor.p50_ms(layers), predictor)])
+    budget = Latency("paper", 0.9 * predictor.p50_ms(layers), predictor)
+    made = plan(SPACE, layers, scored(net, layers, task), [budget])
     with torch.no_grad():
-        for i, stay in made.keep.items():
-            norms = [m for m in net.layers[i].modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        for name, stay in made.keep.items():
+            i = int(name.split(".")[1])
+            _, norm = norms(net, name)
             gone = sorted(set(range(ops.hidden(layers[i]))) - set(stay))
-            norms[1].weight[gone] = 0
-            norms[1].bias[gone] = 0
+            norm.weight[gone] = 0
+            norm.bias[gone] = 0
             for gate in gates(net.layers[i]):
                 silence(gate, gate.squeeze.out_channels - ops.squeezed(made.ops[i]))
     smaller = cut(net, SPACE, made).eval()

@@ -1,6 +1,7 @@
 """What each block of the delivered network costs inside it: prefixes timed, their differences."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def blocks(ctx: Context, best: Candidate, folder: Path) -> list[dict[str, Any]]:
     graph = trace(net, ctx.fitted.input)
     if best.precision != "fp32":
         graph = calibrate(graph, [ctx.fitted.tensors("calibration")[0]])
-    ends = {_layer(node.name): node.name for node in graph.nodes}
+    ends = {ctx.space.operator_of(n.name, i): n.name for i, n in enumerate(graph.nodes)}
     device = ctx.devices[best.device]
     exporter = exporter_for(device.runtime.format)
     with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
@@ -44,7 +45,7 @@ def blocks(ctx: Context, best: Candidate, folder: Path) -> list[dict[str, Any]]:
         predicted = predictor.cost_ms(op) if predictor else None
         rows.append(
             {
-                "label": label(op, i),
+                "label": label(layers, i),
                 "op": str(op),
                 "predicted_ms": predicted,
                 "measured_ms": (timing.floor_ms - before) * scale,
@@ -60,13 +61,11 @@ def blocks(ctx: Context, best: Candidate, folder: Path) -> list[dict[str, Any]]:
     return [*rows, beside]
 
 
-def label(op: OpSpec, position: int) -> str:
-    """A short name for the block at ``position`` of a network."""
-    if op.kind == "conv":
-        return "stem" if position == 0 else "head"
-    return op.kind if op.kind != "mbconv" else f"k{op.arg('k', 3)} {hidden(op)} ch"
-
-
-def _layer(node: str) -> int:
-    """Of ``layers.<i>...``: nodes are named after the module that they came from."""
-    return int(node.split(".")[1])
+def label(layers: Sequence[OpSpec], position: int) -> str:
+    """A short name for one of ``layers``."""
+    op = layers[position]
+    if op.kind == "mbconv":
+        return f"k{op.arg('k', 3)} {hidden(op)} ch"
+    if op.kind == "conv" and position in (0, len(layers) - 2):
+        return "head" if position else "stem"
+    return op.kind

@@ -1,12 +1,19 @@
 """Stage ``compress``: a pruned variant, fine-tuned, and int8-static of every variant."""
 
+import copy
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from edgenas.budgets import Latency
-from edgenas.compress.prune import Plan, cut, importance, plan, widths
+from edgenas.checkpoint import Checkpoint
+from edgenas.compress.importance import importance
+from edgenas.compress.plan import plan
+from edgenas.compress.prune import cut, cuttable
 from edgenas.errors import ImpossibleBudget
 from edgenas.files import write_json
 from edgenas.pipeline import quantize
@@ -14,10 +21,12 @@ from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.stage import Stage
 from edgenas.pipeline.train import epoch_event, pace
 from edgenas.profile import profile
+from edgenas.space import Prunable, require
 from edgenas.spec import OpSpec
 from edgenas.train import Epoch, TrainRecipe, accuracy, train
 
 IMPORTANCE_BATCHES = 16
+HEADROOM = 0.97  # a network cut to a budget aims a little below it, so that one cut suffices
 
 
 def _settings(ctx: Context) -> Mapping[str, Any]:
@@ -39,6 +48,8 @@ def _work(ctx: Context, folder: Path) -> None:
     record: dict[str, Any] = {"variants": {"found": found}, "skipped": None}
     if ctx.config.prune.epochs == 0:
         record["skipped"] = "prune: epochs is 0"
+    elif not isinstance(ctx.space, Prunable):
+        record["skipped"] = f"networks of {ctx.space.id} cannot be pruned"
     else:
         extend_tables(ctx, layers, folder)
         budgets = _step(ctx, folder, layers)
@@ -54,7 +65,13 @@ def _work(ctx: Context, folder: Path) -> None:
 
 def extend_tables(ctx: Context, layers: Sequence[OpSpec], folder: Path) -> None:
     """Measure the narrower forms of ``layers`` on every target; tables go to ``folder``."""
-    extra = {narrow for op in layers for narrow in widths(op)}
+    assert isinstance(ctx.space, Prunable)
+    widths = ctx.space.cuts(layers)
+    extra = {
+        form.at(*joint)
+        for form in ctx.space.forms(layers)
+        for joint in itertools.product(*(widths[g] for g in form.groups))
+    }
     for name, device in ctx.devices.items():
         for precision in ctx.precisions(device):
             table = profile(
@@ -65,12 +82,13 @@ def extend_tables(ctx: Context, layers: Sequence[OpSpec], folder: Path) -> None:
 
 
 def _step(ctx: Context, folder: Path, layers: Sequence[OpSpec]) -> tuple[Latency, ...]:
-    """The latency of ``layers`` less the step that config asks for."""
+    """The latency of ``layers`` less the step that config asks for; or the budget, if less."""
     budgets = []
     for t in ctx.targets:
         predictor = ctx.predictor(t["device"], t["precision"], folder)
         assert predictor is not None
-        limit = predictor.p50_ms(layers) * (1 - ctx.config.prune.step)
+        step = predictor.p50_ms(layers) * (1 - ctx.config.prune.step)
+        limit = min(step, HEADROOM * t["limit_ms"])
         budgets.append(Latency(t["device"], limit, predictor))
     return tuple(budgets)
 
@@ -84,36 +102,66 @@ def prune(
     pruning cannot get there.
     """
     layers, net = ctx.network(source)
-    settings, seed = ctx.config.prune, ctx.config.seed
-    scores = importance(net, layers, ctx.fitted, IMPORTANCE_BATCHES, ctx.config.train.batch, seed)
-    made: Plan = plan(layers, scores, budgets)
-    smaller = cut(net, ctx.space, made).to(ctx.config.accelerator)
-    net.to(ctx.config.accelerator)
-    training = ctx.config.train
-    recipe = TrainRecipe(
-        epochs=settings.epochs, batch=training.batch, lr=settings.lr,
-        weight_decay=training.weight_decay, smoothing=training.smoothing,
-        precision=training.precision,
-    )  # fmt: skip
-    left = [str(o) for o in made.ops]
-    checkpoint = stage.checkpoint(
-        ctx, name, recipe=asdict(recipe), ops=left, keep=sorted(made.keep.items())
-    )
-    ledger = ctx.ledger()
-
-    def on_epoch(e: Epoch) -> None:
-        ledger.append("finetune", "epoch", variant=name, **epoch_event(e, smaller, ctx))
-        ctx.progress(f"fine-tune {name} ({pace(e)})", e.number, e.epochs)
-
-    train(smaller, ctx.fitted, recipe, seed, on_epoch, teacher=net, checkpoint=checkpoint)
-    save_weights(smaller, folder / f"{name}.safetensors")
+    teacher, rounds = net.to(ctx.config.accelerator), ctx.config.prune.rounds
+    whole = [b.predictor.p50_ms(layers) for b in budgets]
+    for number in range(1, rounds + 1):
+        steps = [
+            replace(b, limit_ms=before * (b.limit_ms / before) ** (number / rounds))
+            for b, before in zip(budgets, whole, strict=True)
+        ]
+        layers, net = _cut(ctx, layers, net, steps)
+        suffix = f"-{number}" if number < rounds else ""
+        left = [str(o) for o in layers]
+        checkpoint = stage.checkpoint(ctx, name + suffix, recipe=asdict(_recipe(ctx)), ops=left)
+        _fine_tune(ctx, net.to(ctx.config.accelerator), teacher, name + suffix, checkpoint)
+    save_weights(net, folder / f"{name}.safetensors")
     described = {
-        "ops": left,
-        "accuracy": accuracy(smaller, ctx.fitted, "test"),
+        "ops": [str(o) for o in layers],
+        "accuracy": accuracy(net, ctx.fitted, "test"),
         "target_ms": {b.device: b.limit_ms for b in budgets},
     }
     write_json(folder / f"{name}.json", described)
     return described
+
+
+def _cut(
+    ctx: Context, layers: Sequence[OpSpec], net: nn.Module, budgets: Sequence[Latency]
+) -> tuple[tuple[OpSpec, ...], nn.Module]:
+    """What is left of ``net``, of ``layers``, under ``budgets``."""
+    space, by = ctx.space, ctx.config.prune.importance
+    require(space, Prunable, "prune")
+    assert isinstance(space, Prunable)
+    net = copy.deepcopy(net).cpu()
+    scores = importance(
+        net, cuttable(space, net, layers), by, ctx.fitted, IMPORTANCE_BATCHES,
+        ctx.config.train.batch, ctx.config.seed,
+    )  # fmt: skip
+    made = plan(space, layers, scores, budgets)
+    return made.ops, cut(net, ctx.space, made)
+
+
+def _recipe(ctx: Context) -> TrainRecipe:
+    training, settings = ctx.config.train, ctx.config.prune
+    return TrainRecipe(
+        epochs=settings.epochs, batch=training.batch, lr=settings.lr,
+        weight_decay=training.weight_decay, smoothing=training.smoothing,
+        precision=training.precision,
+    )  # fmt: skip
+
+
+def _fine_tune(
+    ctx: Context, net: nn.Module, teacher: nn.Module, name: str, checkpoint: Checkpoint
+) -> None:
+    ledger = ctx.ledger()
+
+    def on_epoch(e: Epoch) -> None:
+        ledger.append("finetune", "epoch", variant=name, **epoch_event(e, net, ctx))
+        ctx.progress(f"fine-tune {name} ({pace(e)})", e.number, e.epochs)
+
+    train(
+        net, ctx.fitted, _recipe(ctx), ctx.config.seed, on_epoch,
+        teacher=teacher, checkpoint=checkpoint,
+    )  # fmt: skip
 
 
 STAGE = Stage("compress", ("profile", "train"), _settings, _work)

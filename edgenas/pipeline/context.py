@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -176,14 +175,25 @@ def save_weights(net: nn.Module, path: Path) -> None:
         temporary.write_bytes(save(tensors))
 
 
+def _tensors(path: Path) -> Any:
+    if path.suffix not in (".pt", ".pth"):
+        return load_file(path)
+    held = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
+    return held.get("state_dict", held) if isinstance(held, Mapping) else held
+
+
 def load_weights(net: nn.Module, path: Path) -> nn.Module:
-    """Inverse of ``save_weights``, channels last. Raises UsageError or CorruptFile."""
+    """Inverse of ``save_weights``, channels last; of a .pt too, where that holds a state dict.
+
+    Raises UsageError or CorruptFile.
+    """
     if not path.exists():
         raise UsageError(f"there is no {path}")
     try:
-        net.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError, OSError) as e:
-        raise CorruptFile(f"{path} does not hold this network: {str(e).splitlines()[0]}") from e
+        net.load_state_dict(_tensors(path))
+    except Exception as e:  # what reads the two kinds of files shares no class of errors
+        said = " ".join(str(e).split())[:300]
+        raise CorruptFile(f"{path} does not hold this network: {said}") from e
     # torch's stubs know memory_format only together with a tensor
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()

@@ -44,13 +44,18 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
         "profile": tables * estimate_seconds(ctx.space, networks=config.measure.networks),
         "search": epoch * method(config.search).training_epochs(config.levels)
         + len(ctx.devices) * confirm_seconds(config.levels),
-        "train": epoch * config.train.epochs,
-        "compress": epoch * (1.5 * config.prune.epochs + 0.5) + epoch * _int8_epochs(ctx),
+        "train": epoch * config.train.epochs * (config.train.weights is None),
+        "compress": epoch * (_pruning_epochs(ctx) + _int8_epochs(ctx)),
         "export": EXPORT_SECONDS,
         "verify": len(ctx.devices) * FILES * (timing + PREDICT_SECONDS),
     }
     often = {s: pending.get(s, 0) for s in stages}
     return [Cost(s, seconds[s] * often[s], not often[s]) for s in stages]
+
+
+def _pruning_epochs(ctx: Context) -> float:
+    settings = ctx.config.prune
+    return settings.rounds * (1.5 * settings.epochs + 0.5)
 
 
 def _int8_epochs(ctx: Context) -> float:

@@ -10,22 +10,24 @@ from typing import Any
 import torch
 
 from edgenas.config import Target
+from edgenas.errors import ImpossibleBudget
 from edgenas.files import write_json
 from edgenas.latency import LatencyTable
+from edgenas.pipeline.brought import refuse_unfit
 from edgenas.pipeline.context import Context
 from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.stage import Stage
 from edgenas.predict import Predictor, require_trusted
 from edgenas.profile import profile
 from edgenas.project import project
-from edgenas.space import Relaxable, Space
+from edgenas.space import ListedSpace, Relaxable, Space
 
 SAMPLES = 64
 
 
 def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
-        "space": ctx.space.describe(),
+        "space": [ctx.space.id, ctx.space.describe()],
         "targets": [asdict(t) for t in ctx.config.targets],
         "devices": {
             name: [repr(d.transport), repr(d.runtime), ctx.precisions(d)]
@@ -37,6 +39,8 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
 
 
 def _work(ctx: Context, folder: Path) -> None:
+    if ctx.config.train.weights is not None and isinstance(ctx.space, ListedSpace):
+        refuse_unfit(ctx, ctx.space.all_first)
     tables = {
         (name, precision): profile(
             device,
@@ -98,13 +102,22 @@ def _refuse_impossible(
         for objective in objectives(ctx.config, ctx.space, targets, predictors):
             even = {c.name: torch.zeros(len(c.options)) for c in ctx.space.choices}
             project(ctx.space, even, objective.budgets)
+        return
+    for t in targets:
+        if t["limit_ms"] < t["fastest_ms"]:
+            raise ImpossibleBudget(
+                f"no network fits {t['limit_ms']:.4g} ms on {t['device']}: the least that this "
+                f"space can do is about {t['fastest_ms']:.4g} ms; ask for at least that"
+            )
 
 
 def extremes_ms(space: Space, predictor: Predictor) -> tuple[float, float]:
     """Predicted p50 of the fastest and of the slowest network of ``space``."""
     if not isinstance(space, Relaxable):
         rng = random.Random(0)
-        drawn = [predictor.p50_ms(space.ops(space.sample(rng))) for _ in range(SAMPLES)]
+        archs = [space.sample(rng) for _ in range(SAMPLES)]
+        archs += [space.all_first, space.all_last] if isinstance(space, ListedSpace) else []
+        drawn = [predictor.p50_ms(space.ops(arch)) for arch in archs]
         return min(drawn), max(drawn)
     fastest, slowest = [], []
     for context in space.contexts:

@@ -101,7 +101,9 @@ def _blocks(space: Space, arch: Architecture) -> list[dict[str, str | None]]:
     """The network in order: every block with its pick, skipped ones too, and what is fixed."""
     layers = space.ops(arch)
     if not isinstance(space, Relaxable):
-        return [{"choice": None, "op": str(o), "label": label(o, i)} for i, o in enumerate(layers)]
+        return [
+            {"choice": None, "op": str(o), "label": label(layers, i)} for i, o in enumerate(layers)
+        ]
     context = context_of(space, arch)
     picked = [
         (c, context.options[c.name][arch.index(c.name)])
@@ -113,9 +115,7 @@ def _blocks(space: Space, arch: Architecture) -> list[dict[str, str | None]]:
     )
 
     def fixed(numbers: range) -> list[dict[str, str | None]]:
-        return [
-            {"choice": None, "op": str(layers[i]), "label": label(layers[i], i)} for i in numbers
-        ]
+        return [{"choice": None, "op": str(layers[i]), "label": label(layers, i)} for i in numbers]
 
     middle: list[dict[str, str | None]] = [
         {

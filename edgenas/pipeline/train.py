@@ -12,6 +12,7 @@ from edgenas.config import Train
 from edgenas.errors import CapabilityError
 from edgenas.files import write_json
 from edgenas.gates import Mixed
+from edgenas.pipeline.brought import brought, weights_digest
 from edgenas.pipeline.context import Context, load_weights, save_weights
 from edgenas.pipeline.stage import Stage
 from edgenas.space import Relaxable
@@ -23,6 +24,7 @@ SCORED = 2000  # images after each epoch
 def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
         "train": asdict(ctx.config.train),
+        "weights": weights_digest(ctx),
         "data": [ctx.task.digest("train"), ctx.task.digest("test")],
         "seed": ctx.config.seed,
         "threads": ctx.config.threads,
@@ -31,15 +33,8 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
 
 
 def _work(ctx: Context, folder: Path) -> None:
-    settings, ledger = ctx.config.train, ctx.ledger()
-    net = _untrained(ctx).to(ctx.config.accelerator)
-
-    def on_epoch(e: Epoch) -> None:
-        ledger.append("train", "epoch", **epoch_event(e, net, ctx))
-        ctx.progress(f"train ({pace(e)})", e.number, e.epochs)
-
-    checkpoint = STAGE.checkpoint(ctx, "found")
-    train(net, ctx.fitted, recipe(settings), ctx.config.seed, on_epoch, checkpoint=checkpoint)
+    settings = ctx.config.train
+    net = _trained(ctx) if settings.weights is None else brought(ctx, ctx.architecture)
     save_weights(net, folder / "found.safetensors")
     layers = ctx.space.ops(ctx.architecture)
     write_json(folder / "found.json", {"ops": [str(o) for o in layers]})
@@ -47,10 +42,23 @@ def _work(ctx: Context, folder: Path) -> None:
         folder / "train.json",
         {
             "accuracy": accuracy(net, ctx.fitted, "test"),
-            "epochs": settings.epochs,
+            "epochs": settings.epochs if settings.weights is None else 0,
             "images": len(ctx.task.parts["train"].y),
         },
     )
+
+
+def _trained(ctx: Context) -> nn.Module:
+    net, ledger = _untrained(ctx).to(ctx.config.accelerator), ctx.ledger()
+
+    def on_epoch(e: Epoch) -> None:
+        ledger.append("train", "epoch", **epoch_event(e, net, ctx))
+        ctx.progress(f"train ({pace(e)})", e.number, e.epochs)
+
+    checkpoint = STAGE.checkpoint(ctx, "found")
+    asked = recipe(ctx.config.train)
+    train(net, ctx.fitted, asked, ctx.config.seed, on_epoch, checkpoint=checkpoint)
+    return net
 
 
 def recipe(settings: Train) -> TrainRecipe:

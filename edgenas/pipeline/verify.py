@@ -19,7 +19,7 @@ from edgenas.files import read_json, write_json
 from edgenas.layer_errors import explained, layer_errors
 from edgenas.measure import measure
 from edgenas.pipeline.blocks import blocks
-from edgenas.pipeline.compress import extend_tables, prune
+from edgenas.pipeline.compress import HEADROOM, extend_tables, prune
 from edgenas.pipeline.context import Context
 from edgenas.pipeline.export import export
 from edgenas.pipeline.quantize import quantize_variant, was_trained
@@ -36,7 +36,6 @@ from edgenas.verify import (
     same_gate,
 )
 
-HEADROOM = 0.97  # a repaired network aims a little below the limit, so that one round suffices
 LAYER_IMAGES = 64
 
 Files = list[tuple[str, Artifact]]  # variant, file

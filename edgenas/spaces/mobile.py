@@ -25,7 +25,7 @@ from edgenas.errors import UsageError
 from edgenas.gates import Gates, Mix, mixture, run
 from edgenas.registry import nearest
 from edgenas.resize import resized
-from edgenas.space import ChoiceSpace, Context, context_of
+from edgenas.space import ROUND, ChoiceSpace, Context, Form, context_of, narrowed
 from edgenas.spec import Architecture, Choice, OpSpec
 from edgenas.validate import construct
 
@@ -74,7 +74,6 @@ _INPUTS: Mapping[str, Mapping[str, int]] = {  # what a preset was made for, wher
 _ACTIVATIONS = {"relu6": "", "hard-swish": "hs"}  # as a label of an option says it
 _AXES = ("kernels", "expansions", "ses", "activations")  # what a block chooses
 _LATER = ("ses", "edge_activation", "features", "multipliers", "resolutions")  # not in first ids
-ROUND = 8  # channels: kernels work on vectors of eight
 
 
 class _Mixed(nn.Module):
@@ -412,6 +411,19 @@ class Mobile(ChoiceSpace):
         """A ``Network`` of ``ops_``, fresh weights."""
         return Network([ops.build(o) for o in ops_])
 
+    def cuts(self, ops_: Sequence[OpSpec]) -> dict[str, tuple[int, ...]]:
+        """Hidden channels of blocks that expand, under the name of the expanding convolution."""
+        return {_expanding(op, i): of for i, op in enumerate(ops_) if len(of := _narrower(op)) > 1}
+
+    def forms(self, ops_: Sequence[OpSpec]) -> tuple[Form, ...]:
+        """A squeeze-and-excitation narrows with its block: its key keeps the divisor."""
+        return tuple(
+            Form((_expanding(op, i),), partial(_of_hidden, op))
+            if len(_narrower(op)) > 1
+            else Form((), partial(_itself, op))
+            for i, op in enumerate(ops_)
+        )
+
     def supernet(self, mix: Mix) -> nn.Module:
         """All options of all blocks; ``mix`` puts those of one block together."""
         mixed = [self._layer(c, mix) for c in self._blocks]
@@ -454,6 +466,29 @@ class Mobile(ChoiceSpace):
             net = self.build(arch)
         net.load_state_dict(elastic.leading(large.state_dict(), net.state_dict()), assign=True)
         return net.train(supernet.training)
+
+
+def _narrower(op: OpSpec) -> tuple[int, ...]:
+    """Hidden channels that may stay, all first; where nothing can be cut, only those."""
+    full = ops.hidden(op) if op.kind == "mbconv" else 0
+    return narrowed(full, above=op.cin) if full > op.cin else (full,)
+
+
+def _of_hidden(op: OpSpec, hidden: int) -> OpSpec:
+    return ops.mbconv(
+        op.cin, op.cout, op.size,
+        k=op.arg("k", 3), s=op.arg("s", 1), hidden=hidden, se=op.arg("se", 0),
+        hs=bool(op.arg("hs", 0)),
+    )  # fmt: skip
+
+
+def _itself(op: OpSpec) -> OpSpec:
+    return op
+
+
+def _expanding(op: OpSpec, position: int) -> str:
+    """The name of its first convolution in a ``Network``."""
+    return f"layers.{position}.{'body.' if ops.has_residual(op) else ''}0"
 
 
 def _scaled(width: int, multiplier: float) -> int:

@@ -1,0 +1,99 @@
+"""A run for a network that somebody brings: its own channels are the space, pruning the search."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgenas.artifact import sha256
+from edgenas.config import Config, overridden, parse_config
+from edgenas.errors import UsageError
+from edgenas.export import exporter_for
+from edgenas.graph import calibrate, trace
+from edgenas.pipeline.context import Context, load_weights
+from edgenas.spec import Architecture
+from edgenas.train import accuracy
+
+SCORED = 2000  # test images
+NETWORKS = 16  # to check a table by: those of others are large, and differ in width alone
+
+
+def brought_config(
+    source: str,
+    weights: Path,
+    data: str,
+    devices: Sequence[str],
+    latency: str,
+    resolution: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Config:
+    """``source``: ``model.py:name``; ``weights`` of it; ``latency`` of it on each of ``devices``.
+
+    ``data``: a folder with one of images a class, a .npz, or the name of a dataset;
+    ``resolution``: of the images that the network takes, where that is another than theirs.
+    ``overrides`` as of ``load_config``. Raises UsageError.
+    """
+    space = {"kind": "module", "source": source}
+    settings: dict[str, Any] = {
+        "name": Path(source.rpartition(":")[0]).stem or "network",
+        "task": _task(data),
+        "space": space | ({} if resolution is None else {"resize": resolution}),
+        "targets": [{"device": name, "latency": latency} for name in devices],
+        "search": {"method": "given"},
+        "train": {"weights": str(weights)},
+        "measure": {"networks": NETWORKS},
+    }
+    return parse_config(overridden(settings, overrides), "compress")
+
+
+def brought(ctx: Context, arch: Architecture) -> nn.Module:
+    """The network with the weights of ``train.weights``.
+
+    Raises UsageError or CorruptFile where they are not its own.
+    """
+    assert ctx.config.train.weights is not None
+    return load_weights(ctx.space.build(arch), Path(ctx.config.train.weights))
+
+
+def weights_digest(ctx: Context) -> str | None:
+    """Of the file ``train.weights``. Raises UsageError where there is none."""
+    if (weights := ctx.config.train.weights) is None:
+        return None
+    if not Path(weights).is_file():
+        raise UsageError(f"train: weights: there is no {weights}")
+    return sha256(Path(weights))
+
+
+def refuse_unfit(ctx: Context, arch: Architecture) -> None:
+    """Fail in seconds where a brought network would fail after minutes of measuring.
+
+    Raises UsageError where it classifies no better than chance, CapabilityError where a target's
+    format cannot hold it, CorruptFile.
+    """
+    net, task = brought(ctx, arch), ctx.task.at(ctx.space.input_of(arch)[1])
+    right = accuracy(net, task, "test", SCORED)
+    ctx.progress(f"{ctx.config.train.weights}: {right:.1%} of the test images right", 1, 1)
+    _, labels = task.tensors("test", SCORED)
+    if right <= float(labels.bincount().max()) / len(labels):
+        raise UsageError(
+            f"{ctx.config.train.weights} gets {right:.1%} of the test images right, no more than "
+            "one class alone would: are pixels normalised as in its training (--set "
+            "task.mean=[...], task.std), are classes in its order, is it of this task?"
+        )
+    graph = trace(net, task.input)
+    graphs = {"fp32": graph}
+    if ctx.quantizes:
+        graphs["int8-static"] = calibrate(graph, [task.tensors("calibration", 2)[0]])
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
+        for precision, format in ctx.exported:
+            path = Path(scratch) / f"whole.{format}"
+            exporter_for(format).network(graphs[precision], path, {})
+
+
+def _task(data: str) -> dict[str, Any]:
+    path = Path(data)
+    if path.suffix == ".npz":
+        return {"dataset": "npz", "path": data}
+    return {"dataset": "folder", "path": data} if path.is_dir() else {"dataset": data}

@@ -1,0 +1,336 @@
+"""A network that somebody brings: its channels as a space, and ``edgenas compress`` of it."""
+
+import itertools
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import steady
+import torch
+from torch import nn
+
+from edgenas import ops
+from edgenas.budgets import Latency
+from edgenas.compress.importance import importance
+from edgenas.compress.plan import plan
+from edgenas.compress.prune import cut, cuttable
+from edgenas.errors import CapabilityError, EdgenasError, UsageError
+from edgenas.graph import trace
+from edgenas.latency import LatencyTable, Timing
+from edgenas.predict import Predictor
+from edgenas.space import load_space
+from edgenas.spaces.module import Module, made
+from edgenas.spec import Architecture, OpSpec
+from edgenas.task import Task
+from edgenas.train import TrainRecipe, seeded, train
+
+RESNET = """
+from torch import nn
+
+
+def conv(cin, cout, k, stride, groups=1):
+    return nn.Sequential(
+        nn.Conv2d(cin, cout, k, stride, k // 2, groups=groups, bias=False), nn.BatchNorm2d(cout)
+    )
+
+
+class Block(nn.Module):
+    def __init__(self, cin, cout, stride):
+        super().__init__()
+        self.a, self.b = conv(cin, cout, 3, stride), conv(cout, cout, 3, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.down = None if cin == cout and stride == 1 else conv(cin, cout, 1, stride)
+
+    def forward(self, x):
+        y = self.b(self.relu(self.a(x)))
+        y += x if self.down is None else self.down(x)
+        return self.relu(y)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(conv(1, 16, 3, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        self.blocks = nn.Sequential(Block(16, 16, 1), Block(16, 32, 2))
+        self.mobile = nn.Sequential(
+            conv(32, 48, 1, 1), nn.ReLU6(), conv(48, 48, 3, 1, 48), nn.Hardswish(),
+            conv(48, 24, 1, 1),
+        )
+        self.grouped = nn.Sequential(conv(24, 24, 3, 1, 2), nn.ReLU())
+        self.pool, self.drop = nn.AdaptiveAvgPool2d(1), nn.Dropout(0.1)
+        self.fc1, self.fc2 = nn.Linear(24, 32), nn.Linear(32, 3)
+
+    def forward(self, x):
+        x = self.grouped(self.mobile(self.blocks(self.stem(x))))
+        x = self.pool(x).flatten(1)
+        return self.fc2(self.drop(nn.functional.relu(self.fc1(x))))
+
+
+class Plain(Net):  # what every format can hold
+    def __init__(self):
+        super().__init__()
+        self.grouped = nn.Sequential(conv(24, 24, 3, 1), nn.ReLU())
+
+
+def small():
+    return nn.Sequential(
+        conv(1, 16, 3, 2), nn.ReLU(), conv(16, 32, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(32, 3),
+    )
+"""
+
+
+def space(folder: Path, name: str = "Net") -> Module:
+    (folder / "net.py").write_text(RESNET)
+    settings = {"source": f"{folder / 'net.py'}:{name}", "resolution": 12, "channels": 1}
+    loaded = load_space({"kind": "module", **settings, "classes": 3})
+    assert isinstance(loaded, Module)
+    return loaded
+
+
+def whole(space: Module) -> tuple[OpSpec, ...]:
+    return space.ops(Architecture.of(space.id, {c.name: 0 for c in space.choices}))
+
+
+def predictor(table: LatencyTable, space: Module) -> Predictor:
+    """Milliseconds in proportion to multiply-accumulates."""
+    ms = {o: 0.01 + ops.macs(o) * 1e-6 for o in space.vocabulary()}
+    rows = {o: Timing(t, t, t, 20, "estimated") for o, t in ms.items()}
+    return Predictor(LatencyTable(table.header, rows))
+
+
+def test_operators_are_those_of_the_network_that_is_cut(tmp_path: Path) -> None:
+    net = space(tmp_path)
+    rng = random.Random(0)
+    assert {"conv", "add", "maxpool", "mean", "linear", "hswish"} == {o.kind for o in whole(net)}
+    for _ in range(5):
+        arch = net.sample(rng)
+        built = net.build(arch)
+        graph = trace(built.eval(), net.input)
+        layers = net.ops(arch)
+        assert len(layers) == len(graph.nodes)
+        for op, node in zip(layers, graph.nodes, strict=True):
+            read = graph.shape(node.inputs[0])
+            assert (op.cin, op.cout) == (read[0], node.shape[0])
+            assert ops.output_size(op) == (node.shape[1] if len(node.shape) == 3 else 1)
+        assert set(layers) <= net.vocabulary()
+        assert net.assemble(layers).state_dict().keys() == built.state_dict().keys()
+
+
+def test_every_operator_can_be_built_alone(tmp_path: Path) -> None:
+    for op in space(tmp_path).vocabulary():
+        module = ops.build(op).eval()
+        y = module(torch.randn(2, op.cin, op.size, op.size))
+        assert y.shape[:2] == (2, op.cout)
+        short = op.kind == "maxpool"  # alone it is not padded
+        assert y.ndim == 2 or y.shape[2] == ops.output_size(op) - short
+        trace(module, (op.cin, op.size, op.size))
+        assert OpSpec.parse(str(op)) == op
+
+
+def test_what_is_cut_together_and_what_is_not_cut(tmp_path: Path) -> None:
+    """The stem's channels run through the first block; groups and the output stay whole."""
+    net = space(tmp_path)
+    sets = {frozenset(c.makers) for c in net._free}
+    assert frozenset({"stem.0.0", "blocks.0.b.0"}) in sets
+    assert frozenset({"mobile.0.0", "mobile.2.0"}) in sets
+    cuttable_layers = frozenset().union(*sets)
+    assert "fc1" in cuttable_layers
+    assert not cuttable_layers & {"fc2", "grouped.0.0", "mobile.4.0"}
+
+
+def test_the_plan_is_the_best_of_all(tmp_path: Path, table: LatencyTable) -> None:
+    net = space(tmp_path, "small")
+    full, predicted = whole(net), predictor(table, net)
+    generator = torch.Generator().manual_seed(0)
+    cuts, forms = net.cuts(full), net.forms(full)
+    for share in (0.95, 0.9, 0.8):
+        scores = {n: torch.rand(of[0], generator=generator) for n, of in cuts.items()}
+        limit = share * predicted.p50_ms(full)
+        found = plan(net, full, scores, [Latency("paper", limit, predicted)])
+        best = math.inf
+        for joint in itertools.product(*cuts.values()):
+            widths = dict(zip(cuts, joint, strict=True))
+            layers = [f.at(*(widths[g] for g in f.groups)) for f in forms]
+            if predicted.p50_ms(layers) <= limit:
+                lost = sum(
+                    float(s.sum() - s.topk(widths[n]).values.sum()) for n, s in scores.items()
+                )
+                best = min(best, lost)
+        lost = sum(float(scores[n].sum() - scores[n][list(k)].sum()) for n, k in found.keep.items())
+        assert lost == pytest.approx(best, rel=1e-4)
+        assert predicted.p50_ms(found.ops) <= limit
+
+
+def test_cutting_dead_channels_changes_nothing(
+    tmp_path: Path, task: Task, table: LatencyTable
+) -> None:
+    net, predicted = space(tmp_path), predictor(table, space(tmp_path))
+    full = whole(net)
+    with seeded(0):
+        built = net.assemble(full)
+    train(built, task, TrainRecipe(epochs=1, batch=32), 0)
+    sets = cuttable(net, built, full)
+    scores = importance(built, sets, "taylor", task, 2, 32, 0)
+    made = plan(net, full, scores, [Latency("paper", 0.6 * predicted.p50_ms(full), predicted)])
+    assert len(made.keep) > 2
+    modules = dict(built.named_modules())
+    with torch.no_grad():
+        for name, stay in made.keep.items():
+            gone = sorted(set(range(sets[name].count)) - set(stay))
+            for layer in sets[name].readers:
+                if getattr(modules[layer], "groups", 1) == 1:
+                    modules[layer].weight[:, gone] = 0
+    smaller = cut(built, net, made).eval()
+    x, _ = task.tensors("test")
+    with torch.inference_mode():
+        assert torch.allclose(smaller(x), built.eval()(x), atol=1e-5)
+    again = net.cuts(made.ops)
+    assert all(again[n][0] == len(k) for n, k in made.keep.items() if n in again)
+    assert [f.at(*(again[g][0] for g in f.groups)) for f in net.forms(made.ops)] == list(made.ops)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("net.py", "write it as model.py:name"),
+        ("nowhere.py:build", "there is no"),
+        ("net.py:nobody", "no function or class 'nobody'"),
+        ("net.py:number", "no function or class 'number'"),
+        ("net.py:text", "gives a str, not a torch.nn.Module"),
+        ("net.py:fails", r"net.py:6: fails fails: KeyError: 'x'"),
+        ("broken.py:build", "broken.py:1: build fails: ModuleNotFoundError"),
+        ("syntax.py:build", "build fails: SyntaxError"),
+        ("net.py:narrow", "no channels can be left out"),
+        ("net.py:wide", r"output of \(10,\), and the task has 3 classes"),
+        ("net.py:sigmoid", "cannot export"),
+    ],
+)
+def test_what_is_no_network_is_one_line(tmp_path: Path, source: str, says: str) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\nnumber = 3\n\ntext = str\ndef fails():\n    {}['x']\n"
+        "def end(n): return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, n)]\n"
+        "def narrow(): return nn.Sequential(nn.Conv2d(1, 8, 3), *end(3))\n"
+        "def wide(): return nn.Sequential(nn.Conv2d(1, 8, 3), *end(10))\n"
+        "def sigmoid(): return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Sigmoid(), *end(3))\n"
+    )
+    (tmp_path / "broken.py").write_text("import nothing_of_the_kind\n")
+    (tmp_path / "syntax.py").write_text("def build(:\n")
+    settings = {"source": str(tmp_path / source), "resolution": 12, "channels": 1, "classes": 3}
+    with pytest.raises(EdgenasError, match=says) as raised:
+        load_space({"kind": "module", **settings})
+    assert "\n" not in str(raised.value)
+    assert isinstance(raised.value, UsageError | CapabilityError)
+
+
+def test_a_file_may_import_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "parts_of_it.py").write_text("from torch import nn\nlayer = nn.Flatten\n")
+    (tmp_path / "net.py").write_text("from parts_of_it import layer\nbuild = layer\n")
+    before = list(sys.path)
+    assert isinstance(made(f"{tmp_path / 'net.py'}:build"), nn.Flatten)
+    assert sys.path == before
+
+
+def compress(folder: Path, *more: str, weights: str = "w.pt") -> subprocess.CompletedProcess[str]:
+    call = [
+        sys.executable, "-m", "edgenas", "compress", "net.py:Plain", "--weights", weights,
+        "--data", "data.npz", "--device", "cpu-onnxruntime", "--device", "cpu-litert",
+        "--set", "train.batch=32", "--set", "measure.networks=12",
+        "--set", "measure.blocks=2", "--set", "measure.block_seconds=0.05", *more,
+    ]  # fmt: skip
+    cache = {**os.environ, "EDGENAS_CACHE": str(folder / "cache")}
+    return subprocess.run(call, cwd=folder, env=cache, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory: pytest.TempPathFactory, task: Task) -> Path:
+    """A folder with what somebody brings: code, weights, images."""
+    folder = tmp_path_factory.mktemp("brought")
+    steady.boards(folder)
+    net = made(space(folder, "Plain").source)
+    train(net, task, TrainRecipe(epochs=3, batch=32), 0)
+    torch.save({"state_dict": net.state_dict(), "epoch": 3}, folder / "w.pt")
+    pixels = {
+        f"{k}_{part}": v.numpy() if k == "y" else v.permute(0, 2, 3, 1).numpy()
+        for part, held in (("train", task.parts["train"]), ("test", task.parts["test"]))
+        for k, v in (("x", held.x), ("y", held.y))
+    }
+    np.savez(folder / "data.npz", **pixels)
+    return folder
+
+
+NORMALISED = ("--set", "task.mean=[0.5]", "--set", "task.std=[0.2]")
+
+
+def test_a_network_is_cut_to_a_budget_and_delivered(brought: Path) -> None:
+    done = compress(brought, *NORMALISED, "--latency", "60 %", "--set", "gates.drop=20 points",
+                    "--set", "gates.class_drop=60 points", "--set", "prune.rounds=2",
+                    "--set", "gates.difference=30 %")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    root = brought / "runs" / "net"
+    assert "of the test images right" in done.stderr
+    made_of = json.loads((root / "compress" / "compress.json").read_text())
+    assert made_of["skipped"] is None
+    verdict = json.loads((root / "verdict.json").read_text())
+    assert verdict["met"]
+    limits = {g["name"]: g["limit"] for g in verdict["gates"]}
+    for fmt in ("onnx", "tflite"):
+        best = next(c for c in verdict["candidates"] if c["format"] == fmt and c["delivered"])
+        assert best["latency"]["p50_ms"] <= limits[f"latency:{fmt}"]
+        assert (root / f"model.{fmt}").exists()
+    found, pruned = (made_of["variants"][v]["ops"] for v in ("found", "pruned"))
+    assert len(found) == len(pruned) and found != pruned
+    rounds = {e["variant"] for line in (root / "ledger.jsonl").read_text().splitlines()
+              if (e := json.loads(line))["phase"] == "finetune"}  # fmt: skip
+    assert rounds == {"pruned-1", "pruned"}
+    assert [row["op"] for row in verdict["blocks"]["cpu-litert"]][-1] is None
+    assert len(verdict["blocks"]["cpu-litert"]) == len(found) + 1
+    again = compress(brought, *NORMALISED, "--latency", "60 %", "--set", "gates.drop=20 points",
+                     "--set", "gates.class_drop=60 points", "--set", "prune.rounds=2",
+                     "--set", "gates.difference=30 %", "--dry-run", "--json")  # fmt: skip
+    assert all(stage["unchanged"] for stage in json.loads(again.stdout))
+    page = (root / "report.html").read_text()
+    assert "maxpool 16-16 @12" in page or "maxpool 8-8 @12" in page
+
+
+@pytest.mark.parametrize(
+    ("weights", "more", "says"),
+    [
+        ("nowhere.pt", NORMALISED, "there is no nowhere.pt"),
+        ("data.npz", NORMALISED, "does not hold this network"),
+        ("other.pt", NORMALISED, "does not hold this network"),
+        ("random.pt", NORMALISED, "no more than one class alone would"),
+        ("w.pt", ("--set", "task.mean=[0.5, 0.5]"), "one number for each of 1 channels"),
+        ("w.pt", (*NORMALISED, "--latency", "0.001 ms"), "the least that this space can do"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_line(
+    brought: Path, tmp_path: Path, weights: str, more: tuple[str, ...], says: str
+) -> None:
+    """Said before minutes of measuring: there is no table yet; or by the table, before training."""
+    for name in ("net.py", "data.npz", "devices", "w.pt", "latency_tables"):
+        if (brought / name).exists():
+            (tmp_path / name).symlink_to(brought / name)
+    net = made(space(brought, "Plain").source)
+    nn.init.constant_(net.fc2.bias, 0.0)
+    nn.init.constant_(net.fc2.weight, 0.0)
+    torch.save(net.state_dict(), tmp_path / "random.pt")
+    torch.save({"weight": torch.ones(1)}, tmp_path / "other.pt")
+    done = compress(tmp_path, "--latency", "50 ms", *more, weights=weights)
+    assert done.returncode in (1, 2, 3), done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert says in last and "Traceback" not in done.stderr
+
+
+def test_another_size_than_the_images_have(tmp_path: Path) -> None:
+    small = replace(space(tmp_path), resize=20)
+    assert small.input_of(small.sample(random.Random(0))) == (1, 20, 20)
+    assert whole(small)[0].size == 20
+    assert small.id != space(tmp_path).id
