@@ -9,8 +9,8 @@ All files of a network and a runtime are timed in one measurement, on one thread
 of the files on the test images. ``agreement``: equal top-1 with the fp32 file.
 
 ``pruned``: the same network cut to 0.7 times its latency as ``edgenas run`` and
-``edgenas compress`` do, and fine-tuned; ``speedup``, ``accuracy_change`` and ``size_ratio`` are then those of the pruned
-file to the whole one of the same precision, both measured in that run.
+``edgenas compress`` do, and fine-tuned; ``speedup``, ``accuracy_change`` and ``size_ratio`` are
+then those of the pruned file to the whole one of the same precision, both measured in that run.
 
 What is trained lies in --work: a run that was stopped goes on.
 Writes benchmarks/results/compress.json.
