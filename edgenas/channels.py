@@ -30,6 +30,7 @@ def coupled(net: nn.Module, input: tuple[int, int, int]) -> list[Channels]:
     Torch-Pruning's dependency graph (Fang et al. 2023, arXiv:2301.12900, sec. 3.2) says what is
     coupled.
     """
+    net = copy.deepcopy(net).requires_grad_(True)  # what is frozen is coupled too
     graph, names = _dependencies(net, input), {m: name for name, m in net.named_modules()}
     found = []
     for group in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]):
@@ -39,7 +40,9 @@ def coupled(net: nn.Module, input: tuple[int, int, int]) -> list[Channels]:
             if isinstance(module, nn.BatchNorm2d):
                 norms[names[module]] = None
             elif isinstance(module, nn.Conv2d | nn.Linear):
-                depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+                depthwise = isinstance(module, nn.Conv2d) and (
+                    1 < module.groups == module.in_channels == module.out_channels
+                )
                 if depthwise or graph.is_out_channel_pruning_fn(cuts):
                     makers[names[module]] = None
                 if depthwise or graph.is_in_channel_pruning_fn(cuts):
@@ -55,6 +58,8 @@ def cut(
 ) -> nn.Module:
     """A copy of ``net`` that has only these channels; ``keep`` by the root of what is coupled."""
     net = copy.deepcopy(net)
+    frozen = [name for name, p in net.named_parameters() if not p.requires_grad]
+    net.requires_grad_(True)
     graph, modules = _dependencies(net, input), dict(net.named_modules())
     for root, stay in keep.items():
         layer = modules[root]
@@ -66,6 +71,8 @@ def cut(
         drop = sorted(set(range(graph.get_out_channels(layer))) - set(stay))
         if drop:
             graph.get_pruning_group(layer, prune, drop).prune()
+    for name in frozen:
+        net.get_parameter(name).requires_grad_(False)
     return net
 
 

@@ -79,10 +79,8 @@ class Writer(abc.ABC):
                 y = self.op("Add", [self.read(x) for x in n.inputs], f"{n.name}/add")
                 return self.activated(n, y)
             case MaxPool():
-                return self.op(
-                    "MaxPool", [self.read(n.inputs[0])], f"{n.name}/max",
-                    kernel_shape=[n.k] * 2, strides=[n.stride] * 2, pads=[n.padding] * 4,
-                )  # fmt: skip
+                x = self.read(n.inputs[0])
+                return self.op("MaxPool", [x], f"{n.name}/max", **self.pooling(n))
             case Mul():
                 return self.op("Mul", [self.read(x) for x in n.inputs], f"{n.name}/mul")
             case Mean():
@@ -90,6 +88,9 @@ class Writer(abc.ABC):
             case HardSwish():
                 return self.hard_swish(n)
         raise TypeError(f"not an operator of a graph: {type(n).__name__}")
+
+    def pooling(self, n: MaxPool) -> dict[str, Any]:
+        return {"kernel_shape": [n.k] * 2, "strides": [n.stride] * 2, "pads": [n.padding] * 4}
 
     def op(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
@@ -107,9 +108,13 @@ class Writer(abc.ABC):
         graph = helper.make_graph(
             self.nodes, "edgenas", self.ends[:1], self.ends[1:], self.constants
         )
-        opset = helper.make_opsetid("", _OPSET)
+        domains = {n.domain for n in self.nodes} - {""}
+        opsets = [("", _OPSET), *((domain, 1) for domain in sorted(domains))]
         model = helper.make_model(
-            graph, opset_imports=[opset], ir_version=_IR_VERSION, producer_name="edgenas"
+            graph,
+            opset_imports=[helper.make_opsetid(*o) for o in opsets],
+            ir_version=_IR_VERSION,
+            producer_name="edgenas",
         )
         helper.set_model_props(model, {PREFIX + k: v for k, v in metadata.items()})
         content: bytes = model.SerializeToString()

@@ -50,12 +50,26 @@ def summary(verdict: Mapping[str, Any], root: Path) -> str:
         f"note    {device}: {found['said']}; all are in verdict.json: layer_errors"
         for device, found in verdict.get("layer_errors", {}).items()
     ]
+    lines += _dear_repairs(verdict["candidates"])
     lines += _odd_tables(verdict["candidates"])
     lines.append("")
     for d in verdict["delivered"].values():
         lines.append(f"{root / d['file']}  {d['variant']}, {d['precision']}, for {d['device']}")
     lines.append(f"{root / 'report.html'}")
     return "\n".join(lines)
+
+
+def _dear_repairs(candidates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What was cut to keep a budget may lose more than pruning otherwise may."""
+    found = {c["format"]: c["accuracy"] for c in candidates if c["variant"] == "found"}
+    for c in candidates:
+        lost = found.get(c["format"], 0.0) - c["accuracy"]
+        if c["delivered"] and c["variant"].startswith("repaired") and lost > 0:
+            yield (
+                f"note    {c['variant']} on {c['device']} is {100 * lost:.3g} points below found: "
+                "that is what the budget costs. Allow more time, fine-tune for longer "
+                "(prune.epochs), or set gates.accuracy to refuse it"
+            )
 
 
 def _odd_tables(candidates: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -9,6 +9,22 @@ from edgenas.files import read_json
 from edgenas.summary import summary
 
 
+def test_what_a_repair_costs_is_noted(tmp_path: Path) -> None:
+    run = build_run(tmp_path)
+    verdict = read_json(run / "verdict.json")
+    c = next(c for c in verdict["candidates"] if c["delivered"])
+    assert "what the budget costs" not in summary(verdict, run)
+    found = next(
+        f for f in verdict["candidates"] if f["format"] == c["format"] and f["variant"] == "found"
+    )
+    c["variant"], c["accuracy"], found["accuracy"] = "repaired-1", 0.7, 0.85
+    found = {**found, "variant": "found", "delivered": False}
+    verdict["candidates"] = [found, c]
+    found["accuracy"] = 0.85
+    assert "repaired-1 on" in summary(verdict, run)
+    assert "15 points below found: that is what the budget costs" in summary(verdict, run)
+
+
 @pytest.mark.parametrize(("speed", "said"), [(1.0, False), (1.1, False), (1.4, True), (0.7, True)])
 def test_a_table_of_another_speed_is_noted(tmp_path: Path, speed: float, said: bool) -> None:
     run = build_run(tmp_path)

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CorruptFile
 from edgenas.files import aside
-from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, Node
+from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, Node
 from edgenas.onnx_writer import OUTPUT, PREFIX, FloatWriter, Writer
 from edgenas.quantization import HALF, UNIT, Quantized, Scale, sixth
 
@@ -55,6 +55,11 @@ class Onnx:
             w.border(INPUT, TensorProto.FLOAT, graph.input)
             w.lower(graph)
             w.border(OUTPUT, TensorProto.FLOAT, graph.output.shape)
+        elif isinstance(pool := graph.nodes[0], MaxPool) and len(graph.nodes) == 1:
+            # ONNX Runtime takes its channels-last kernel only behind a convolution: asked for here.
+            w.border(INPUT, TensorProto.UINT8, _channels_last(graph.input))
+            w.op("NhwcMaxPool", [INPUT], OUTPUT, **w.pooling(pool), domain="com.microsoft")
+            w.border(OUTPUT, TensorProto.UINT8, _channels_last(graph.output.shape))
         else:
             w.border(INPUT, TensorProto.UINT8, _channels_last(graph.input))
             w.values[INPUT] = w.op("Transpose", [INPUT], f"{INPUT}/nchw", perm=[0, 3, 1, 2])

@@ -1,8 +1,10 @@
 """torch.nn.Module -> graph, by torch.fx: shapes inferred, batch normalisation folded."""
 
 import operator
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,20 +40,25 @@ def trace(module: nn.Module, input: tuple[int, int, int]) -> Graph:
         traced = tracer.trace(module)
     except Exception as e:  # whatever a module does that torch.fx cannot follow
         reason = (str(e).splitlines() or [type(e).__name__])[0]
-        raise CapabilityError(f"{type(module).__name__} cannot be exported: {reason}") from e
+        frames = traceback.extract_tb(e.__traceback__)
+        own = [f for f in frames if _TORCH not in Path(f.filename).parents][1:]
+        at = f" (at {Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
+        raise CapabilityError(f"{type(module).__name__} cannot be exported: {reason}{at}") from e
     lowering = _Lowering(dict(module.named_modules()), input)
     for node in traced.nodes:
         lowering.add(node)
     return lowering.graph()
 
 
+_POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+_TORCH = Path(torch.__file__).parent
 _FUNCTIONS: Mapping[Any, str] = {
     operator.add: "add", operator.iadd: "add", torch.add: "add", "add": "add",
     operator.mul: "mul", torch.mul: "mul", "mul": "mul",
     F.relu: "relu", torch.relu: "relu", "relu": "relu",
     F.relu6: "relu6", F.hardswish: "hardswish", F.hardsigmoid: "hardsigmoid",
-    F.adaptive_avg_pool2d: "pool", torch.mean: "mean", "mean": "mean",
-    torch.flatten: "flatten", "flatten": "flatten",
+    F.max_pool2d: "max_pool", F.adaptive_avg_pool2d: "pool", torch.mean: "mean", "mean": "mean",
+    torch.flatten: "flatten", "flatten": "flatten", "view": "view", "reshape": "view",
     F.dropout: "identity", "contiguous": "identity",
 }  # fmt: skip
 _ACTIVATIONS: Mapping[type[nn.Module], str] = {
@@ -69,6 +76,7 @@ class _Lowering:
         self.input = input
         self.nodes: dict[str, Node] = {}
         self.value: dict[fx.Node, str] = {}  # where the value of an fx node is computed
+        self.batch: set[fx.Node] = set()  # numbers of images, and shapes that begin with one
         self.shared: set[str] = set()  # read more than once, so nothing may be fused into it
 
     def graph(self) -> Graph:
@@ -85,13 +93,16 @@ class _Lowering:
             if not isinstance(n.args[0], fx.Node):
                 raise self._refusal(n, "an output that is not one tensor")
             self.end = self.value[n.args[0]]
+        elif self._is_batch(n):
+            self.batch.add(n)
+            return
         elif n.op == "call_module":
             self.value[n] = self._module(n, self.modules[str(n.target)])
         elif n.op in ("call_function", "call_method") and n.target in _FUNCTIONS:
             self.value[n] = self._function(n, _FUNCTIONS[n.target])
         else:
             raise self._refusal(n, str(getattr(n.target, "__name__", n.target)))
-        if len(n.users) > 1:
+        if sum(not self._is_batch(user) for user in n.users) > 1:
             self.shared.add(self.value[n])
 
     def _module(self, n: fx.Node, m: nn.Module) -> str:
@@ -138,9 +149,22 @@ class _Lowering:
                 return self._mean(n, x, keep=True)
             case "mean" if _axes(n) in ((2, 3), (-2, -1)):
                 return self._mean(n, x, keep=bool(n.kwargs.get("keepdim", extra[1:] == (True,))))
+            case "max_pool":
+                given: dict[str, Any] = {**dict(zip(_POOLING, extra, strict=False)), **n.kwargs}
+                return self._max_pool(n, nn.MaxPool2d(**given), x)
+            case "view" if len(extra) == 2 and extra[0] in self.batch and extra[1] == -1:
+                return self._flatten(n, x)
             case "flatten" if (*extra, *n.kwargs.values()) in ((1,), (1, -1)):
                 return self._flatten(n, x)
         raise self._refusal(n, f"this form of {kind}")
+
+    def _is_batch(self, n: fx.Node) -> bool:
+        """``x.shape``, ``x.size()``, and the first number of them."""
+        if n.op == "call_method" and n.target == "size":
+            return n.args[1:] in ((), (0,))
+        if n.op == "call_function" and n.target is getattr:
+            return n.args[1] == "shape"
+        return bool(n.target is operator.getitem and n.args[0] in self.batch and n.args[1] == 0)
 
     def _conv(self, n: fx.Node, m: nn.Conv2d, x: str) -> str:
         padding = m.padding

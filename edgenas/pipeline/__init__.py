@@ -13,7 +13,7 @@ from edgenas.artifact import sha256
 from edgenas.config import Config
 from edgenas.errors import CapabilityError, UnknownName
 from edgenas.files import aside, read_json, write_json, write_text
-from edgenas.pipeline import compress, export, front, profile, search, train, verify
+from edgenas.pipeline import brought, compress, export, front, profile, search, train, verify
 from edgenas.pipeline.context import Context, Progress
 from edgenas.pipeline.cost import Cost, costs
 from edgenas.pipeline.stage import Stage
@@ -124,6 +124,7 @@ def _pending(ctx: Context, wanted: Sequence[Stage]) -> list[Stage]:
 def _context(config: Config, runs: Path, tables: Path, progress: Progress) -> Context:
     """A run; a wrong key or device is refused before anything is loaded."""
     search.method(config.search)
+    brought.weights_digest(config)
     ctx = Context(runs / config.name, config, tables, progress)
     for device in ctx.same_on:
         _ = device.transport.python  # says it where that is not built yet

@@ -14,6 +14,7 @@ from edgenas.export import exporter_for
 from edgenas.graph import calibrate, trace
 from edgenas.pipeline.context import Context, load_weights
 from edgenas.spec import Architecture
+from edgenas.task import DATASETS
 from edgenas.train import accuracy
 
 SCORED = 2000  # test images
@@ -57,9 +58,9 @@ def brought(ctx: Context, arch: Architecture) -> nn.Module:
     return load_weights(ctx.space.build(arch), Path(ctx.config.train.weights))
 
 
-def weights_digest(ctx: Context) -> str | None:
+def weights_digest(config: Config) -> str | None:
     """Of the file ``train.weights``. Raises UsageError where there is none."""
-    if (weights := ctx.config.train.weights) is None:
+    if (weights := config.train.weights) is None:
         return None
     if not Path(weights).is_file():
         raise UsageError(f"train: weights: there is no {weights}")
@@ -93,7 +94,13 @@ def refuse_unfit(ctx: Context, arch: Architecture) -> None:
 
 
 def _task(data: str) -> dict[str, Any]:
-    path = Path(data)
+    path, named = Path(data), sorted({*DATASETS} - {"folder", "function", "npz"})
     if path.suffix == ".npz":
         return {"dataset": "npz", "path": data}
-    return {"dataset": "folder", "path": data} if path.is_dir() else {"dataset": data}
+    if path.is_dir():
+        return {"dataset": "folder", "path": data}
+    if data not in named:
+        raise UsageError(
+            f"--data: {data} is no folder, no .npz, and none of the data sets {', '.join(named)}"
+        )
+    return {"dataset": data}

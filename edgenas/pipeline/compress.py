@@ -16,6 +16,7 @@ from edgenas.compress.plan import plan
 from edgenas.compress.prune import cut, cuttable
 from edgenas.errors import ImpossibleBudget
 from edgenas.files import write_json
+from edgenas.latency import LatencyTable
 from edgenas.pipeline import quantize
 from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.stage import Stage
@@ -57,6 +58,7 @@ def _work(ctx: Context, folder: Path) -> None:
             record["variants"]["pruned"] = prune(ctx, STAGE, "found", "pruned", budgets, folder)
         except ImpossibleBudget as e:
             record["skipped"] = str(e)
+            ctx.progress(f"not pruned: {e}", 1, 1)
     if ctx.quantizes:
         for name, variant in record["variants"].items():
             variant["int8"] = quantize.quantize_variant(ctx, STAGE, name, folder)
@@ -105,6 +107,8 @@ def prune(
     teacher, rounds = net.to(ctx.config.accelerator), ctx.config.prune.rounds
     whole = [b.predictor.p50_ms(layers) for b in budgets]
     for number in range(1, rounds + 1):
+        if number > 1:  # what is left can be narrowed further than was timed
+            budgets = _extended(ctx, budgets, layers, folder)
         steps = [
             replace(b, limit_ms=before * (b.limit_ms / before) ** (number / rounds))
             for b, before in zip(budgets, whole, strict=True)
@@ -124,6 +128,18 @@ def prune(
     return described
 
 
+def _extended(
+    ctx: Context, budgets: Sequence[Latency], layers: Sequence[OpSpec], folder: Path
+) -> list[Latency]:
+    """``budgets`` by tables that know the narrower forms of ``layers``."""
+    extend_tables(ctx, layers, folder)
+    paths = [folder / f"{b.device}.{b.predictor.table.header.precision}.jsonl" for b in budgets]
+    return [
+        replace(b, predictor=replace(b.predictor, table=LatencyTable.load(path)))
+        for b, path in zip(budgets, paths, strict=True)
+    ]
+
+
 def _cut(
     ctx: Context, layers: Sequence[OpSpec], net: nn.Module, budgets: Sequence[Latency]
 ) -> tuple[tuple[OpSpec, ...], nn.Module]:
@@ -131,7 +147,7 @@ def _cut(
     space, by = ctx.space, ctx.config.prune.importance
     require(space, Prunable, "prune")
     assert isinstance(space, Prunable)
-    net = copy.deepcopy(net).cpu()
+    net = copy.deepcopy(net).cpu().requires_grad_(True)
     scores = importance(
         net, cuttable(space, net, layers), by, ctx.fitted, IMPORTANCE_BATCHES,
         ctx.config.train.batch, ctx.config.seed,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from edgenas.compress.quantize import load_quantized
 from edgenas.config import Config
@@ -175,13 +175,6 @@ def save_weights(net: nn.Module, path: Path) -> None:
         temporary.write_bytes(save(tensors))
 
 
-def _tensors(path: Path) -> Any:
-    if path.suffix not in (".pt", ".pth"):
-        return load_file(path)
-    held = torch.load(path, map_location="cpu", weights_only=True)  # runs no code
-    return held.get("state_dict", held) if isinstance(held, Mapping) else held
-
-
 def load_weights(net: nn.Module, path: Path) -> nn.Module:
     """Inverse of ``save_weights``, channels last; of a .pt too, where that holds a state dict.
 
@@ -189,11 +182,41 @@ def load_weights(net: nn.Module, path: Path) -> nn.Module:
     """
     if not path.exists():
         raise UsageError(f"there is no {path}")
-    try:
-        net.load_state_dict(_tensors(path))
-    except Exception as e:  # what reads the two kinds of files shares no class of errors
-        said = " ".join(str(e).split())[:300]
-        raise CorruptFile(f"{path} does not hold this network: {said}") from e
+    held = _tensors(path)
+    want = net.state_dict()
+    missing, extra = sorted(want.keys() - held.keys()), sorted(held.keys() - want.keys())
+    if missing or extra:
+        raise CorruptFile(
+            f"{path} does not hold this network: it lacks {len(missing)} of {len(want)} tensors"
+            + (f", e.g. {missing[0]!r}" if missing else "")
+            + (f", and holds others, e.g. {extra[0]!r}" if extra else "")
+        )
+    if wrong := [k for k, t in want.items() if t.shape != held[k].shape]:
+        have, need = (tuple(of[wrong[0]].shape) for of in (held, want))
+        raise CorruptFile(
+            f"{path} does not hold this network: {wrong[0]!r} is {have} there, and {need} here"
+        )
+    if wrong := [k for k, t in held.items() if not torch.isfinite(t).all()]:
+        raise CorruptFile(f"{path} holds NaN or infinity in {wrong[0]!r}")
+    net.load_state_dict(held)
     # torch's stubs know memory_format only together with a tensor
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()
+
+
+def _tensors(path: Path) -> Mapping[str, Tensor]:
+    """Of a file; a .pt is read without running code."""
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        raise UsageError(f"{path}: weights are a .safetensors, or a .pt or .pth of a state dict")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # the two readers share no class of errors
+        whole = "; save net.state_dict(), not the whole module" if "ights only" in str(e) else ""
+        raise CorruptFile(f"{path} cannot be read as weights{whole}") from e
+    for key in ("state_dict", "model"):
+        held = held.get(key, held) if isinstance(held, Mapping) else held
+    if not isinstance(held, Mapping) or not all(isinstance(t, Tensor) for t in held.values()):
+        raise CorruptFile(f"{path} holds no state dict")
+    return held

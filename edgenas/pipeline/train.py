@@ -24,7 +24,7 @@ SCORED = 2000  # images after each epoch
 def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
         "train": asdict(ctx.config.train),
-        "weights": weights_digest(ctx),
+        "weights": weights_digest(ctx.config),
         "data": [ctx.task.digest("train"), ctx.task.digest("test")],
         "seed": ctx.config.seed,
         "threads": ctx.config.threads,

@@ -1,15 +1,20 @@
 """A network that somebody brings: what may change is how many channels it has where."""
 
+import contextlib
+import copy
+import functools
 import hashlib
 import importlib.util
 import itertools
 import json
+import math
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import torch
@@ -17,7 +22,7 @@ from pydantic import Field
 from torch import nn
 
 from edgenas.channels import Channels, coupled, cut
-from edgenas.errors import CapabilityError, EdgenasError, UsageError
+from edgenas.errors import CapabilityError, UsageError
 from edgenas.graph import (
     INPUT,
     Add,
@@ -42,6 +47,9 @@ _PLAIN: Mapping[str, Mapping[str, int]] = {
     "none": {}, "relu": {"relu": 1}, "relu6": {"relu": 6}, "unit": {"unit": 1},
 }  # fmt: skip
 _CONV = {**_PLAIN, "none": {"linear": 1}, "relu6": {}}
+
+
+LEAST = 12  # networks of different widths
 
 
 @dataclass(frozen=True)
@@ -96,10 +104,12 @@ class Module(ListedSpace):
                 f"{space.source} gives an output of {shape}, and the task has {space.classes} "
                 "classes"
             )
-        if len(space.vocabulary()) == len({p.op for p in space._parts}):
+        networks = math.prod(len(of) for of in space._widths.values())
+        if networks < LEAST:
             raise CapabilityError(
-                f"{space.source}: no channels can be left out: there are too few, or what they "
-                "make is the output"
+                f"{space.source}: its channels can be cut in {networks - 1} ways, and a table is "
+                f"checked against {LEAST} networks: a set of channels keeps 8 or more, and those "
+                "of the output and of grouped convolutions stay"
             )
         return space
 
@@ -109,8 +119,12 @@ class Module(ListedSpace):
 
     @cached_property
     def id(self) -> str:
-        """``module-32x3-<hash of operators and of what is cut together>``."""
-        facts = [[str(p.op), p.reads, p.makes] for p in self._parts]
+        """``module-32x3-<hash of the graph, of what is cut together, and of all settings>``."""
+        facts = [
+            *([str(p.op), p.reads, p.makes] for p in self._parts),
+            *([n.name, n.inputs] for n in self._graph.nodes),
+            repr(self._whole),  # what is folded into weights: the epsilon of a batch norm
+        ]
         digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         return f"module-{self._input[1]}x{self.channels}-{digest[:6]}"
 
@@ -199,8 +213,15 @@ class Module(ListedSpace):
         """What may be cut: not what the network gives, nor what is convolved in groups."""
         nodes = {n.name: n for n in self._graph.nodes}
         layers = {n.name for n in nodes.values() if isinstance(n, Conv | Linear)}
+        if again := layers - {name for name, _ in self._whole.named_modules()}:
+            raise CapabilityError(
+                f"{self.source}: {min(again).rpartition('_')[0]} is used twice: cut for one use, "
+                "it does not fit the other"
+            )
         grouped = {
-            n.name for n in nodes.values() if isinstance(n, Conv) and 1 < n.groups < len(n.bias)
+            n.name
+            for n in nodes.values()
+            if isinstance(n, Conv) and n.groups > 1 and not _depthwise(self._graph, n)
         }
         given = _makers(nodes, self._graph.output.name)
         return tuple(
@@ -233,34 +254,52 @@ class Module(ListedSpace):
 
 
 def made(source: str) -> nn.Module:
-    """What ``model.py:name`` gives. Raises UsageError that says where it fails."""
+    """What ``model.py:name`` gives, in float32. Raises UsageError that says where it fails."""
     file, _, name = source.rpartition(":")
     path = Path(file)
     if path.suffix != ".py" or not name:
         raise UsageError(f"{source!r} is not a network: write it as model.py:name")
     if not path.is_file():
         raise UsageError(f"there is no {path}")
+    with _as_a_program(path):
+        try:
+            module = _imported(path.resolve(), path.stat().st_mtime_ns)
+            build = getattr(module, name, None)
+            net = copy.deepcopy(build) if isinstance(build, nn.Module) else build and build()
+        except (Exception, SystemExit) as e:  # whatever the user's code raises
+            frames = traceback.extract_tb(e.__traceback__)
+            lines = [f.lineno for f in frames if Path(f.filename) == path.resolve()]
+            at = f":{lines[-1]}" if lines else ""
+            said = " ".join(str(e).split())
+            raise UsageError(f"{path}{at}: {name} fails: {type(e).__name__}: {said}") from e
+    if build is None:
+        raise UsageError(f"{path} has no function, class or module {name!r}")
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"{source} gives a {type(net).__name__}, not a torch.nn.Module")
+    return net.float()
+
+
+@contextlib.contextmanager
+def _as_a_program(path: Path) -> Iterator[None]:
+    """Its neighbours are modules to it, arguments and standard output are not its own."""
+    arguments, sys.argv = sys.argv, [str(path)]
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.argv = arguments
+        sys.path.pop(0)
+
+
+@functools.cache  # once for each content
+def _imported(path: Path, changed_ns: int) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"_edgenas_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # its neighbours are modules to it
-    try:
-        spec.loader.exec_module(module)
-        if not callable(build := getattr(module, name, None)):
-            raise UsageError(f"{path} has no function or class {name!r}")
-        net = build()
-    except EdgenasError:
-        raise
-    except Exception as e:  # whatever the user's code raises
-        lines = [f for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
-        at = f":{lines[-1].lineno}" if lines else ""
-        said = (str(e).splitlines() or [""])[0]
-        raise UsageError(f"{path}{at}: {name} fails: {type(e).__name__}: {said}") from e
-    finally:
-        sys.path.pop(0)
-    if not isinstance(net, nn.Module):
-        raise UsageError(f"{source} gives a {type(net).__name__}, not a torch.nn.Module")
-    return net
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
 
 
 def _spec(node: Node, shape: tuple[int, ...]) -> OpSpec:
@@ -291,6 +330,10 @@ def _spec(node: Node, shape: tuple[int, ...]) -> OpSpec:
         case HardSwish():
             return OpSpec.of("hswish", cin, cout, size)
     raise TypeError(f"not an operator of a graph: {type(node).__name__}")
+
+
+def _depthwise(graph: Graph, n: Conv) -> bool:
+    return n.groups == len(n.bias) == graph.shape(n.inputs[0])[0]
 
 
 def _makers(nodes: Mapping[str, Node], name: str) -> set[str]:
