@@ -45,7 +45,6 @@ from edgenas.session import predict
 from edgenas.task import Task, load_task
 from edgenas.train import Epoch, TrainRecipe, seeded, train
 
-PRUNING_IMAGES = 8000  # of the train part, for networks of full resolution
 DEVICES = ("cpu-onnxruntime", "cpu-litert")
 QAT = TrainRecipe(epochs=1, batch=64, lr=0.002, warmup=0.0, smoothing=0.0)
 VALIDATION_IMAGES = 512
@@ -62,13 +61,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class Case:
-    """A network that is there to be compressed; ``phases``: how it is trained first."""
+    """A network that is there to be compressed; ``phases``: how it is trained first.
+
+    ``pruning_images``: of the train part, to fine-tune it on once it is cut.
+    """
 
     dataset: str
     resolution: int
     test_images: int
     make: Callable[[], nn.Module] | None = None  # None: found by edgenas
     phases: tuple[Phase, ...] = ()
+    pruning_images: int = 8_000
 
 
 CASES: Mapping[str, Case] = {
@@ -87,6 +90,7 @@ CASES: Mapping[str, Case] = {
             Phase(64, 20_000, TrainRecipe(epochs=5, batch=64, lr=0.05)),
             Phase(224, 4_000, TrainRecipe(epochs=1, batch=32, lr=0.01, warmup=0.0)),
         ),
+        pruning_images=3_000,
     ),
 }  # fmt: skip
 
@@ -146,7 +150,7 @@ def _brought(name: str, case: Case, work: Path) -> dict[str, Any]:
     return {
         "name": f"{name}-pruned",
         "task": {
-            "dataset": case.dataset, "train_images": PRUNING_IMAGES,
+            "dataset": case.dataset, "train_images": case.pruning_images,
             "test_images": case.test_images,
         },
         "space": {
