@@ -2,22 +2,17 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import LinearConstraint
 from torch import Tensor
 
 from edgenas.budgets import Budget, Parts, Row
 from edgenas.errors import ImpossibleBudget
+from edgenas.integer_program import SCALE, minimum
 from edgenas.space import Context, Relaxable
 from edgenas.spec import Architecture
-
-_INFEASIBLE = 2  # scipy's status
-# With presolve HiGHS prints, on the stdout that is the user's, where it mends a rounded solution.
-_EXACTLY: Any = {"mip_rel_gap": 0.0, "presolve": False}
-_ROW = 1e3  # solver tolerances are absolute: against rows of this length they are negligible
 
 Picks = Mapping[str, int]
 Values = Mapping[str, Sequence[float]]
@@ -34,12 +29,12 @@ def knapsack(values: Sequence[Sequence[float]], rows: Sequence[Row]) -> list[int
     rules = [LinearConstraint(_one_each(sizes), 1, 1)]
     for row in rows:
         flat = _flat(row.parts)
-        scale = _ROW / max(abs(row.limit), np.abs(flat).max(), 1e-300)
+        scale = SCALE / max(abs(row.limit), np.abs(flat).max(), 1e-300)
         rules.append(LinearConstraint(flat[None] * scale, -np.inf, row.limit * scale))
     objective = -_flat(values)
-    objective *= _ROW / max(np.abs(objective).max(), 1e-300)
+    objective *= SCALE / max(np.abs(objective).max(), 1e-300)
     while True:
-        x = _solve(objective, rules)
+        x = minimum(objective, rules, np.ones(len(objective)))
         if x is None:
             return None
         chosen = [int(part.argmax()) for part in np.split(x, ends[:-1])]
@@ -156,18 +151,18 @@ def _closest(rules: Sequence[_Rules]) -> tuple[float, list[int]]:
     one = np.hstack([_one_each(sizes), np.zeros((len(sizes), 1))])
     rows = [row for r in rules for row in r.rows()]
     loads = np.array([[*_flat(row.parts), -1.0] for row in rows])
-    answer: Any = milp(
+    x = minimum(
         np.r_[np.zeros(n), 1.0],
-        integrality=np.array([1] * n + [0]),
-        bounds=Bounds(0, np.r_[np.ones(n), np.inf]),
-        constraints=[
+        [
             LinearConstraint(one, 1, 1),
             LinearConstraint(loads, -np.inf, np.array([row.limit for row in rows]) - 1),
         ],
-        options=_EXACTLY,
+        whole=np.array([1] * n + [0]),
+        most=np.r_[np.ones(n), np.inf],
     )
-    groups = np.split(answer.x[:-1], np.cumsum(sizes)[:-1])
-    return float(answer.x[-1]), [int(group.argmax()) for group in groups]
+    assert x is not None  # any factor is allowed
+    groups = np.split(x[:-1], np.cumsum(sizes)[:-1])
+    return float(x[-1]), [int(group.argmax()) for group in groups]
 
 
 def _flat(parts: Parts) -> np.ndarray:
@@ -177,19 +172,6 @@ def _flat(parts: Parts) -> np.ndarray:
 def _one_each(sizes: Sequence[int]) -> np.ndarray:
     """Rows that sum the options of a group: (groups, options of all groups)."""
     return np.repeat(np.eye(len(sizes)), sizes, axis=1)
-
-
-def _solve(objective: np.ndarray, rules: Sequence[LinearConstraint]) -> np.ndarray | None:
-    answer: Any = milp(
-        objective,
-        integrality=np.ones(len(objective), int),
-        bounds=Bounds(0, 1),
-        constraints=rules,
-        options=_EXACTLY,
-    )
-    if answer.status not in (0, _INFEASIBLE):
-        raise RuntimeError(f"HiGHS: {answer.message}")
-    return answer.x if answer.status == 0 else None
 
 
 def _up(ms: float) -> str:

@@ -8,19 +8,17 @@ to 0 or 1.
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import LinearConstraint
 from torch import Tensor
 
 from edgenas.budgets import Latency
 from edgenas.compress.importance import Scores, kept
 from edgenas.errors import ImpossibleBudget
+from edgenas.integer_program import SCALE, minimum
 from edgenas.space import Form, Prunable
 from edgenas.spec import OpSpec
-
-_SCALE = 1e3  # solver tolerances are absolute: against rows of this length they are negligible
 
 
 @dataclass(frozen=True)
@@ -83,18 +81,14 @@ class _Pairs:
     def solved(self, budgets: Sequence[Latency]) -> dict[str, int] | None:
         """The best widths; None where nothing fits."""
         rules = [*self._one_each(), *self._consistent(), *map(self._within, budgets)]
-        objective = self.objective * (_SCALE / max(np.abs(self.objective).max(), 1e-300))
+        objective = self.objective * (SCALE / max(np.abs(self.objective).max(), 1e-300))
         whole = np.array([1] * self.own + [0] * len(self.joint))
         while True:
-            # without presolve: with it HiGHS prints, on the stdout that is the user's
-            answer: Any = milp(
-                objective, integrality=whole, bounds=Bounds(0, 1), constraints=rules,
-                options={"mip_rel_gap": 0.0, "presolve": False},
-            )  # fmt: skip
-            if answer.x is None:
+            x = minimum(objective, rules, whole)
+            if x is None:
                 return None
             widths = {
-                name: max((float(answer.x[self.column[name, w]]), w) for w in of)[1]
+                name: max((float(x[self.column[name, w]]), w) for w in of)[1]
                 for name, of in self.widths.items()
             }
             ops = self.ops(widths)
@@ -130,7 +124,7 @@ class _Pairs:
         for k, (i, at) in enumerate(self.joint):
             costs[self.own + k] = budget.predictor.cost_ms(self.forms[i].at(*at))
         limit = budget.limit_ms - fixed
-        scale = _SCALE / max(abs(limit), np.abs(costs).max(), 1e-300)
+        scale = SCALE / max(abs(limit), np.abs(costs).max(), 1e-300)
         return LinearConstraint(costs[None] * scale, -np.inf, limit * scale)
 
     def _row(self, entries: Mapping[int, float]) -> np.ndarray:
