@@ -10,7 +10,7 @@ of the files on the test images. ``agreement``: equal top-1 with the fp32 file.
 
 ``pruned``: the same network cut to 0.7 times its latency as ``edgenas run`` and
 ``edgenas compress`` do, and fine-tuned; ``speedup``, ``accuracy_change`` and ``size_ratio`` are
-then those of the pruned file to the whole one of the same precision, both measured in that run.
+then those of the pruned file to the whole one of the same precision, both measured together.
 
 What is trained lies in --work: a run that was stopped goes on.
 Writes benchmarks/results/compress.json.
@@ -171,23 +171,39 @@ def pruned_rows(name: str, work: Path, bars: Bars) -> list[dict[str, Any]]:
     pruning = {"latency": "30 %", "epochs": 3 if case.make is None else 1, "max_drop": "100 points"}
     loose = {"drop": "100 points", "class_drop": "100 points", "agreement": ">= 50 %"}
     asked |= {"prune": pruning, "gates": loose, "quantize": {"calibration": "mse"}}
-    verdict = run(parse_config(asked, "benchmark"), work, progress=bars)
-    known = {(c["format"], c["precision"], c["variant"]): c for c in verdict["candidates"]}
+    config = parse_config(asked, "benchmark")
+    run(config, work, until="export", progress=bars)
+    ctx = Context(work / config.name, config, Path("latency_tables"), bars)
+    images, labels = ctx.fitted.tensors("test", case.test_images)
+    x, y = np.ascontiguousarray(images.numpy()), labels.numpy()
+    files = ctx.read("export/export.json")["files"]
     rows = []
-    for (fmt, precision, variant), whole in known.items():
-        if variant != "found":
-            continue
-        cut = known[fmt, precision, "pruned"]
-        times = [c["latency"]["p50_ms"] for c in (whole, cut)]
-        rows.append({
-            "network": name, "format": fmt, "precision": precision, "by": "pruned",
-            "resolution": case.resolution, "speedup": times[0] / times[1],
-            "latency_ratio": times[1] / times[0],
-            "accuracy_change": 100 * (cut["accuracy"] - whole["accuracy"]),
-            "size_ratio": whole["size_bytes"] / cut["size_bytes"],
-            "whole_accuracy": whole["accuracy"],
-            "grades": [c["latency"]["grade"] for c in (whole, cut)],
-        })  # fmt: skip
+    for device in ctx.devices.values():
+        mine = [f for f in files if f["format"] == device.runtime.format]
+        artifacts = [
+            Artifact.of(
+                ctx.root / "export" / f["file"], f["format"], f["precision"], ctx.fitted.input
+            )
+            for f in mine
+        ]
+        timings = measure(device, artifacts, progress=bars)
+        known = {
+            (f["precision"], f["file"].partition(".")[0]): (a, t, predict(device, a, x).argmax(1))
+            for f, a, t in zip(mine, artifacts, timings, strict=True)
+        }
+        for precision in device.precisions:
+            (whole, t, top), (cut, u, top_cut) = (
+                known[precision, variant] for variant in ("found", "pruned")
+            )
+            right = float((top == y).mean())
+            rows.append({
+                "network": name, "format": whole.format, "precision": precision, "by": "pruned",
+                "resolution": case.resolution, "speedup": t.p50_ms / u.p50_ms,
+                "latency_ratio": u.p50_ms / t.p50_ms,
+                "accuracy_change": 100 * (float((top_cut == y).mean()) - right),
+                "size_ratio": whole.size_bytes / cut.size_bytes, "whole_accuracy": right,
+                "grades": [t.grade, u.grade], "cut_under": ctx.config.precision,
+            })  # fmt: skip
     return rows
 
 

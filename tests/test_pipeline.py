@@ -465,16 +465,23 @@ def promise(tables: Path, into: Path, share: float) -> float:
     return fastest_ms
 
 
+def squeezed(
+    finished: Path, folder: Path, promised: float, asked: float
+) -> subprocess.CompletedProcess[str]:
+    """A run under a budget of ``asked`` times what the fastest network takes; as tables promise."""
+    for name in ("mine.yaml", "devices"):
+        (folder / name).symlink_to(finished / name)
+    fastest_ms = promise(finished / "latency_tables", folder / "latency_tables", promised)
+    target = f"{{device: cpu-onnxruntime, latency: '{asked * fastest_ms:.6f} ms'}}"
+    return run(
+        folder, "--set", f"targets=[{target}]", "--set", "precision=fp32",
+        "--set", "prune.epochs=0", "--set", "train.epochs=1",
+    )  # fmt: skip
+
+
 def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) -> None:
     """A budget that no network of the space keeps, though tables promise it: one has to be cut."""
-    for name in ("mine.yaml", "devices"):
-        (tmp_path / name).symlink_to(finished / name)
-    fastest_ms = promise(finished / "latency_tables", tmp_path / "latency_tables", 0.5)
-    budget = f"{0.96 * fastest_ms:.6f} ms"
-    done = run(
-        tmp_path, "--set", f"targets=[{{device: cpu-onnxruntime, latency: '{budget}'}}]",
-        "--set", "precision=fp32", "--set", "prune.epochs=0", "--set", "train.epochs=1",
-    )  # fmt: skip
+    done = squeezed(finished, tmp_path, promised=0.5, asked=0.96)
     assert done.returncode == 0, done.stderr
     v, device = verdict(tmp_path), "cpu-onnxruntime"
     assert v["met"]
@@ -492,14 +499,7 @@ def test_a_missed_budget_is_repaired_by_pruning(finished: Path, tmp_path: Path) 
 
 
 def test_a_budget_that_no_cut_keeps_is_given_up_and_missed(finished: Path, tmp_path: Path) -> None:
-    for name in ("mine.yaml", "devices"):
-        (tmp_path / name).symlink_to(finished / name)
-    fastest_ms = promise(finished / "latency_tables", tmp_path / "latency_tables", 0.1)
-    budget = f"{0.15 * fastest_ms:.6f} ms"
-    done = run(
-        tmp_path, "--set", f"targets=[{{device: cpu-onnxruntime, latency: '{budget}'}}]",
-        "--set", "precision=fp32", "--set", "prune.epochs=0", "--set", "train.epochs=1",
-    )  # fmt: skip
+    done = squeezed(finished, tmp_path, promised=0.1, asked=0.15)
     assert done.returncode == 3, done.stderr
     v = verdict(tmp_path)
     assert not v["met"]

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,21 @@ LAYER_IMAGES = 64
 Files = list[tuple[str, Artifact]]  # variant, file
 
 
+@dataclass
+class _Known:
+    """What repairs leave as it is: figures of files, and what networks compute in PyTorch."""
+
+    numbers: dict[Path, Numbers] = field(default_factory=dict)
+    logits: dict[tuple[str, bool], np.ndarray] = field(default_factory=dict)
+
+    def outputs(self, variant: str, integers: bool, net: nn.Module, x: Tensor) -> np.ndarray:
+        """Of ``net``: that of ``variant``, or what it is with its trained integers."""
+        what = variant, integers
+        if what not in self.logits:
+            self.logits[what] = _logits(net, x)
+        return self.logits[what]
+
+
 def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
         "gates": asdict(ctx.config.gates),
@@ -55,7 +70,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
 
 def _work(ctx: Context, folder: Path) -> None:
     files = _exported(ctx)
-    known: dict[Path, Numbers] = {}
+    known = _Known()
     repairs: list[dict[str, Any]] = []
     while True:
         candidates = _judged(ctx, folder, files, known)
@@ -92,9 +107,7 @@ def _exported(ctx: Context) -> Files:
     ]
 
 
-def _judged(
-    ctx: Context, folder: Path, files: Files, known: dict[Path, Numbers]
-) -> dict[str, list[Candidate]]:
+def _judged(ctx: Context, folder: Path, files: Files, known: _Known) -> dict[str, list[Candidate]]:
     """All files of a device timed in one session, so that they can be compared."""
     judged: dict[str, list[Candidate]] = {}
     for t in ctx.targets:
@@ -111,16 +124,20 @@ def _judged(
         judged[device.name] = []
         for (variant, artifact), timing in zip(mine, timings, strict=True):
             layers, net = ctx.network(variant, folder)
-            if artifact.path not in known:
+            if artifact.path not in known.numbers:
                 source = _source(ctx, variant, artifact.precision, net, folder)
                 x, _ = ctx.fitted.tensors("test")
-                network = _logits(net, x)
-                reference = network if source is net else _logits(source, x)
-                known[artifact.path] = numbers(device, artifact, ctx.fitted, reference, network)
+                network = known.outputs(variant, False, net, x)
+                reference = known.outputs(variant, source is not net, source, x)
+                known.numbers[artifact.path] = numbers(
+                    device, artifact, ctx.fitted, reference, network
+                )
             predictor = ctx.predictor(device.name, artifact.precision, folder)
             predicted = predictor.p50_ms(layers) if predictor else None
             judged[device.name].append(
-                Candidate(variant, artifact, device.name, predicted, known[artifact.path], timing)
+                Candidate(
+                    variant, artifact, device.name, predicted, known.numbers[artifact.path], timing
+                )
             )
     return judged
 

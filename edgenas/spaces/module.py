@@ -47,8 +47,6 @@ _PLAIN: Mapping[str, Mapping[str, int]] = {
     "none": {}, "relu": {"relu": 1}, "relu6": {"relu": 6}, "unit": {"unit": 1},
 }  # fmt: skip
 _CONV = {**_PLAIN, "none": {"linear": 1}, "relu6": {}}
-
-
 LEAST = 12  # networks of different widths
 
 
