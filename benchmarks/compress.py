@@ -63,7 +63,7 @@ class Phase:
 class Case:
     """A network that is there to be compressed; ``phases``: how it is trained first.
 
-    ``pruning_images``: of the train part, to fine-tune it on once it is cut.
+    ``pruning_images``: of the train part, to fine-tune it on once it is cut, ``pruning_epochs``.
     """
 
     dataset: str
@@ -72,11 +72,12 @@ class Case:
     make: Callable[[], nn.Module] | None = None  # None: found by edgenas
     phases: tuple[Phase, ...] = ()
     pruning_images: int = 8_000
+    pruning_epochs: int = 1
 
 
 CASES: Mapping[str, Case] = {
-    "found-fashion": Case("fashion-mnist", 28, 10_000),
-    "found-cifar10": Case("cifar10", 32, 10_000),
+    "found-fashion": Case("fashion-mnist", 28, 10_000, pruning_epochs=3),
+    "found-cifar10": Case("cifar10", 32, 10_000, pruning_epochs=6),
     "resnet18": Case(
         "cifar10", 128, 5_000, brought.resnet18,
         (
@@ -168,7 +169,7 @@ def pruned_rows(name: str, work: Path, bars: Bars) -> list[dict[str, Any]]:
     """One row a format and precision."""
     case = CASES[name]
     asked = _searched(name, case) if case.make is None else _brought(name, case, work)
-    pruning = {"latency": "30 %", "epochs": 3 if case.make is None else 1, "max_drop": "100 points"}
+    pruning = {"latency": "30 %", "epochs": case.pruning_epochs, "max_drop": "100 points"}
     loose = {"drop": "100 points", "class_drop": "100 points", "agreement": ">= 50 %"}
     asked |= {"prune": pruning, "gates": loose, "quantize": {"calibration": "mse"}}
     config = parse_config(asked, "benchmark")
