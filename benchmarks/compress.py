@@ -25,7 +25,7 @@ from typing import Any
 import brought
 import numpy as np
 import torch
-from results_file import write_results
+from results_file import RESULTS, write_results
 from torch import nn
 
 from edgenas.artifact import Artifact
@@ -305,13 +305,20 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     with Bars() as bars:
-        rows = [
-            row
-            for part in args.parts for name in args.networks
-            for row in PARTS[part](name, args.work, bars)
-        ]  # fmt: skip
-    show(rows)
-    print(write_results("compress", rows=rows))
+        for part in args.parts:
+            for name in args.networks:
+                found = [{"part": part, **row} for row in PARTS[part](name, args.work, bars)]
+                show(found)
+                kept = [r for r in _before() if (r["part"], r["network"]) != (part, name)]
+                path = write_results("compress", rows=[*kept, *found])
+    print(path)
+
+
+def _before() -> list[dict[str, Any]]:
+    """What was measured by an earlier run: a network that is not asked for keeps its rows."""
+    path = RESULTS / "compress.json"
+    rows: list[dict[str, Any]] = read_json(path)["rows"] if path.exists() else []
+    return [r for r in rows if "part" in r]
 
 
 if __name__ == "__main__":
