@@ -21,9 +21,11 @@ from edgenas.budgets import Latency
 from edgenas.compress.importance import importance
 from edgenas.compress.plan import plan
 from edgenas.compress.prune import cut, cuttable
+from edgenas.config import parse_config
 from edgenas.errors import CapabilityError, EdgenasError, UsageError
 from edgenas.graph import trace
 from edgenas.latency import LatencyTable, Timing
+from edgenas.pipeline.brought import is_brought
 from edgenas.predict import Predictor
 from edgenas.space import load_space
 from edgenas.spaces.module import Module, made
@@ -416,6 +418,22 @@ def test_weights_that_do_not_fit_are_one_line(
     assert done.returncode in (1, 2, 3), done.stderr
     last = done.stderr.splitlines()[-1]
     assert says in last and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("method", "brought"), [("given", True), ("proxyless", False)])
+def test_weights_of_what_a_search_is_to_find_are_not_held_against_another(
+    method: str, brought: bool
+) -> None:
+    config = parse_config(
+        {
+            "task": {"dataset": "cifar10"},
+            "targets": [{"device": "cpu-onnxruntime", "latency": "5 ms"}],
+            "search": {"method": method},
+            "train": {"weights": "w.pt"},
+        },
+        "test",
+    )
+    assert is_brought(config) is brought
 
 
 def test_another_size_than_the_images_have(tmp_path: Path) -> None:

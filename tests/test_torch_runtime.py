@@ -11,7 +11,6 @@ from edgenas import ops
 from edgenas.device import Device, load_device
 from edgenas.errors import CapabilityError, CorruptFile, DeviceError, ForeignTable, UsageError
 from edgenas.export import exporter_for
-from edgenas.exporters.onnx import Onnx
 from edgenas.exporters.torch import Torch as Writer
 from edgenas.graph import calibrate, trace
 from edgenas.profile import profile
@@ -119,8 +118,9 @@ def test_a_gpu_is_profiled_whole(tmp_path: Path) -> None:
 def test_tensorrt_builds_runs_and_times_an_engine(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt")
     device = Device("gpu", Local(), TensorRt(), ("fp32",))
-    agrees(device, Onnx(), OPERATORS[1], tmp_path, 1e-2)
+    exporter = exporter_for("tensorrt")
+    agrees(device, exporter, OPERATORS[1], tmp_path, 1e-2)
     graph = trace(ops.build(OpSpec.parse(OPERATORS[0])).eval(), (3, 9, 9))
-    artifact = Onnx().network(graph, tmp_path / "n.onnx", {})
+    artifact = exporter.network(graph, tmp_path / "n.tensorrt", {})
     events = list(time_models(device, {"n": artifact}, [(0, "n")], Pace(0.1)))
     assert isinstance(events[-1], Visit) and min(events[-1].ns) > 0

@@ -49,6 +49,11 @@ def brought_config(
     return parse_config(overridden(settings, overrides), "compress")
 
 
+def is_brought(config: Config) -> bool:
+    """Whether the network and its weights are known before a search."""
+    return config.search["method"] == "given" and config.train.weights is not None
+
+
 def brought(ctx: Context, arch: Architecture) -> nn.Module:
     """The network with the weights of ``train.weights``.
 

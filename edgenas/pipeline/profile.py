@@ -13,7 +13,7 @@ from edgenas.config import Target
 from edgenas.errors import ImpossibleBudget
 from edgenas.files import write_json
 from edgenas.latency import LatencyTable
-from edgenas.pipeline.brought import refuse_unfit
+from edgenas.pipeline.brought import is_brought, refuse_unfit
 from edgenas.pipeline.context import Context
 from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.stage import Stage
@@ -39,7 +39,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
 
 
 def _work(ctx: Context, folder: Path) -> None:
-    if ctx.config.train.weights is not None and isinstance(ctx.space, ListedSpace):
+    if isinstance(ctx.space, ListedSpace) and is_brought(ctx.config):
         refuse_unfit(ctx, ctx.space.all_first)
     tables = {
         (name, precision): profile(
