@@ -14,7 +14,7 @@ from edgenas.registry import Shelf
 from edgenas.validate import construct, read_yaml
 
 Quantity = str | int | float  # as written; units.py refuses what has no unit
-Precision = Literal["auto", "fp32", "int8-static"]
+Precision = Literal["auto", "fp32", "int8-static", "fp16", "int8-weights", "int8-dynamic"]
 Importance = Literal["taylor", "magnitude", "bn-scale"]
 Calibration = Literal["auto", "min-max", "percentile", "mse", "entropy"]
 
@@ -103,12 +103,14 @@ class QuantRecipe:
 
     ``calibration``: as of ``edgenas.graph.calibrate``. ``correct_bias``: take out what rounding of
     the weights shifts. ``epochs``: of training with int8 in it, at ``lr``; 0 leaves it out.
+    ``mixed``: a further file, in which some operators stay in float.
     """
 
     calibration: Calibration = "auto"
     correct_bias: Literal["auto"] | bool = "auto"
     epochs: int = 0
     lr: float = 0.005
+    mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -334,6 +336,11 @@ def _check(config: Config, where: str) -> None:
         raise UsageError(
             f"{where}: targets: {wrong[0].device} has {len(wrong[0].budgets)} latencies, another "
             f"target {config.levels}; write as many for each, or one for all"
+        )
+    if config.quantize.mixed and config.precision != "auto":
+        raise UsageError(
+            f"{where}: quantize: mixed is compared with fp32 and int8-static: write precision: "
+            f"auto, not {config.precision}"
         )
     for key, (value, low, high) in _ranges(config).items():
         if not low <= value <= high:  # false for NaN too

@@ -54,10 +54,14 @@ class Transport(Protocol):
 
 
 class Runtime(Protocol):
-    """Says how an artifact is run and timed; knows nothing of where."""
+    """Says how an artifact is run and timed; knows nothing of where.
+
+    ``precisions``: what it runs; ``further``: what it runs besides, where that is asked for.
+    """
 
     format: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]]
+    further: ClassVar[tuple[str, ...]]
     provenance: ClassVar[Provenance]
 
     @property
@@ -104,6 +108,11 @@ class Device:
                 f"{', '.join(sorted(unable))}"
             )
         object.__setattr__(self, "precisions", self.precisions or can)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """All precisions that it can be asked for."""
+        return (*self.precisions, *self.runtime.further)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from edgenas.session import predict
 
 PROBE = "probe"
 # Of an operator: healthy int8 is off by some percent from early on, a scale wrong by two by half
-MUCH = {"fp32": 1e-2, "int8-static": 0.25}
+MUCH, MUCH_OF_FLOAT = 0.25, 1e-2
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def _means(value: Tensor) -> Tensor:
 
 def first_off(errors: Sequence[LayerError], precision: str) -> LayerError | None:
     """The first operator that is off by more than rounding explains."""
-    return next((e for e in errors if e.error > MUCH[precision]), None)
+    much = MUCH_OF_FLOAT if precision in ("fp32", "fp16") else MUCH
+    return next((e for e in errors if e.error > much), None)
 
 
 def explained(errors: Sequence[LayerError], precision: str) -> str:

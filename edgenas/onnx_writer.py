@@ -35,8 +35,8 @@ class Writer(abc.ABC):
         """Give the output as float32."""
 
     @abc.abstractmethod
-    def read(self, name: str) -> str:
-        """The tensor ``name`` of the graph, for an operator."""
+    def read(self, name: str, node: Node) -> str:
+        """The tensor ``name`` of the graph, for ``node``."""
 
     @abc.abstractmethod
     def store(self, node: Node, y: str) -> None:
@@ -63,31 +63,34 @@ class Writer(abc.ABC):
 
     def _computed(self, n: Node) -> str:
         match n:
-            case Conv():
-                inputs = [self.read(n.inputs[0]), *self.weights(n)]
-                k, s, p = n.weight.shape[2], n.stride, n.padding
-                y = self.op(
-                    "Conv", inputs, f"{n.name}/conv",
-                    kernel_shape=[k, k], strides=[s, s], pads=[p] * 4, group=n.groups,
-                )  # fmt: skip
-                return self.activated(n, y)
-            case Linear():
-                inputs = [self.read(n.inputs[0]), *self.weights(n)]
-                y = self.op("Gemm", inputs, f"{n.name}/gemm", transB=1)
-                return self.activated(n, y)
+            case Conv() | Linear():
+                return self.activated(n, self.product(n))
             case Add():
-                y = self.op("Add", [self.read(x) for x in n.inputs], f"{n.name}/add")
+                y = self.op("Add", [self.read(x, n) for x in n.inputs], f"{n.name}/add")
                 return self.activated(n, y)
             case MaxPool():
-                x = self.read(n.inputs[0])
+                x = self.read(n.inputs[0], n)
                 return self.op("MaxPool", [x], f"{n.name}/max", **self.pooling(n))
             case Mul():
-                return self.op("Mul", [self.read(x) for x in n.inputs], f"{n.name}/mul")
+                return self.op("Mul", [self.read(x, n) for x in n.inputs], f"{n.name}/mul")
             case Mean():
-                return self.op("GlobalAveragePool", [self.read(n.inputs[0])], f"{n.name}/mean")
+                return self.op("GlobalAveragePool", [self.read(n.inputs[0], n)], f"{n.name}/mean")
             case HardSwish():
                 return self.hard_swish(n)
         raise TypeError(f"not an operator of a graph: {type(n).__name__}")
+
+    def product(self, n: Conv | Linear) -> str:
+        """Convolution or matrix product, with its bias."""
+        inputs = [self.read(n.inputs[0], n), *self.weights(n)]
+        if isinstance(n, Linear):
+            return self.op("Gemm", inputs, f"{n.name}/gemm", transB=1)
+        return self.op("Conv", inputs, f"{n.name}/conv", **self.window(n))
+
+    def window(self, n: Conv) -> dict[str, Any]:
+        return {
+            "kernel_shape": n.weight.shape[2:], "strides": [n.stride] * 2, "pads": [n.padding] * 4,
+            "group": n.groups,
+        }  # fmt: skip
 
     def pooling(self, n: MaxPool) -> dict[str, Any]:
         return {"kernel_shape": [n.k] * 2, "strides": [n.stride] * 2, "pads": [n.padding] * 4}
@@ -130,7 +133,7 @@ class FloatWriter(Writer):
     def leave(self, node: Node) -> None:
         pass
 
-    def read(self, name: str) -> str:
+    def read(self, name: str, node: Node) -> str:
         return self.values[name]
 
     def store(self, node: Node, y: str) -> None:
@@ -152,4 +155,4 @@ class FloatWriter(Writer):
         return self.op("Clip", [y, low, high], f"{node.name}/{node.act}")
 
     def hard_swish(self, node: HardSwish) -> str:
-        return self.op("HardSwish", [self.read(node.inputs[0])], f"{node.name}/hardswish")
+        return self.op("HardSwish", [self.read(node.inputs[0], node)], f"{node.name}/hardswish")

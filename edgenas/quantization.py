@@ -13,6 +13,7 @@ from edgenas.graph import INPUT, Activation, Add, Conv, Graph, Linear, MaxPool
 
 TOP: Mapping[Activation, float] = {"relu6": 6.0, "unit": 1.0}
 _BIAS_LIMIT = 2**30  # leaves as much of int32 to the products
+_TOP, _LEAST_SCALE = 127, 1e-12  # a channel that is zero fits any scale
 _LEAST_MULTIPLIER = 2**-24  # finer weights cannot move the output by one step
 
 
@@ -74,6 +75,14 @@ class Weights:
             np.rint(bias / bias_scales.astype(np.float64)).astype(np.int32),
             bias_scales,
         )
+
+
+def by_channel(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int8 of ``weight`` (cout, ...), -127 to 127, and a scale for each output channel."""
+    largest = np.abs(weight).reshape(len(weight), -1).max(1) / _TOP
+    scales = np.maximum(largest, _LEAST_SCALE).astype(np.float32)
+    q = np.rint(weight / scales.reshape(-1, *(1,) * (weight.ndim - 1)))
+    return q.clip(-_TOP, _TOP).astype(np.int8), scales
 
 
 def least_scales(x: Scale, y: Scale) -> tuple[float, float]:

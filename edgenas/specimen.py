@@ -7,14 +7,12 @@ from torch import nn
 
 from edgenas import ops
 from edgenas.artifact import Artifact
-from edgenas.errors import UsageError
 from edgenas.export import Exporter
-from edgenas.graph import Graph, calibrate, trace
+from edgenas.graph import Graph, lowered, trace
 from edgenas.space import Space
 from edgenas.spec import Architecture, OpSpec
 
 EMPTY = OpSpec.of("conv", 1, 1, 1, k=1, s=1)  # next to nothing: the cost of a call
-PRECISIONS = ("fp32", "int8-static")
 
 
 def operator(exporter: Exporter, op: OpSpec, precision: str, path: Path) -> Artifact:
@@ -36,7 +34,4 @@ def network(
 
 
 def _lowered(module: nn.Module, shape: tuple[int, int, int], precision: str) -> Graph:
-    if precision not in PRECISIONS:
-        raise UsageError(f"no precision {precision!r}. Known: {', '.join(PRECISIONS)}")
-    graph = trace(module.eval(), shape)
-    return graph if precision == "fp32" else calibrate(graph, [torch.randn(1, *shape)])
+    return lowered(trace(module.eval(), shape), precision, [torch.randn(1, *shape)])

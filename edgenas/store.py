@@ -40,9 +40,9 @@ def journal_path(table: Path) -> Path:
 
 def require_precision(device: Device, precision: str) -> None:
     """Raise CapabilityError unless ``device`` is asked to run files of ``precision``."""
-    if precision not in device.precisions:
+    if precision not in device.runs:
         raise CapabilityError(
-            f"{device.name} is set up for {', '.join(device.precisions)}, not {precision!r}"
+            f"{device.name} is set up for {', '.join(device.runs)}, not {precision!r}"
         )
 
 

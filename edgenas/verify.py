@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgenas.artifact import Artifact
+from edgenas.artifact import Artifact, Inspection
 from edgenas.config import Config
 from edgenas.device import Device
 from edgenas.errors import CorruptFile
@@ -21,10 +21,12 @@ from edgenas.task import Task
 
 FP32_AGREEMENT = 0.999  # the same weights in another kernel library: only ties may turn
 FP32_DIFFERENCE = 1e-3
-INTEGER_SHARE = 1.0
+FLOATS = ("fp32", "fp16", "int8-weights")  # what activations are
+RANGED = ("int8-static", "mixed")
 SAME_IMAGES = 256  # an emulated device takes some ten milliseconds each
 # Largest difference of two devices, of the largest logit: float error, some steps of an int8 output
-SAME = {"fp32": 1e-4, "int8-static": 0.02}
+SAME = 1e-4
+SAME_INTEGERS = 0.02
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Numbers:
     max_abs_diff: float  # of logits
     difference: float  # as of ``difference``
     quantized: float  # share of compute operators that are integer
+    least_quantized: float  # that was asked for
     transposes: int
     size_bytes: int
     torch_accuracy: float  # of the float network on the same images
@@ -57,7 +60,7 @@ class Candidate:
 
     @property
     def precision(self) -> str:
-        """fp32 or int8-static."""
+        """As of ``edgenas.graph.Graph``."""
         return self.artifact.precision
 
     @property
@@ -107,6 +110,7 @@ def numbers(
         max_abs_diff=float(np.abs(logits - reference).max()),
         difference=difference(logits, reference),
         quantized=inspection.quantized / inspection.operators,
+        least_quantized=_least_quantized(artifact, inspection),
         transposes=inspection.transposes,
         size_bytes=artifact.size_bytes,
         torch_accuracy=float((before == y).mean()),
@@ -114,6 +118,13 @@ def numbers(
         worst_class=task.classes[worst],
         class_images=int((y == worst).sum()),
     )
+
+
+def _least_quantized(artifact: Artifact, inspection: Inspection) -> float:
+    """Share of integer operators that its precision asks for."""
+    if artifact.precision not in RANGED:
+        return 0.0
+    return 1 - int(inspection.metadata.get("floats", 0)) / inspection.operators
 
 
 def difference(logits: np.ndarray, reference: np.ndarray) -> float:
@@ -169,7 +180,7 @@ def _objection(c: Candidate, candidates: Sequence[Candidate], config: Config) ->
         return f"parity: equal top-1 on {c.numbers.agreement:.2%} of the test images only"
     if c.numbers.difference > max_difference(c, config):
         return f"parity: its outputs are {c.numbers.difference:.1%} off those of PyTorch"
-    if c.precision != "fp32" and c.numbers.quantized < INTEGER_SHARE:
+    if c.numbers.quantized < c.numbers.least_quantized:
         return f"only {c.numbers.quantized:.0%} of its operators are integer"
     if c.numbers.accuracy < (floor := _least_accuracy(c, candidates, config)):
         return f"accuracy {c.numbers.accuracy:.2%} is below {floor:.2%}"
@@ -203,7 +214,7 @@ def _least_accuracy(c: Candidate, candidates: Sequence[Candidate], config: Confi
     least = max(least, config.gates.min_accuracy or 0.0)
     if c.precision != "fp32" and (c.variant, "fp32") in by:
         least = max(least, by[c.variant, "fp32"] - config.gates.max_drop)
-    if c.variant != "found" and not c.repaired:
+    if not c.repaired and ("found", c.precision) in by:
         least = max(least, by["found", c.precision] - config.prune.drop)
     return least
 
@@ -228,8 +239,8 @@ def gates(
         _gate(f"parity:{fmt}", n.agreement, ">=", _min_agreement(c, config), "fraction"),
         _gate(f"parity:{fmt}:outputs", n.difference, "<=", max_difference(c, config), "fraction"),
     ]  # fmt: skip
-    if c.precision != "fp32":
-        out.append(_gate(f"int8:{fmt}", n.quantized, ">=", INTEGER_SHARE, "fraction"))
+    if c.precision in RANGED:
+        out.append(_gate(f"int8:{fmt}", n.quantized, ">=", n.least_quantized, "fraction"))
     if config.max_bytes is not None:
         out.append(_gate(f"size:{fmt}", n.size_bytes, "<=", config.max_bytes, "bytes"))
     return out
@@ -241,7 +252,7 @@ def same_gate(device: Device, other: Device, artifact: Artifact, x: np.ndarray) 
     apart = float(np.abs(here - there).max() / np.abs(here).max())
     return _gate(
         f"same:{artifact.format} on {other.name}", float(f"{apart:.2g}"), "<=",
-        SAME[artifact.precision], "of the largest logit",
+        SAME if artifact.precision in FLOATS else SAME_INTEGERS, "of the largest logit",
     )  # fmt: skip
 
 

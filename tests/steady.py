@@ -1,7 +1,8 @@
 """A board that computes truly and whose clock counts work: what tests decide hangs on no machine.
 
 As a program it is a ``python`` of a local board: ``steady.py RUNNER JOB`` runs edgenas' own runner
-with its runtimes; a call of a model takes as long as its file is large.
+with its runtimes; a call of a model takes as long as its file is large. ``EDGENAS_STEADY``: by how
+much that is longer where all of it is int8.
 """
 
 import importlib.util
@@ -16,12 +17,13 @@ NS_PER_BYTE = 20
 RUNTIMES = {"cpu-onnxruntime": "onnxruntime", "cpu-litert": "litert"}
 
 
-def boards(folder: Path) -> None:
+def boards(folder: Path, int8: int = 1) -> None:
     """``folder``/devices: such boards, found before those of the same names that edgenas has."""
     devices = folder / "devices"
     devices.mkdir(parents=True)
     python = devices / "python"
-    python.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, __file__])} "$@"\n')
+    start = shlex.join(["env", f"EDGENAS_STEADY={int8}", sys.executable, __file__])
+    python.write_text(f'#!/bin/sh\nexec {start} "$@"\n')
     python.chmod(0o755)
     for name, runtime in RUNTIMES.items():
         (devices / f"{name}.yaml").write_text(
@@ -35,6 +37,8 @@ def steady(backend: Any, clock: SimpleNamespace) -> Any:
     class Steady(backend):  # type: ignore[misc]
         def load(self, path: str) -> Any:
             call, took = super().load(path), NS_PER_BYTE * os.path.getsize(path)
+            if b"int8-static" in Path(path).read_bytes():
+                took *= int(os.environ["EDGENAS_STEADY"])
 
             def moved() -> None:
                 call()

@@ -65,7 +65,11 @@ def test_overrides_reach_into_sections(tmp_path: Path) -> None:
         ({"gates": {"drop": 1}}, "gates: drop: 1 has no unit"),
         ({"gates": {"drop": "1 ms"}}, "unknown unit 'ms'"),
         ({"prune": {"latency": "5"}}, "prune: latency"),
-        ({"precision": "int8"}, "'auto', 'fp32' or 'int8-static'"),
+        ({"precision": "int8"}, "'int8-weights' or 'int8-dynamic', not 'int8'"),
+        (
+            {"quantize": {"mixed": True}, "precision": "int8-static"},
+            "quantize: mixed is compared with fp32 and int8-static: write precision: auto, not",
+        ),
         ({"targets": []}, "targets: expected a list"),
         ({"targets": [{"device": "a", "latency": 5}]}, "5 has no unit"),
         ({"targets": [{"device": "a", "latency": {"p95": "5 ms"}}]}, 'expected {p50: "<= 5 ms"}'),

@@ -1,6 +1,7 @@
 import collections
 import random
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from edgenas.artifact import Artifact, sha256
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.errors import CapabilityError, CorruptFile, UnknownName
 from edgenas.export import EXPORTERS, exporter_for
-from edgenas.graph import Conv, Graph, HardSwish, Linear, calibrate, trace
+from edgenas.graph import INPUT, Conv, Graph, HardSwish, Linear, calibrate, trace
 from edgenas.quantization import Quantized
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
@@ -189,6 +190,68 @@ def test_int8_files_of_both_formats_agree_to_the_last_bit_or_so(net, graphs, tmp
         want = net(x).numpy()
     assert np.corrcoef(a.ravel(), want.ravel())[0, 1] > 0.999
     assert (a.argmax(1) == want.argmax(1)).mean() > 0.95
+
+
+def in_float(graph: Graph, *names: str) -> Graph:
+    return replace(graph, floats=frozenset(names))
+
+
+def layers(graph: Graph) -> list[str]:
+    return [n.name for n in graph.nodes if isinstance(n, Conv | Linear)]
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_mixed_file_computes_its_floats_in_float(first, fmt, graphs, tmp_path):
+    int8, x = graphs["int8-static"], gratings(64)[0]
+    mixed = in_float(int8, *layers(int8)[first::3])
+    artifact = write(fmt, mixed, tmp_path)
+    found = exporter_for(fmt).inspect(artifact.path)
+    assert artifact.precision == found.metadata["precision"] == "mixed"
+    assert found.precision == "mixed"
+    asked = len(mixed.floats)
+    assert asked <= len(found.float_operators) <= int(found.metadata["floats"])
+    y = RUN[fmt](artifact.path, x.numpy())
+    want = FakeQuantized(mixed)(x).detach().numpy()
+    step = float(Quantized(mixed).scales[mixed.output.name].scale)
+    assert np.abs(y - want).mean() <= step
+    assert (y.argmax(1) == want.argmax(1)).mean() >= 0.9
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_with_all_layers_and_the_ends_in_float_nothing_is_lost(fmt, net, graphs, tmp_path):
+    int8, x = graphs["int8-static"], gratings(64)[0]
+    path = write(fmt, in_float(int8, INPUT, *(n.name for n in int8.nodes)), tmp_path).path
+    with torch.no_grad():
+        want = net(x).numpy()
+    np.testing.assert_allclose(RUN[fmt](path, x.numpy()), want, rtol=1e-4, atol=1e-4)
+    found = exporter_for(fmt).inspect(path)
+    assert (found.quantized, found.input_dtype, found.output_dtype) == (0, "float32", "float32")
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize(("held", "smaller", "off"), [
+    ("fp16", 1.5, 2e-3), ("int8-weights", 1.8, 0.1), ("int8-dynamic", 1.8, 0.15),
+])  # fmt: skip
+def test_weights_held_in_less_make_smaller_files_that_compute_nearly_the_same(
+    held, smaller, off, fmt, net, graphs, tmp_path
+):
+    x = gratings(64)[0]
+    whole = write(fmt, graphs["fp32"], tmp_path).size_bytes
+    artifact = write(fmt, replace(graphs["fp32"], held=held), tmp_path)
+    assert artifact.precision == held
+    assert whole / artifact.size_bytes > smaller
+    with torch.no_grad():
+        want = net(x).numpy()
+    y = RUN[fmt](artifact.path, x.numpy())
+    assert 0 < np.sqrt(np.square(y - want).mean() / np.square(want).mean()) < off
+
+
+@pytest.mark.parametrize("held", ["fp16", "int8-weights", "int8-dynamic"])
+@pytest.mark.parametrize("fmt", ["ncnn", "tensorrt", "torch"])
+def test_formats_refuse_what_they_do_not_hold(fmt, held, graphs, tmp_path):
+    with pytest.raises(CapabilityError, match=held):
+        write(fmt, replace(graphs["fp32"], held=held), tmp_path)
 
 
 def test_the_same_integers_reach_both_files(graphs, tmp_path):

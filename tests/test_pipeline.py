@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ from PIL import Image
 
 from edgenas.artifact import sha256
 from edgenas.budgets import Latency
+from edgenas.config import load_config
 from edgenas.export import exporter_for
 from edgenas.latency import LatencyTable
+from edgenas.pipeline import mix
+from edgenas.pipeline.context import HEADROOM, Context
 from edgenas.predict import Predictor
 from edgenas.project import least
 from edgenas.space import load_space
@@ -625,6 +628,54 @@ def test_a_front_is_one_search_and_a_run_of_each_network(tmp_path: Path) -> None
         sum("search" in str(e.get("stage")) and e["event"] == "start" for e in events(tmp_path))
         == 1
     )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.1])
+def test_where_int8_loses_too_much_the_budget_goes_to_what_it_hurts_most(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    monkeypatch.chdir(finished)
+    ctx = Context(
+        finished / "runs/mine", load_config(Path("mine.yaml")), Path("latency_tables"),
+        lambda *_: None,
+    )  # fmt: skip
+    monkeypatch.setattr(mix, "_drop", lambda *_: 1.01)
+    whole = mix.mix_variant(ctx, "found", tmp_path)
+    assert set(whole) == {"onnx", "tflite"}
+    layers = {f: record["layers"] for f, record in whole.items()}
+    assert all(set(record["floats"]) == set(layers[f]) for f, record in whole.items())
+
+    def more_ms(format: str, device: str, names: Iterable[str]) -> float:
+        both = (layers[format][name][device] for name in names)
+        return sum(pair["float_ms"] - pair["int8_ms"] for pair in both)
+
+    targets = []
+    for t in ctx.targets:
+        predictor = ctx.predictor(t["device"], "int8-static")
+        assert predictor is not None
+        slack_ms = share * more_ms(t["format"], t["device"], layers[t["format"]])
+        int8_ms = predictor.p50_ms(ctx.network("found")[0])
+        targets.append({**t, "limit_ms": (int8_ms + slack_ms + 1e-6) / HEADROOM, "slack": slack_ms})
+    ctx.__dict__["targets"] = targets
+    for t, record in zip(targets, mix.mix_variant(ctx, "found", tmp_path).values(), strict=True):
+        assert record["aim"] == "accuracy"
+        assert more_ms(t["format"], t["device"], record["floats"]) <= t["slack"] + 1e-5
+        assert (share > 1) == (set(record["floats"]) == set(layers[t["format"]]))
+
+
+def test_what_int8_makes_slower_or_worse_stays_in_float(tmp_path: Path) -> None:
+    steady.boards(tmp_path, int8=20)
+    config = CONFIG.format(task=npz(tmp_path)).replace("epochs: 2, lr: 0.01", "mixed: true")
+    (tmp_path / "mine.yaml").write_text(config)
+    whole_run(tmp_path, "--set", "prune.epochs=0", "--set", "gates.agreement='>= 0 %'")
+    found = verdict(tmp_path)["candidates"]
+    told = json.loads((tmp_path / "runs/mine/compress/compress.json").read_text())
+    for format, mixed in told["variants"]["found"]["mixed"].items():
+        assert mixed["aim"] == "speed" and mixed["floats"]
+        (file,) = (c for c in found if (c["precision"], c["format"]) == ("mixed", format))
+        (int8,) = (c for c in found if (c["precision"], c["format"]) == ("int8-static", format))
+        assert 0 < file["quantized"] < 1 == int8["quantized"]
+        assert file["latency"]["p50_ms"] < int8["latency"]["p50_ms"]
 
 
 def test_the_clock_of_this_machine_is_measured_or_found_wanting(tmp_path: Path) -> None:

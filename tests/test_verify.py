@@ -22,14 +22,17 @@ def candidate(
     agreement: float = 1.0, quantized: float | None = None, size: int = 1000,
     torch: float | None = None, lost: float = 0.0, off: float = 0.0,
 ) -> Candidate:  # fmt: skip
-    share = (precision != "fp32") * 1.0 if quantized is None else quantized
+    asked = {"int8-static": 1.0, "mixed": 0.8}.get(precision, 0.0)
+    share = asked if quantized is None else quantized
     timing = Measurement(
         p50, p50 * 1.1, p50 * 1.2, p50 * 0.9, (p50, p50), 5, 100, "stable", "measured", (1.0, 1.0)
     )
     path = Path(f"{variant}.{precision}.onnx")
     return Candidate(
         variant, Artifact(path, "onnx", precision, (1, 8, 8), "0"), "board", p50,
-        Numbers(accuracy, agreement, 0.0, off, share, 0, size, torch or accuracy, lost, "a", 100),
+        Numbers(
+            accuracy, agreement, 0.0, off, share, asked, 0, size, torch or accuracy, lost, "a", 100,
+        ),
         timing,
     )  # fmt: skip
 
@@ -48,6 +51,14 @@ def test_the_fastest_that_keeps_the_accuracy_is_delivered() -> None:
     assert choice.why[name(FOUND)] == "slower: 0.9 ms against 0.5 ms"
 
 
+def test_a_mixed_file_is_delivered_where_int8_loses_too_much_or_is_slower() -> None:
+    poor, slow = (candidate("found", "int8-static", ms, a) for ms, a in ((0.4, 0.8), (0.8, 0.9)))
+    mixed = candidate("found", "mixed", 0.6, 0.895)
+    for int8 in (poor, slow):
+        assert choose([FOUND, int8, mixed], config(), LIMIT_MS).delivered is mixed
+    assert choose([FOUND, INT8, mixed], config(), LIMIT_MS).delivered is INT8
+
+
 def test_int8_that_is_slower_is_undone() -> None:
     slow = candidate("found", "int8-static", 0.95, 0.90)
     choice = choose([FOUND, slow], config(), LIMIT_MS)
@@ -61,6 +72,7 @@ def test_int8_that_is_slower_is_undone() -> None:
         (candidate("found", "int8-static", 0.5, 0.88), "accuracy 88.00% is below 89.00%"),
         (candidate("found", "int8-static", 0.5, 0.90, agreement=0.9), "parity"),
         (candidate("found", "int8-static", 0.5, 0.90, quantized=0.9), "90% of its operators"),
+        (candidate("found", "mixed", 0.5, 0.90, quantized=0.7), "70% of its operators"),
         (candidate("pruned", "fp32", 0.5, 0.89), "accuracy 89.00% is below 89.50%"),
     ],
 )

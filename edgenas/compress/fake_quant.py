@@ -11,12 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, Mean, Mul, Node
+from edgenas.graph import (
+    INPUT,
+    Add,
+    Conv,
+    Graph,
+    HardSwish,
+    Linear,
+    MaxPool,
+    Mean,
+    Mul,
+    Node,
+    run,
+)
 from edgenas.quantization import UNIT, Quantized, Scale, least_scales
 
 
 class FakeQuantized(nn.Module):
-    """(n, c, h, w) float32 -> (n, classes), what an int8-static file of ``graph`` gives.
+    """(n, c, h, w) float32 -> (n, classes), what an int8-static or mixed file of ``graph`` gives.
 
     Weights and biases are parameters; ranges stay as they were calibrated.
     """
@@ -36,11 +48,20 @@ class FakeQuantized(nn.Module):
         return replace(self._graph, nodes=tuple(map(self._now, self._graph.nodes)))
 
     def forward(self, x: Tensor) -> Tensor:
-        for _, y in self._graph.values(_rounded(x, self._scales[INPUT]), self._run):
+        if INPUT not in self._graph.floats:
+            x = _rounded(x, self._scales[INPUT])
+        for _, y in self._graph.values(x, self._run):
             x = y
         return x
 
-    def _run(self, node: Node, x: Tensor, *more: Tensor) -> Tensor:
+    def _run(self, node: Node, *values: Tensor) -> Tensor:
+        if node.name in self._graph.floats:
+            weights = self._held(node) if isinstance(node, Conv | Linear) else ()
+            return run(node, *values, weights=weights)
+        x, *more = (
+            _rounded(value, self._scales[name]) if name in self._graph.floats else value
+            for name, value in zip(node.inputs, values, strict=True)
+        )
         match node:
             case Conv():
                 w, b = self._parameters_of(node)
@@ -62,7 +83,7 @@ class FakeQuantized(nn.Module):
         return _rounded(y, self._scales[node.name])
 
     def _parameters_of(self, node: Conv | Linear) -> tuple[Tensor, Tensor]:
-        weight, bias = (p[self._at[node.name]] for p in (self.weights, self.biases))
+        weight, bias = self._held(node)
         x, y = self._scales[node.inputs[0]], self._scales[node.name]
         largest = weight.detach().abs().flatten(1).amax(1).double() / 127
         of_bias, least = least_scales(x, y)
@@ -71,13 +92,13 @@ class FakeQuantized(nn.Module):
         zeros = torch.zeros_like(scales, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(weight, scales, zeros, 0, -127, 127), bias
 
+    def _held(self, node: Conv | Linear) -> tuple[Tensor, Tensor]:
+        return self.weights[self._at[node.name]], self.biases[self._at[node.name]]
+
     def _now(self, node: Node) -> Node:
         if not isinstance(node, Conv | Linear):
             return node
-        weight, bias = (
-            p[self._at[node.name]].detach().float().cpu().numpy().copy()
-            for p in (self.weights, self.biases)
-        )
+        weight, bias = (p.detach().float().cpu().numpy().copy() for p in self._held(node))
         return replace(node, weight=weight, bias=bias)
 
 

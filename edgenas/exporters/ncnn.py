@@ -72,7 +72,7 @@ class Ncnn:
 
 
 def _content(graph: Graph, metadata: Mapping[str, str]) -> bytes:
-    if graph.ranges is not None:
+    if graph.precision != "fp32":
         raise CapabilityError(f"ncnn files are written in fp32 only, not {graph.precision}")
     writer = _Writer(graph)
     text = writer.text().encode()

@@ -17,6 +17,7 @@ from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CorruptFile
 from edgenas.files import aside
 from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, Node
+from edgenas.onnx_weights import WRITERS
 from edgenas.onnx_writer import OUTPUT, PREFIX, FloatWriter, Writer
 from edgenas.quantization import HALF, UNIT, Quantized, Scale, sixth
 
@@ -37,25 +38,18 @@ class Onnx:
 
     def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
         """float32 in and out: (batch, c, h, w) -> (batch, ...), any batch."""
-        w = _writer(graph, "batch")
-        w.border(INPUT, TensorProto.FLOAT, graph.input)
-        w.enter()
-        w.lower(graph)
-        w.leave(graph.output)
-        w.border(OUTPUT, TensorProto.FLOAT, graph.output.shape)
-        content = w.file({**metadata, "precision": graph.precision})
+        content = _content(graph, "batch", metadata)
         with aside(path) as temporary:
             temporary.write_bytes(content)
         return Artifact.of(path, self.format, graph.precision, graph.input)
 
     def operator(self, graph: Graph, path: Path) -> Artifact:
         """Batch 1. int8: uint8 at both ends, maps (1, h, w, c), as integer kernels keep them."""
-        w = _writer(graph, 1)
         if graph.ranges is None:
-            w.border(INPUT, TensorProto.FLOAT, graph.input)
-            w.lower(graph)
-            w.border(OUTPUT, TensorProto.FLOAT, graph.output.shape)
-        elif isinstance(pool := graph.nodes[0], MaxPool) and len(graph.nodes) == 1:
+            path.write_bytes(_content(graph, 1, {}))
+            return Artifact.of(path, self.format, graph.precision, graph.input)
+        w = _Integer(1, Quantized(graph))
+        if isinstance(pool := graph.nodes[0], MaxPool) and len(graph.nodes) == 1:
             # ONNX Runtime takes its channels-last kernel only behind a convolution: asked for here.
             w.border(INPUT, TensorProto.UINT8, _channels_last(graph.input))
             w.op("NhwcMaxPool", [INPUT], OUTPUT, **w.pooling(pool), domain="com.microsoft")
@@ -64,12 +58,12 @@ class Onnx:
             w.border(INPUT, TensorProto.UINT8, _channels_last(graph.input))
             w.values[INPUT] = w.op("Transpose", [INPUT], f"{INPUT}/nchw", perm=[0, 3, 1, 2])
             w.lower(graph)
+            y = w.integer(graph.output.name)
             if len(graph.output.shape) == 3:
-                y = w.values[graph.output.name]
                 w.op("Transpose", [y], f"{OUTPUT}/nhwc", perm=[0, 2, 3, 1])
             w.border(OUTPUT, TensorProto.UINT8, _channels_last(graph.output.shape))
         # Thrown away once timed: not worth a sync, which costs ten times the writing.
-        path.write_bytes(w.file({"precision": graph.precision}))
+        path.write_bytes(w.file(graph.facts))
         return Artifact.of(path, self.format, graph.precision, graph.input)
 
     def inspect(self, path: Path) -> Inspection:
@@ -103,34 +97,66 @@ def _optimised(path: Path) -> onnx.ModelProto:
         return onnx.load(options.optimized_model_filepath)
 
 
-def _writer(graph: Graph, batch: int | str) -> "Writer":
-    return FloatWriter(batch) if graph.ranges is None else _Integer(batch, Quantized(graph))
+def _content(graph: Graph, batch: int | str, metadata: Mapping[str, str]) -> bytes:
+    integers = graph.ranges is not None
+    w: Writer = _Integer(batch, Quantized(graph)) if integers else WRITERS[graph.held](batch)
+    w.border(INPUT, TensorProto.FLOAT, graph.input)
+    w.enter()
+    w.lower(graph)
+    w.leave(graph.output)
+    w.border(OUTPUT, TensorProto.FLOAT, graph.output.shape)
+    return w.file({**metadata, **graph.facts})
 
 
 def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[1:], shape[0])
 
 
-class _Integer(Writer):
+class _Integer(FloatWriter):
+    """``values`` holds the integers of a tensor, or what it is in float where the graph says so."""
+
     def __init__(self, batch: int | str, integers: Quantized) -> None:
         super().__init__(batch)
         self.integers = integers
+        self.floats = integers.graph.floats
         self.constants_of: dict[Scale, list[str]] = {}
+        self.rounded, self.spread = dict[str, str](), dict[str, str]()
 
     def enter(self) -> None:
-        self.values[INPUT] = self._quantize(INPUT, self.integers.scales[INPUT], f"{INPUT}/q")
+        self._store(INPUT, INPUT)
+        self.spread[INPUT] = INPUT
 
     def leave(self, node: Node) -> None:
-        self.read(node.name)
+        if node.name not in self.floats:
+            self._dequantize(self.values[node.name], self.integers.scales[node.name])
 
-    def read(self, name: str) -> str:
-        return self._dequantize(self.values[name], self.integers.scales[name])
+    def read(self, name: str, node: Node) -> str:
+        if {name, node.name} <= self.floats:
+            return self.values[name]
+        if node.name in self.floats and isinstance(node, Conv | Linear):
+            return self._spread(name)
+        return self._dequantize(self.integer(name), self.integers.scales[name])
+
+    def integer(self, name: str) -> str:
+        """Of the tensor ``name``."""
+        if name not in self.floats:
+            return self.values[name]
+        if name not in self.rounded:
+            scale = self.integers.scales[name]
+            self.rounded[name] = self._quantize(self.values[name], scale, f"{name}/q")
+        return self.rounded[name]
 
     def store(self, node: Node, y: str) -> None:
-        scale = self.integers.scales[node.name]
-        self.values[node.name] = self._quantize(y, scale, f"{node.name}/q")
+        self._store(node.name, y)
+
+    def _store(self, name: str, y: str) -> None:
+        if name not in self.floats:
+            y = self._quantize(y, self.integers.scales[name], f"{name}/q")
+        self.values[name] = y
 
     def weights(self, node: Conv | Linear) -> list[str]:
+        if node.name in self.floats:
+            return super().weights(node)
         w = self.integers.weights(node)
         return [
             self._channels(f"{node.name}/weight", w.weight, w.scales, zeros=True),
@@ -138,21 +164,38 @@ class _Integer(Writer):
         ]
 
     def activated(self, node: Conv | Linear | Add, y: str) -> str:
-        return y
+        return super().activated(node, y) if node.name in self.floats else y
 
     def hard_swish(self, node: HardSwish) -> str:
+        if node.name in self.floats:
+            return super().hard_swish(node)
         x = node.inputs[0]
-        by_six = self._dequantize(self.values[x], sixth(self.integers.scales[x]))
+        by_six = self._dequantize(self.integer(x), sixth(self.integers.scales[x]))
         half = self._dequantize(self.constant(f"{node.name}/half", np.uint8(255)), HALF)
         gate = self.op("Add", [by_six, half], f"{node.name}/add")
         gate = self._dequantize(self._quantize(gate, UNIT, f"{node.name}/gate"), UNIT)
-        return self.op("Mul", [self.read(x), gate], f"{node.name}/mul")
+        return self.op("Mul", [self.read(x, node), gate], f"{node.name}/mul")
 
     def _quantize(self, x: str, scale: Scale, output: str) -> str:
         return self.op("QuantizeLinear", [x, *self._scale(scale)], output)
 
     def _dequantize(self, q: str, scale: Scale) -> str:
         return self.op("DequantizeLinear", [q, *self._scale(scale)], f"real/{len(self.nodes)}")
+
+    def _spread(self, name: str) -> str:
+        """In float, by as many scales as channels, all alike; the input as it comes.
+
+        Behind a single one, ONNX Runtime rounds the float weights of a convolution to 8 bits.
+        """
+        if name not in self.spread:
+            scale, channels = self.integers.scales[name], self.integers.graph.shape(name)[0]
+            inputs = [
+                self.values[name],
+                self.constant(f"{name}/scales", np.full(channels, scale.scale)),
+                self.constant(f"{name}/zero_points", np.full(channels, scale.zero_point, np.uint8)),
+            ]
+            self.spread[name] = self.op("DequantizeLinear", inputs, f"{name}/real", axis=1)
+        return self.spread[name]
 
     def _channels(self, name: str, q: np.ndarray, scales: np.ndarray, zeros: bool) -> str:
         inputs = [self.constant(f"{name}/q", q), self.constant(f"{name}/scale", scales)]

@@ -14,10 +14,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgenas.artifact import Artifact, Inspection
-from edgenas.errors import CorruptFile
+from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
 from edgenas.graph import INPUT, Conv, Graph, Linear, MaxPool, Node
 from edgenas.onnx_writer import OUTPUT, PREFIX, FloatWriter
+from edgenas.quantization import by_channel
 
 __all__ = ["TensorRt"]
 
@@ -34,14 +35,14 @@ class TensorRt:
 
     def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
         """float32 in and out: (batch, c, h, w) -> (batch, ...), any batch."""
-        content = _file(graph, "batch", {**metadata, "precision": graph.precision})
+        content = _file(graph, "batch", {**metadata, **graph.facts})
         with aside(path) as temporary:
             temporary.write_bytes(content)
         return Artifact.of(path, self.format, graph.precision, graph.input)
 
     def operator(self, graph: Graph, path: Path) -> Artifact:
         """Batch 1; int8 is quantized from float and back at its ends, which is part of a call."""
-        path.write_bytes(_file(graph, 1, {"precision": graph.precision}))
+        path.write_bytes(_file(graph, 1, graph.facts))
         return Artifact.of(path, self.format, graph.precision, graph.input)
 
     def inspect(self, path: Path) -> Inspection:
@@ -67,6 +68,10 @@ class TensorRt:
 
 
 def _file(graph: Graph, batch: int | str, metadata: Mapping[str, str]) -> bytes:
+    if graph.held != "fp32":
+        raise CapabilityError(
+            f"TensorRT takes no {graph.held} from a file: it chooses among its own kernels"
+        )
     w = FloatWriter(batch) if graph.ranges is None else _Symmetric(batch, graph)
     w.border(INPUT, TensorProto.FLOAT, graph.input)
     w.enter()
@@ -90,19 +95,30 @@ class _Symmetric(FloatWriter):
             name: self.constant(f"{name}/scale", scale) for name, scale in scales.items()
         }
         self.zero = self.constant("zero", np.int8(0))
+        self.floats, self.rounded = graph.floats, dict[str, str]()
 
     def enter(self) -> None:
-        self.values[INPUT] = self._rounded(INPUT, INPUT)
+        self._store(INPUT, INPUT)
 
     def store(self, node: Node, y: str) -> None:
-        self.values[node.name] = self._rounded(node.name, y)
+        self._store(node.name, y)
+
+    def _store(self, name: str, y: str) -> None:
+        self.values[name] = y if name in self.floats else self._rounded(name, y)
+
+    def read(self, name: str, node: Node) -> str:
+        if name not in self.floats or node.name in self.floats:
+            return self.values[name]
+        if name not in self.rounded:
+            self.rounded[name] = self._rounded(name, self.values[name])
+        return self.rounded[name]
 
     def weights(self, node: Conv | Linear) -> list[str]:
-        largest = np.abs(node.weight).reshape(len(node.weight), -1).max(1) / _LIMIT
-        scales = np.maximum(largest, _LEAST).astype(np.float32)
-        q = np.rint(node.weight / scales.reshape(-1, *(1,) * (node.weight.ndim - 1)))
+        if node.name in self.floats:
+            return super().weights(node)
+        q, scales = by_channel(node.weight)
         inputs = [
-            self.constant(f"{node.name}/weight/q", q.clip(-_LIMIT, _LIMIT).astype(np.int8)),
+            self.constant(f"{node.name}/weight/q", q),
             self.constant(f"{node.name}/weight/scale", scales),
             self.constant(f"{node.name}/weight/zero", np.zeros(len(q), np.int8)),
         ]

@@ -14,7 +14,7 @@ from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
 from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, Mean, Mul, Node
-from edgenas.quantization import HALF, SIXTH, UNIT, Quantized, Scale, sixth
+from edgenas.quantization import HALF, SIXTH, UNIT, Quantized, Scale, by_channel, sixth
 
 __all__ = ["Tflite"]
 
@@ -27,6 +27,7 @@ _DTYPES = {
     np.dtype(np.float32): schema.TensorType.FLOAT32,
     np.dtype(np.int32): schema.TensorType.INT32,
     np.dtype(np.int8): schema.TensorType.INT8,
+    np.dtype(np.float16): schema.TensorType.FLOAT16,
 }
 # The first version of an operator that has int8, where that is not 1.
 _INT8_VERSION = {
@@ -38,6 +39,12 @@ _INT8_VERSION = {
     _Op.MEAN: 2,
     _Op.PAD: 2,
     _Op.MAX_POOL_2D: 2,
+}
+_HELD_VERSION = {  # where weights are not float32
+    _Op.CONV_2D: 5,
+    _Op.DEPTHWISE_CONV_2D: 6,
+    _Op.FULLY_CONNECTED: 9,
+    _Op.DEQUANTIZE: 5,
 }
 _Fused = schema.ActivationFunctionType
 _ACTIVATIONS = {
@@ -54,7 +61,7 @@ class Tflite:
 
     def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
         """Batch 1, resizable; (1, h, w, c) float32 or int8 in, (1, ...) of the same type out."""
-        content = _Writer(graph).file({**metadata, "precision": graph.precision})
+        content = _Writer(graph).file({**metadata, **graph.facts})
         with aside(path) as temporary:
             temporary.write_bytes(content)
         return Artifact.of(path, self.format, graph.precision, graph.input)
@@ -62,7 +69,7 @@ class Tflite:
     def operator(self, graph: Graph, path: Path) -> Artifact:
         """As ``network``, whose ends are integers already."""
         # Thrown away once timed: not worth a sync, which costs ten times the writing.
-        path.write_bytes(_Writer(graph).file({"precision": graph.precision}))
+        path.write_bytes(_Writer(graph).file(graph.facts))
         return Artifact.of(path, self.format, graph.precision, graph.input)
 
     def inspect(self, path: Path) -> Inspection:
@@ -108,12 +115,15 @@ class _Writer:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.integers = None if graph.ranges is None else Quantized(graph)
+        self.converted: dict[str, int] = {}  # a tensor that is read as the other of its two kinds
         self.model = schema.ModelT()
         self.model.version = 3
         self.model.description = "edgenas"
         self.model.buffers = [schema.BufferT()]  # the first is the empty one
         self.model.operatorCodes = []
         self.codes: dict[int, int] = {}
+        held = {} if graph.held == "fp32" else _HELD_VERSION
+        self.versions: Mapping[int, int] = held if graph.ranges is None else _INT8_VERSION
         self.tensors: list[Any] = []
         self.operators: list[Any] = []
         self.values: dict[str, int] = {}
@@ -123,7 +133,7 @@ class _Writer:
         self.values[INPUT] = self.value(INPUT, self.graph.input)
         for node in self.graph.nodes:
             self.values[node.name] = self.lower(node)
-        ends = self.values[INPUT], self.values[self.graph.output.name]
+        ends = self.values[INPUT], self.read(self.graph.output.name, INPUT)
         self.tensors[ends[1]].name = "output"
         graph = schema.SubGraphT()
         graph.name = "main"
@@ -144,23 +154,24 @@ class _Writer:
                 return self.conv(n)
             case Linear():
                 options = schema.FullyConnectedOptionsT()
-                inputs = [self.values[n.inputs[0]], *self.weights(n, 0)]
+                options.asymmetricQuantizeInputs = self.graph.held == "int8-dynamic"
+                inputs = [self.read(n.inputs[0], n.name), *self.weights(n, 0)]
                 return self.activated(
                     n, _Op.FULLY_CONNECTED, inputs, _Options.FullyConnectedOptions, options
                 )
             case Add():
-                x, y = (self.values[i] for i in n.inputs)
+                x, y = (self.read(i, n.name) for i in n.inputs)
                 return self.add(x, y, self.value(n.name, n.shape), self.fused(n))
             case MaxPool():
                 return self.max_pool(n)
             case Mul():
-                x, y = (self.values[i] for i in n.inputs)
+                x, y = (self.read(i, n.name) for i in n.inputs)
                 return self.mul(x, y, self.value(n.name, n.shape))
             case Mean():
                 axes = self.constant(f"{n.name}/axes", np.array([1, 2], np.int32))
                 options = schema.ReducerOptionsT()
                 options.keepDims = len(n.shape) == 3
-                inputs = [self.values[n.inputs[0]], axes]
+                inputs = [self.read(n.inputs[0], n.name), axes]
                 out = self.value(n.name, n.shape)
                 return self.op(_Op.MEAN, inputs, out, _Options.ReducerOptions, options)
             case HardSwish():
@@ -196,7 +207,7 @@ class _Writer:
         """An operator with its activation."""
         options.fusedActivationFunction = self.fused(n)
         out = self.value(n.name, n.shape)
-        if n.act != "unit" or self.integers is not None:
+        if n.act != "unit" or not self.real(n.name):
             return self.op(code, inputs, out, kind, options)
         # RELU_0_TO_1 has no kernel in XNNPACK and would split the network.
         options.fusedActivationFunction = _Fused.RELU_N1_TO_1
@@ -210,7 +221,7 @@ class _Writer:
 
         Asked for beside that, 6 overflows an int32 of steps where a tensor is next to nothing.
         """
-        act: int = _Fused.NONE if self.integers else _ACTIVATIONS[n.act]
+        act: int = _ACTIVATIONS[n.act] if self.real(n.name) else _Fused.NONE
         return act
 
     def max_pool(self, n: MaxPool) -> int:
@@ -228,7 +239,7 @@ class _Writer:
 
     def padded(self, n: Conv | MaxPool, k: int) -> tuple[int, int]:
         """What ``n`` reads, zeros around it where neither VALID nor SAME pads as PyTorch does."""
-        x, shape = self.values[n.inputs[0]], self.graph.shape(n.inputs[0])
+        x, shape = self.read(n.inputs[0], n.name), self.graph.shape(n.inputs[0])
         s, p = n.stride, n.padding
         if p == 0:
             return x, schema.Padding.VALID
@@ -239,19 +250,21 @@ class _Writer:
         after = [max(a, 0) for a in after]
         pads = np.array([[0, 0], [p, after[0]], [p, after[1]], [0, 0]], np.int32)
         padded = (1, shape[1] + p + after[0], shape[2] + p + after[1], shape[0])
-        y = self.tensor(f"{n.name}/padded", padded, self.scale(n.inputs[0]))
+        y = self.tensor(f"{n.name}/padded", padded, self.scale(n.inputs[0], n.name))
         inputs = [x, self.constant(f"{n.name}/pads", pads)]
         options = schema.PadOptionsT()
         return self.op(_Op.PAD, inputs, y, _Options.PadOptions, options), schema.Padding.VALID
 
     def hard_swish(self, n: HardSwish) -> int:
-        x, out = self.values[n.inputs[0]], self.value(n.name, n.shape)
-        if self.integers is None:
+        x, out = self.read(n.inputs[0], n.name), self.value(n.name, n.shape)
+        if self.real(n.name):
             options = schema.HardSwishOptionsT()
             return self.op(_Op.HARD_SWISH, [x], out, _Options.HardSwishOptions, options)
         # HARD_SWISH itself has no int8 kernel in XNNPACK and would split the network.
         shape = self.tensors[x].shape
-        by_six = self.tensor(f"{n.name}/sixth", shape, sixth(self.integers.scales[n.inputs[0]]))
+        scale = self.scale(n.inputs[0], n.name)
+        assert scale is not None
+        by_six = self.tensor(f"{n.name}/sixth", shape, sixth(scale))
         gate = self.tensor(f"{n.name}/gate", shape, UNIT)
         self.mul(x, self.greatest(f"{n.name}/one_sixth", SIXTH), by_six)
         self.add(by_six, self.greatest(f"{n.name}/one_half", HALF), gate)
@@ -269,8 +282,8 @@ class _Writer:
         """Weight with output channels at ``axis`` of the file's layout; bias."""
         w, b = f"{n.name}/weight", f"{n.name}/bias"
         layout = (1, 2, 3, 0) if axis == 3 else (0, 2, 3, 1)
-        if self.integers is None:
-            return self.constant(w, _moved(n.weight, layout)), self.constant(b, n.bias)
+        if self.integers is None or self.real(n.name):
+            return self.held(w, _moved(n.weight, layout), axis), self.constant(b, n.bias)
         q = self.integers.weights(n)
         return (
             self.constant(w, _moved(q.weight, layout), q.scales, axis),
@@ -279,10 +292,44 @@ class _Writer:
 
     def value(self, name: str, shape: tuple[int, ...]) -> int:
         """A tensor of the graph, with one image: maps (1, h, w, c), vectors (1, c)."""
-        return self.tensor(name, (1, *shape[1:], shape[0]), self.scale(name))
+        return self.tensor(name, (1, *shape[1:], shape[0]), self.scale(name, name))
 
-    def scale(self, name: str) -> Scale | None:
-        return None if self.integers is None else self.integers.scales[name]
+    def real(self, name: str) -> bool:
+        """Whether the tensor or node ``name`` is float32."""
+        return self.integers is None or name in self.graph.floats
+
+    def scale(self, name: str, reader: str) -> Scale | None:
+        """Of the tensor ``name``, as ``reader`` takes it."""
+        return None if self.integers is None or self.real(reader) else self.integers.scales[name]
+
+    def read(self, name: str, reader: str) -> int:
+        """The tensor ``name``, in float or integers as the node ``reader`` computes."""
+        x = self.values[name]
+        if self.real(name) == self.real(reader):
+            return x
+        if name not in self.converted:
+            to = "real" if self.real(reader) else "q"
+            shape, scale = self.tensors[x].shape, self.scale(name, reader)
+            y = self.tensor(f"{name}/{to}", shape, scale)
+            code = _Op.DEQUANTIZE if scale is None else _Op.QUANTIZE
+            self.converted[name] = self.op(code, [x], y, _Options.NONE, None)
+        return self.converted[name]
+
+    def held(self, name: str, weight: np.ndarray, axis: int) -> int:
+        """A constant of float32, out of what the graph holds weights in."""
+        match self.graph.held:
+            case "fp16":
+                half = self.constant(f"{name}/half", weight.astype(np.float16))
+                return self.restored(name, half)
+            case "int8-weights" | "int8-dynamic":
+                q, scales = by_channel(np.moveaxis(weight, axis, 0))
+                kept = self.constant(f"{name}/q", np.moveaxis(q, 0, axis), scales, axis)
+                return kept if self.graph.held == "int8-dynamic" else self.restored(name, kept)
+        return self.constant(name, weight)
+
+    def restored(self, name: str, held: int) -> int:
+        out = self.tensor(name, self.tensors[held].shape, None)
+        return self.op(_Op.DEQUANTIZE, [held], out, _Options.NONE, None)
 
     def tensor(self, name: str, shape: Sequence[int], scale: Scale | None) -> int:
         t = schema.TensorT()
@@ -330,7 +377,7 @@ class _Writer:
         if code not in self.codes:
             entry = schema.OperatorCodeT()
             entry.builtinCode, entry.deprecatedBuiltinCode = code, min(code, 127)
-            entry.version = 1 if self.integers is None else _INT8_VERSION.get(code, 1)
+            entry.version = self.versions.get(code, 1)
             self.codes[code] = len(self.model.operatorCodes)
             self.model.operatorCodes.append(entry)
         return self.codes[code]

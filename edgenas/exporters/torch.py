@@ -25,8 +25,8 @@ class Torch:
     format: ClassVar[str] = "torch"
 
     def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
-        """float32 in and out: (batch, c, h, w) -> (batch, ...). Raises CapabilityError for int8."""
-        if graph.ranges is not None:
+        """float32: (batch, c, h, w) -> (batch, ...). Raises CapabilityError for less."""
+        if graph.precision != "fp32":
             raise CapabilityError(f"torch files are written in fp32 only, not {graph.precision}")
         weights: dict[str, np.ndarray] = {}
         for node in graph.nodes:

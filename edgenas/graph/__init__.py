@@ -1,6 +1,6 @@
 """A network as a device runs it: BN folded, shapes known, ranges attached when quantized."""
 
-from edgenas.graph.calibration import Calibration, calibrate, calibrations
+from edgenas.graph.calibration import PRECISIONS, Calibration, calibrate, calibrations, lowered
 from edgenas.graph.nodes import (
     INPUT,
     Activation,
@@ -8,23 +8,27 @@ from edgenas.graph.nodes import (
     Conv,
     Graph,
     HardSwish,
+    Held,
     Linear,
     MaxPool,
     Mean,
     Mul,
     Node,
     Ranges,
+    run,
 )
 from edgenas.graph.tracing import trace
 
 __all__ = [
     "INPUT",
+    "PRECISIONS",
     "Activation",
     "Add",
     "Calibration",
     "Conv",
     "Graph",
     "HardSwish",
+    "Held",
     "Linear",
     "MaxPool",
     "Mean",
@@ -33,5 +37,7 @@ __all__ = [
     "Ranges",
     "calibrate",
     "calibrations",
+    "lowered",
+    "run",
     "trace",
 ]

@@ -3,17 +3,18 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgenas.errors import DataError, UsageError
-from edgenas.graph.nodes import Graph
+from edgenas.graph.nodes import Graph, Held
 
 Calibration = Literal["min-max", "percentile", "mse", "entropy"]
 Range = tuple[float, float]
+PRECISIONS = (*get_args(Held), "int8-static")
 
 BINS = 2048
 LEVELS = 256
@@ -34,6 +35,15 @@ class Histogram:
         """Of the bins."""
         edges = np.linspace(self.low, self.high, len(self.counts) + 1)
         return (edges[1:] + edges[:-1]) / 2
+
+
+def lowered(graph: Graph, precision: str, batches: Sequence[Tensor]) -> Graph:
+    """``graph`` in ``precision``; ``batches`` give ranges where it has them. Raises UsageError."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"no precision {precision!r}. Known: {', '.join(PRECISIONS)}")
+    if precision == "int8-static":
+        return calibrate(graph, batches)
+    return replace(graph, held=cast(Held, precision))
 
 
 def calibrate(graph: Graph, batches: Sequence[Tensor], method: Calibration = "min-max") -> Graph:

@@ -16,9 +16,12 @@ from torch.nn import functional as F
 
 from edgenas.errors import UsageError
 
-INPUT = "input"
+INPUT, VECTOR = "input", "vector"
 Activation = Literal["none", "relu", "relu6", "unit"]  # unit: clipped to [0, 1]
 Ranges = Mapping[str, tuple[float, float]]  # of "input" and of each node: least, greatest value
+# What weights are held as where activations are float32; ``int8-dynamic`` computes on integers too,
+# with activations rounded by each image's own range.
+Held = Literal["fp32", "fp16", "int8-weights", "int8-dynamic"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,23 +90,43 @@ Run = Callable[..., Tensor]  # (node, what it reads ...) -> what it computes
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """``nodes`` in order of execution, the last is the output; ``input`` is (c, h, w)."""
+    """``nodes`` in order of execution, the last is the output; ``input`` is (c, h, w).
+
+    With ``ranges`` all is 8 bit, but for ``floats``: nodes that are computed in float32.
+    Without, ``held`` says what weights are.
+    """
 
     input: tuple[int, int, int]
     nodes: tuple[Node, ...]
     ranges: Ranges | None = None
+    floats: frozenset[str] = frozenset()
+    held: Held = "fp32"
 
     def __post_init__(self) -> None:
         names = [INPUT, *(n.name for n in self.nodes)]
         if not self.nodes or len(set(names)) < len(names):
             raise ValueError(f"a graph needs nodes, each with its own name: {names}")
+        if unknown := self.floats - set(names):
+            raise ValueError(f"in float, but not in the graph: {', '.join(sorted(unknown))}")
+        if (self.ranges is None and self.floats) or (self.ranges and self.held != "fp32"):
+            raise ValueError("floats are for a graph with ranges, held for one without")
         if self.ranges is not None and (missing := set(names) - self.ranges.keys()):
             raise ValueError(f"no range for {', '.join(sorted(missing))}")
 
     @property
     def precision(self) -> str:
-        """``fp32``, or ``int8-static`` where ranges are attached."""
-        return "fp32" if self.ranges is None else "int8-static"
+        """``int8-static`` or ``mixed`` where ranges are attached; otherwise what weights are."""
+        if self.ranges is None:
+            return self.held
+        return "mixed" if self.floats else "int8-static"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a file says of itself: ``precision``; ``floats``: how many operators, at most."""
+        layers = [self[name] for name in self.floats - {INPUT}]
+        clipped = sum(getattr(n, "act", "") == "unit" for n in layers)  # may be one of its own
+        floats = {"floats": str(len(layers) + clipped)} if self.floats else {}
+        return {"precision": self.precision, **floats}
 
     @property
     def output(self) -> Node:
@@ -120,17 +143,17 @@ class Graph:
             y = value
         return y
 
-    def values(self, x: Tensor, run: Run | None = None) -> Iterator[tuple[str, Tensor]]:
+    def values(self, x: Tensor, how: Run | None = None) -> Iterator[tuple[str, Tensor]]:
         """Every tensor in order of execution, ``input`` first, each kept only while needed.
 
-        ``run``: another way to compute a node than in float.
+        ``how``: another way to compute a node than in float.
         """
-        run = run or _run
+        compute = how or run
         last = {name: i for i, n in enumerate(self.nodes) for name in n.inputs}
         live = {INPUT: x}
         yield INPUT, x
         for i, node in enumerate(self.nodes):
-            y = live[node.name] = run(node, *(live[name] for name in node.inputs))
+            y = live[node.name] = compute(node, *(live[name] for name in node.inputs))
             for name in set(node.inputs):
                 if last[name] == i:
                     del live[name]
@@ -138,30 +161,57 @@ class Graph:
 
     def prefix(self, name: str) -> "Graph":
         """What it takes to compute the node ``name``, and no more. Raises UsageError."""
-        if name not in self._by_name:
-            raise UsageError(f"the network has no operator {name!r}; it has {self._names()}")
-        needed = {name}
+        needed = {self[name].name}
         for node in reversed(self.nodes):
             if node.name in needed:
                 needed.update(node.inputs)
-        return replace(self, nodes=tuple(n for n in self.nodes if n.name in needed))
+        nodes = tuple(n for n in self.nodes if n.name in needed)
+        return replace(self, nodes=nodes, floats=self.floats & needed)
 
-    def _names(self) -> str:
-        return ", ".join(n.name for n in self.nodes)
+    def alone(self, name: str) -> "Graph":
+        """The node ``name`` by itself: what it reads is the input. Raises UsageError.
+
+        A vector is read as a map of one pixel, which its mean makes a vector again.
+        """
+        node = self[name]
+        shape = self.shape(node.inputs[0])
+        read, before = INPUT, list[Node]()
+        if len(shape) == 1:
+            before, read = [Mean(VECTOR, (INPUT,), shape)], VECTOR
+        only = replace(node, inputs=(read,) * len(node.inputs))
+        ranges = self.ranges and {
+            **dict.fromkeys((INPUT, read), self.ranges[node.inputs[0]]), name: self.ranges[name],
+        }  # fmt: skip
+        channels, *sides = shape
+        height, width = sides or (1, 1)
+        return replace(
+            self, input=(channels, height, width), nodes=(*before, only), ranges=ranges,
+            floats=self.floats & {name},
+        )  # fmt: skip
+
+    def __getitem__(self, name: str) -> Node:
+        """Raises UsageError."""
+        if name not in self._by_name:
+            names = ", ".join(n.name for n in self.nodes)
+            raise UsageError(f"the network has no operator {name!r}; it has {names}")
+        return self._by_name[name]
 
     @cached_property
     def _by_name(self) -> Mapping[str, Node]:
         return {n.name: n for n in self.nodes}
 
 
-def _run(node: Node, x: Tensor, *more: Tensor) -> Tensor:
+def run(
+    node: Node, x: Tensor, *more: Tensor, weights: tuple[Tensor, Tensor] | tuple[()] = ()
+) -> Tensor:
+    """What ``node`` computes in float; ``weights``: weight and bias that stand for its own."""
+    if isinstance(node, Conv | Linear):
+        w, b = weights or (torch.from_numpy(a).to(x) for a in (node.weight, node.bias))
     match node:
         case Conv():
-            w, b = (torch.from_numpy(a).to(x) for a in (node.weight, node.bias))
             y = F.conv2d(x, w, b, node.stride, node.padding, groups=node.groups)
             return _ACTIVATIONS[node.act](y)
         case Linear():
-            w, b = (torch.from_numpy(a).to(x) for a in (node.weight, node.bias))
             return _ACTIVATIONS[node.act](F.linear(x, w, b))
         case Add():
             return _ACTIVATIONS[node.act](x + more[0])

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from edgenas.export import exporter_for
-from edgenas.graph import calibrate, trace
 from edgenas.measure import measure
 from edgenas.ops import hidden
 from edgenas.pipeline.context import Context
@@ -21,10 +20,8 @@ def blocks(ctx: Context, best: Candidate, folder: Path) -> list[dict[str, Any]]:
 
     The last row is what a call costs beside its operators.
     """
-    layers, net = ctx.network(best.variant, folder)
-    graph = trace(net, ctx.fitted.input)
-    if best.precision != "fp32":
-        graph = calibrate(graph, [ctx.fitted.tensors("calibration")[0]])
+    layers, _ = ctx.network(best.variant, folder)
+    graph = ctx.graph(best.variant, best.precision, best.artifact.format, folder)
     ends = {ctx.space.operator_of(n.name, i): n.name for i, n in enumerate(graph.nodes)}
     device = ctx.devices[best.device]
     exporter = exporter_for(device.runtime.format)

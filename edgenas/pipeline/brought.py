@@ -11,7 +11,7 @@ from edgenas.artifact import sha256
 from edgenas.config import Config, overridden, parse_config
 from edgenas.errors import UsageError
 from edgenas.export import exporter_for
-from edgenas.graph import calibrate, trace
+from edgenas.graph import lowered, trace
 from edgenas.pipeline.context import Context, load_weights
 from edgenas.spec import Architecture
 from edgenas.task import DATASETS
@@ -89,13 +89,11 @@ def refuse_unfit(ctx: Context, arch: Architecture) -> None:
             "task.mean=[...], task.std), are classes in its order, is it of this task?"
         )
     graph = trace(net, task.input)
-    graphs = {"fp32": graph}
-    if ctx.quantizes:
-        graphs["int8-static"] = calibrate(graph, [task.tensors("calibration", 2)[0]])
+    seen = [task.tensors("calibration", 2)[0]]
     with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
         for precision, format in ctx.exported:
             path = Path(scratch) / f"whole.{format}"
-            exporter_for(format).network(graphs[precision], path, {})
+            exporter_for(format).network(lowered(graph, precision, seen), path, {})
 
 
 def _task(data: str) -> dict[str, Any]:

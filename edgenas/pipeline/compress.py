@@ -18,7 +18,8 @@ from edgenas.errors import ImpossibleBudget
 from edgenas.files import write_json
 from edgenas.latency import LatencyTable
 from edgenas.pipeline import quantize
-from edgenas.pipeline.context import Context, save_weights
+from edgenas.pipeline.context import HEADROOM, Context, save_weights
+from edgenas.pipeline.mix import mix_variant
 from edgenas.pipeline.stage import Stage
 from edgenas.pipeline.train import epoch_event, pace
 from edgenas.profile import profile
@@ -27,7 +28,6 @@ from edgenas.spec import OpSpec
 from edgenas.train import Epoch, TrainRecipe, accuracy, train
 
 IMPORTANCE_BATCHES = 16
-HEADROOM = 0.97  # a network cut to a budget aims a little below it, so that one cut suffices
 
 
 def _settings(ctx: Context) -> Mapping[str, Any]:
@@ -62,6 +62,8 @@ def _work(ctx: Context, folder: Path) -> None:
     if ctx.quantizes:
         for name, variant in record["variants"].items():
             variant["int8"] = quantize.quantize_variant(ctx, STAGE, name, folder)
+            if ctx.config.quantize.mixed:
+                variant["mixed"] = mix_variant(ctx, name, folder)
     write_json(folder / "compress.json", record)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from edgenas.budgets import Budget, Latency
 from edgenas.errors import ImpossibleBudget
 from edgenas.export import exporter_for
-from edgenas.graph import calibrate, trace
+from edgenas.graph import lowered, trace
 from edgenas.measure import measure
 from edgenas.pipeline.context import Context
 from edgenas.project import nearest, project
@@ -181,8 +181,8 @@ def _timed(
         for number, arch in enumerate(archs):
             task = ctx.task.at(ctx.space.input_of(arch)[1])
             graph = trace(_network(ctx, arch, supernet), task.input)
-            if target["precision"] != "fp32":
-                graph = calibrate(graph, [task.tensors("calibration", CALIBRATION)[0]])
+            seen = [task.tensors("calibration", CALIBRATION)[0]]
+            graph = lowered(graph, target["precision"], seen)
             path = Path(scratch) / f"{number}.{exporter.format}"
             files.append(exporter.network(graph, path, {}))
         timings = measure(

@@ -1,10 +1,10 @@
 """What every stage needs: the config and what follows from it, and what earlier stages wrote."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from safetensors.torch import load_file, save
@@ -15,13 +15,15 @@ from edgenas.config import Config
 from edgenas.device import Device, load_device
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import aside, read_json
-from edgenas.graph import Graph, trace
+from edgenas.graph import Graph, Held, trace
 from edgenas.latency import LatencyTable
 from edgenas.predict import Predictor
 from edgenas.search import Ledger
 from edgenas.space import Space, load_space
 from edgenas.spec import Architecture, OpSpec
 from edgenas.task import Task, load_task
+
+HEADROOM = 0.97  # what is made for a budget aims a little below it, so that once suffices
 
 Progress = Callable[[str, int, int], None]
 
@@ -121,30 +123,50 @@ class Context:
     def exported(self) -> list[tuple[str, str]]:
         """Precision and format of the files that are made for the targets, sorted.
 
-        fp32 too where int8-static is asked for, which is compared with it.
+        fp32 too where another is asked for, which is compared with it.
         """
-        devices = self.devices.values()
-        only = {"fp32"} if self.config.precision == "fp32" else {"fp32", "int8-static"}
-        return sorted({(p, d.runtime.format) for d in devices for p in d.precisions if p in only})
+        devices, asked = self.devices.values(), self.config.precision
+        only = {"fp32", "int8-static"} if asked == "auto" else {"fp32", asked}
+        return sorted({(p, d.runtime.format) for d in devices for p in d.runs if p in only})
 
     @property
     def quantizes(self) -> bool:
         """Whether int8-static files are made."""
         return any(precision == "int8-static" for precision, _ in self.exported)
 
-    def graphs(self, variant: str, unfinished: Path | None = None) -> dict[str, Graph]:
-        """Of ``variant``, by precision: all that is exported. ``unfinished``: as of ``network``."""
+    def graph(
+        self, variant: str, precision: str, format: str = "", unfinished: Path | None = None
+    ) -> Graph:
+        """Of ``variant``, as it is exported; ``mixed`` is another for each ``format``.
+
+        ``unfinished``: as of ``network``.
+        """
         graph = trace(self.network(variant, unfinished)[1], self.fitted.input)
-        graphs = {"fp32": graph}
-        if self.quantizes:
-            graphs["int8-static"] = load_quantized(graph, self.quantized(variant, unfinished))
-        return graphs
+        if precision in get_args(Held):
+            return replace(graph, held=cast(Held, precision))
+        graph = load_quantized(graph, self.quantized(variant, unfinished))
+        if precision == "mixed":
+            path = self._kept(mixed_path, variant, format, unfinished=unfinished)
+            graph = replace(graph, floats=frozenset(read_json(path)["floats"]))
+        return graph
+
+    def mixed(self, variant: str, unfinished: Path | None = None) -> list[str]:
+        """Formats in which some operators of ``variant`` are better left in float."""
+        formats = sorted({d.runtime.format for d in self.devices.values()})
+        return [
+            f for f in formats
+            if self._kept(mixed_path, variant, f, unfinished=unfinished).exists()
+        ]  # fmt: skip
 
     def quantized(self, variant: str, unfinished: Path | None = None) -> Path:
         """Where the int8-static of ``variant`` lies, and beside it, as JSON, how it was made."""
+        return self._kept(quantized_path, variant, unfinished=unfinished)
+
+    def _kept(self, where: Callable[..., Path], *of: str, unfinished: Path | None) -> Path:
+        """The first of ``where(folder, *of)`` that exists."""
         finished = [self.root / stage for stage in ("compress", "verify")]
         folders = [unfinished, *finished] if unfinished else finished
-        paths = [quantized_path(folder, variant) for folder in folders]
+        paths = [where(folder, *of) for folder in folders]
         return next((p for p in paths if p.exists()), paths[-1])
 
     def network(
@@ -166,6 +188,11 @@ class Context:
 def quantized_path(folder: Path, variant: str) -> Path:
     """Where the int8-static of ``variant`` is kept."""
     return folder / f"{variant}.int8-static.safetensors"
+
+
+def mixed_path(folder: Path, variant: str, format: str) -> Path:
+    """Where it is kept which operators of ``variant`` stay in float in a mixed file."""
+    return folder / f"{variant}.mixed.{format}.json"
 
 
 def save_weights(net: nn.Module, path: Path) -> None:

@@ -29,14 +29,14 @@ def _work(ctx: Context, folder: Path) -> None:
 
 def export(ctx: Context, variant: str, folder: Path) -> list[Artifact]:
     """Write ``<variant>.<precision>.<format>`` into ``folder``."""
-    graphs = ctx.graphs(variant, folder)
+    mixed = [("mixed", fmt) for fmt in ctx.mixed(variant, folder)]
     return [
         exporter_for(fmt).network(
-            graphs[precision],
+            ctx.graph(variant, precision, fmt, folder),
             folder / f"{variant}.{precision}.{fmt}",
             _metadata(ctx, variant, precision),
         )
-        for precision, fmt in ctx.exported
+        for precision, fmt in [*ctx.exported, *mixed]
     ]
 
 

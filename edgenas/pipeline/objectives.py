@@ -21,7 +21,6 @@ from edgenas.space import Space
 from edgenas.spec import Architecture, OpSpec
 
 NETWORKS = 6  # exported whole, to predict the size of others
-BYTES = {"fp32": 4, "int8-static": 1}  # of a weight, and of an activation
 
 
 def objectives(
@@ -55,8 +54,8 @@ def objectives(
 
 
 def _everywhere(limits: Limits, targets: Sequence[Mapping[str, Any]]) -> list[Budget]:
-    """Under the widest precision that is delivered."""
-    width = max(BYTES[t["precision"]] for t in targets)
+    """Under the widest precision that is delivered: bytes of an activation."""
+    width = max(1 if t["precision"] == "int8-static" else 4 for t in targets)
     budgets: list[Budget] = []
     if (limit := limits.max_parameters) is not None:
         budgets.append(_millions("parameters", "M parameters", limit, ops.parameters))

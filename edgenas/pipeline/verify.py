@@ -19,13 +19,15 @@ from edgenas.files import read_json, write_json
 from edgenas.layer_errors import explained, layer_errors
 from edgenas.measure import measure
 from edgenas.pipeline.blocks import blocks
-from edgenas.pipeline.compress import HEADROOM, extend_tables, prune
-from edgenas.pipeline.context import Context
+from edgenas.pipeline.compress import extend_tables, prune
+from edgenas.pipeline.context import HEADROOM, Context
 from edgenas.pipeline.export import export
+from edgenas.pipeline.mix import mix_variant
 from edgenas.pipeline.quantize import quantize_variant, was_trained
 from edgenas.pipeline.stage import Stage
 from edgenas.train import SCORING_BATCH, evaluating
 from edgenas.verify import (
+    RANGED,
     Candidate,
     Choice,
     Numbers,
@@ -46,11 +48,11 @@ class _Known:
     """What repairs leave as it is: figures of files, and what networks compute in PyTorch."""
 
     numbers: dict[Path, Numbers] = field(default_factory=dict)
-    logits: dict[tuple[str, bool], np.ndarray] = field(default_factory=dict)
+    logits: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
-    def outputs(self, variant: str, integers: bool, net: nn.Module, x: Tensor) -> np.ndarray:
-        """Of ``net``: that of ``variant``, or what it is with its trained integers."""
-        what = variant, integers
+    def outputs(self, variant: str, file: str, net: nn.Module, x: Tensor) -> np.ndarray:
+        """Of ``net``: that of ``variant``, or what it is with its trained integers in ``file``."""
+        what = variant, file
         if what not in self.logits:
             self.logits[what] = _logits(net, x)
         return self.logits[what]
@@ -114,7 +116,7 @@ def _judged(ctx: Context, folder: Path, files: Files, known: _Known) -> dict[str
         device = ctx.devices[t["device"]]
         mine = [
             (v, a) for v, a in files
-            if a.format == t["format"] and a.precision in device.precisions
+            if a.format == t["format"] and a.precision in device.runs
         ]  # fmt: skip
         timings = measure(
             device, [a for _, a in mine], blocks=ctx.config.measure.blocks,
@@ -125,10 +127,11 @@ def _judged(ctx: Context, folder: Path, files: Files, known: _Known) -> dict[str
         for (variant, artifact), timing in zip(mine, timings, strict=True):
             layers, net = ctx.network(variant, folder)
             if artifact.path not in known.numbers:
-                source = _source(ctx, variant, artifact.precision, net, folder)
+                source = _source(ctx, variant, artifact, net, folder)
+                integers = artifact.path.name if source is not net else ""
                 x, _ = ctx.fitted.tensors("test")
-                network = known.outputs(variant, False, net, x)
-                reference = known.outputs(variant, source is not net, source, x)
+                network = known.outputs(variant, "", net, x)
+                reference = known.outputs(variant, integers, source, x)
                 known.numbers[artifact.path] = numbers(
                     device, artifact, ctx.fitted, reference, network
                 )
@@ -142,11 +145,18 @@ def _judged(ctx: Context, folder: Path, files: Files, known: _Known) -> dict[str
     return judged
 
 
-def _source(ctx: Context, variant: str, precision: str, net: nn.Module, folder: Path) -> nn.Module:
+def _source(
+    ctx: Context, variant: str, artifact: Artifact, net: nn.Module, folder: Path
+) -> nn.Module:
     """What a file came from: ``net``, unless its integers were trained and are a network too."""
-    if precision == "fp32" or not was_trained(ctx.quantized(variant, folder)):
+    if not _trained(ctx, variant, artifact.precision, folder):
         return net
-    return FakeQuantized(ctx.graphs(variant, folder)[precision])
+    return FakeQuantized(ctx.graph(variant, artifact.precision, artifact.format, folder))
+
+
+def _trained(ctx: Context, variant: str, precision: str, folder: Path) -> bool:
+    """Whether the weights of a file were trained further than those of its network."""
+    return precision in RANGED and was_trained(ctx.quantized(variant, folder))
 
 
 def _logits(net: nn.Module, x: Tensor) -> np.ndarray:
@@ -177,13 +187,16 @@ def _repair(ctx: Context, folder: Path, choices: Mapping[str, Choice], variant: 
     for t in ctx.targets:
         best = choices[t["device"]].delivered
         layers, _ = ctx.network(best.variant, folder)
-        predictor = ctx.predictor(t["device"], best.precision, folder)
+        table = "int8-static" if best.precision == "mixed" else best.precision
+        predictor = ctx.predictor(t["device"], table, folder)
         assert predictor is not None
         corrected = predictor.corrected(best.latency.p50_ms, layers)
         budgets.append(Latency(t["device"], t["limit_ms"] * HEADROOM, corrected))
     prune(ctx, STAGE, "found", variant, budgets, folder)
     if ctx.quantizes:
         quantize_variant(ctx, STAGE, variant, folder)
+        if ctx.config.quantize.mixed:
+            mix_variant(ctx, variant, folder)
 
 
 def _write(
@@ -242,10 +255,10 @@ def _write(
 
 def _layer_errors(ctx: Context, c: Candidate, folder: Path) -> dict[str, Any]:
     """Of a file that computes something else than its network: where that begins."""
-    graphs = ctx.graphs(c.variant, folder)
-    graph = graphs[c.precision]
-    trained = c.precision != "fp32" and was_trained(ctx.quantized(c.variant, folder))
-    reference = replace(graph, ranges=None) if trained else graphs["fp32"]
+    graph = ctx.graph(c.variant, c.precision, c.artifact.format, folder)
+    reference = ctx.graph(c.variant, "fp32", unfinished=folder)
+    if _trained(ctx, c.variant, c.precision, folder):
+        reference = replace(graph, ranges=None, floats=frozenset())
     x, _ = ctx.fitted.tensors("test", LAYER_IMAGES)
     with tempfile.TemporaryDirectory(prefix="edgenas-") as work:
         try:

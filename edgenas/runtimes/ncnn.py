@@ -26,6 +26,7 @@ class Ncnn(Cores):
     name: ClassVar[str] = "ncnn"
     format: ClassVar[str] = "ncnn"
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    further: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

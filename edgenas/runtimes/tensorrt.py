@@ -18,3 +18,4 @@ class TensorRt(PythonRuntime):
 
     name: ClassVar[str] = "tensorrt"
     format: ClassVar[str] = "tensorrt"
+    further: ClassVar[tuple[str, ...]] = ("mixed",)

@@ -24,6 +24,7 @@ class Torch(PythonRuntime):
     name: ClassVar[str] = "torch"
     format: ClassVar[str] = "torch"
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    further: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

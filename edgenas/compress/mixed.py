@@ -1,0 +1,114 @@
+"""Which operators of an int8 network stay in float: by what they cost in accuracy and in time."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import LinearConstraint
+from torch import Tensor
+
+from edgenas.compress.quantize import divergence, outputs
+from edgenas.device import Device
+from edgenas.export import exporter_for
+from edgenas.graph import INPUT, Conv, Graph, Linear
+from edgenas.integer_program import SCALE, minimum
+from edgenas.measure import measure
+
+BLOCK_SECONDS = 0.05  # of a file, in each process
+SURE = 0.05  # of its time that an operator must win in float, or it is noise
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Of one operator, alone on a device: in int8, and in float between int8 neighbours."""
+
+    int8_ms: float
+    float_ms: float
+
+    @property
+    def more_ms(self) -> float:
+        """That float costs."""
+        return self.float_ms - self.int8_ms
+
+
+def layers(graph: Graph) -> tuple[str, ...]:
+    """What may stay in float: convolutions and fully connected layers."""
+    return tuple(n.name for n in graph.nodes if isinstance(n, Conv | Linear))
+
+
+def sensitivities(graph: Graph, x: Tensor, progress: Progress) -> dict[str, float]:
+    """Divergence, nats an image, of outputs for images ``x`` where one layer alone is in int8.
+
+    ``graph`` has ranges.
+    """
+    whole = frozenset((INPUT, *(n.name for n in graph.nodes)))
+    wanted, found, names = outputs(graph, x), {}, layers(graph)
+    for number, name in enumerate(names):
+        progress("how much each operator suffers in int8", number, len(names))
+        found[name] = divergence(wanted, replace(graph, floats=whole - {name}), x)
+    return found
+
+
+def times(device: Device, graph: Graph, progress: Progress) -> dict[str, Pair]:
+    """Of every layer of ``graph``, which has ranges; layers that are alike are timed once."""
+    exporter = exporter_for(device.runtime.format)
+    alike: dict[tuple[Any, ...], str] = {}
+    names = layers(graph)
+    first = {name: alike.setdefault(_seen(graph, name), name) for name in names}
+    pairs = [(name, kept) for name in alike.values() for kept in (frozenset(), frozenset({name}))]
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
+        files = [
+            exporter.operator(
+                replace(graph, floats=floats).alone(name),
+                Path(scratch) / f"{number}.{exporter.format}",
+            )
+            for number, (name, floats) in enumerate(pairs)
+        ]
+        timings = measure(device, files, block_seconds=BLOCK_SECONDS, progress=progress)
+    ms = [t.floor_ms for t in timings]
+    timed = {name: Pair(*ms[2 * i : 2 * i + 2]) for i, name in enumerate(alike.values())}
+    return {name: timed[first[name]] for name in names}
+
+
+def _seen(graph: Graph, name: str) -> tuple[Any, ...]:
+    """What a device sees of a layer."""
+    node = graph[name]
+    assert isinstance(node, Conv | Linear)
+    more = (node.stride, node.padding, node.groups) if isinstance(node, Conv) else ()
+    return node.weight.shape, node.act, graph.shape(node.inputs[0]), *more
+
+
+def faster(costs: Sequence[Mapping[str, Pair]]) -> frozenset[str]:
+    """The layers that are faster in float on every device of ``costs``, conversions included."""
+    return frozenset(
+        name
+        for name in costs[0]
+        if all(of[name].more_ms < -SURE * of[name].int8_ms for of in costs)
+    )
+
+
+def most_accurate(
+    lost: Mapping[str, float], costs: Sequence[Mapping[str, Pair]], slack_ms: Sequence[float]
+) -> frozenset[str] | None:
+    """The layers to keep in float so that the rest loses least, within ``slack_ms`` more a device.
+
+    ``lost``: as of ``sensitivities``, taken to add up. Exact; None where nothing is in time.
+    """
+    names = list(lost)
+    sizes = [max(abs(of[n].more_ms) for n in names) or 1.0 for of in costs]
+    more = np.array(
+        [[of[n].more_ms / size for n in names] for of, size in zip(costs, sizes, strict=True)]
+    )
+    most = np.array([ms / size for ms, size in zip(slack_ms, sizes, strict=True)])
+    gained = np.array([lost[n] for n in names])
+    objective = -SCALE * gained / max(gained.max(), 1e-30) + 1e-3 * more.sum(0)  # if equal, fast
+    rule = LinearConstraint(SCALE * more, -np.inf, SCALE * most)
+    chosen = minimum(objective, [rule], np.ones(len(names)))
+    if chosen is None:
+        return None
+    return frozenset(name for name, z in zip(names, chosen, strict=True) if z > 0.5)
