@@ -114,12 +114,25 @@ class QuantRecipe:
 
 
 @dataclass(frozen=True)
+class Export:
+    """What files look like from outside.
+
+    ``batch``: 1 fixes it, as compilers of accelerators want it. ``ends``: what int8 TFLite files
+    take and give; ONNX files take and give float32.
+    """
+
+    batch: Literal["any", 1] = "any"
+    ends: Literal["int8", "float32"] = "int8"
+
+
+@dataclass(frozen=True)
 class Gates:
     """What a delivered file must keep beside its latency budget.
 
     ``drop``: int8-static below fp32. ``agreement``: equal top-1 with the PyTorch network.
     ``difference``: of outputs from that network's, root mean square. ``class_drop``: what the class
-    that loses most may lose to it. ``same_on``: further devices, e.g. an emulated one, on which it
+    that loses most may lose to it. ``memory``: that loading and calling the file takes on the
+    device. ``same_on``: further devices, e.g. an emulated one, on which it
     must compute the same.
     """
 
@@ -129,6 +142,7 @@ class Gates:
     class_drop: Quantity = "<= 5 points"
     accuracy: Quantity | None = None
     size: Quantity | None = None
+    memory: Quantity | None = None
     same_on: tuple[str, ...] = ()
 
     @property
@@ -162,6 +176,11 @@ class Gates:
     def max_bytes(self) -> int | None:
         """Limit of a delivered file."""
         return None if self.size is None else units.size_bytes(self.size, "gates: size")
+
+    @property
+    def max_memory_bytes(self) -> int | None:
+        """Limit of what loading it and calling it takes on the device."""
+        return None if self.memory is None else units.size_bytes(self.memory, "gates: memory")
 
 
 @dataclass(frozen=True)
@@ -221,6 +240,7 @@ class Config:
     train: Train = Train()
     prune: Prune = Prune()
     quantize: QuantRecipe = QuantRecipe()
+    export: Export = Export()
     gates: Gates = Gates()
     measure: Measure = Measure()
     repairs: int = 2
@@ -299,8 +319,8 @@ def parse_config(data: Mapping[str, Any], where: str, default_name: str = "run")
 
 
 _SECTIONS: Mapping[str, type] = {
-    "budgets": Limits, "train": Train, "prune": Prune, "quantize": QuantRecipe, "gates": Gates,
-    "measure": Measure,
+    "budgets": Limits, "train": Train, "prune": Prune, "quantize": QuantRecipe, "export": Export,
+    "gates": Gates, "measure": Measure,
 }  # fmt: skip
 
 

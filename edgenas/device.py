@@ -57,6 +57,7 @@ class Runtime(Protocol):
     """Says how an artifact is run and timed; knows nothing of where.
 
     ``precisions``: what it runs; ``further``: what it runs besides, where that is asked for.
+    ``weighs``: whether its payload tells how much memory a model takes.
     """
 
     format: ClassVar[str]
@@ -68,6 +69,9 @@ class Runtime(Protocol):
     def name(self) -> str:
         """As on the shelf; also names the back end to the runner."""
         ...
+
+    @property
+    def weighs(self) -> bool: ...
 
     @property
     def options(self) -> Mapping[str, Any]:

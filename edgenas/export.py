@@ -21,8 +21,13 @@ class Exporter(Protocol):
 
     format: ClassVar[str]
 
-    def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
-        """A network to deploy, with ``metadata`` and its precision inside."""
+    def network(
+        self, graph: Graph, path: Path, metadata: Mapping[str, str], batch: int | None = None
+    ) -> Artifact:
+        """A network to deploy, with ``metadata`` and its precision inside.
+
+        ``batch``: how many images a call takes; any number where the format allows it, if None.
+        """
         ...
 
     def operator(self, graph: Graph, path: Path) -> Artifact:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgenas import sentinel, specimen
+from edgenas import sentinel, session, specimen
 from edgenas.artifact import Artifact
 from edgenas.device import Device
 from edgenas.errors import DeviceError, UsageError
@@ -94,6 +94,18 @@ def measure(
         summary(samples[str(i)], canary_ms, known_ms, device.runtime.provenance, seed, quantile)
         for i in range(len(artifacts))
     ]
+
+
+def memory_bytes(device: Device, artifact: Artifact) -> int | None:
+    """What loading ``artifact`` and calling it takes on ``device`` at most, beside the runtime.
+
+    None where the device cannot tell.
+    """
+    exporter = exporter_for(device.runtime.format)
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as work:
+        path = Path(work) / f"empty.{exporter.format}"
+        empty = specimen.operator(exporter, specimen.EMPTY, "fp32", path)
+        return session.memory_bytes(device, artifact, empty)
 
 
 def _block(

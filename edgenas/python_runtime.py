@@ -50,6 +50,11 @@ class PythonRuntime(Cores):
     further: ClassVar[tuple[str, ...]] = ("mixed", "fp16", "int8-weights", "int8-dynamic")
 
     @property
+    def weighs(self) -> bool:
+        """What is in the memory of an accelerator is not seen."""
+        return True
+
+    @property
     def payload(self) -> Path:
         """edgenas/runner.py."""
         return Path(__file__).parent / "runner.py"

@@ -25,6 +25,8 @@ count    "models", the first of them small: it is called more often, "calls": as
             {"event": "end"}
 predict  "model", "inputs" (.npy, normalised NCHW float32), "output" (.npy, float32), "batch"
          -> {"event": "progress", "done", "total"}, {"event": "end"}
+memory   "model", "empty" -> {"event": "end", "bytes"}   what loading it and calling it adds to a
+         process that has called the empty one, at the most; null where that cannot be told
 Any verb -> {"event": "refused", "reason"}      the board lacks something; says what to install
 """
 
@@ -43,6 +45,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 CPUS = "/sys/devices/system/cpu"
+STATUS = "/proc/self/status"
 POWERCAP = "/sys/class/powercap"
 COUNTER = "EDGENAS_COUNTER"  # set by an emulator; its file holds how many of each class so far
 WARM = 20  # Python calls a function with fewer instructions once it knows it
@@ -625,6 +628,24 @@ def predict(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
     emit({"event": "end"})
 
 
+def memory(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
+    """Load a model and call it; what the process held at most, less what it held before."""
+    keep = backend.load(job["empty"])  # all that a runtime loads once
+    keep()
+    gc.collect()
+    held = _fields(STATUS).get("VmRSS", "")
+    try:
+        Path(f"{STATUS[:-6]}clear_refs").write_text("5")  # the peak counts from here on
+    except OSError:
+        held = ""
+    call = backend.load(job["model"])
+    for _ in range(3):
+        call()
+    peak = _fields(STATUS).get("VmHWM", "")
+    kb = [int(text.split()[0]) for text in (held, peak) if text]
+    emit({"event": "end", "bytes": 1024 * (kb[1] - kb[0]) if len(kb) == 2 else None})
+
+
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(errors="replace").strip("\0\n ")
@@ -716,6 +737,7 @@ VERBS: Mapping[str, Callable[[Mapping[str, Any], Backend, Emit], None]] = {
     "time": time_models,
     "count": count,
     "predict": predict,
+    "memory": memory,
 }
 
 

@@ -176,6 +176,21 @@ def predict(device: Device, artifact: Artifact, inputs: np.ndarray, batch: int =
     return logits
 
 
+def memory_bytes(device: Device, artifact: Artifact, empty: Artifact) -> int | None:
+    """What loading ``artifact`` and calling it takes there at most, beside that of ``empty``.
+
+    None where the device cannot tell.
+    """
+    for file in (artifact, empty):
+        check(device, file)
+    if not device.runtime.weighs:
+        return None
+    model, nothing = device.transport.push([artifact.path, empty.path])
+    for event in _events(device, {"verb": "memory", "model": model, "empty": nothing}):
+        taken: int | None = event["bytes"]
+    return taken
+
+
 def check(device: Device, artifact: Artifact) -> None:
     """Raise CapabilityError unless the device runs files of this format."""
     if artifact.format != device.runtime.format:

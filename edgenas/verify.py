@@ -4,6 +4,7 @@ A file is judged in its own runtime on its own device, on real test images. A st
 that makes a file slower or costs more accuracy than allowed is undone for the delivered file.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from edgenas.config import Config
 from edgenas.device import Device
 from edgenas.errors import CorruptFile
 from edgenas.export import exporter_for
-from edgenas.measure import Measurement
+from edgenas.measure import Measurement, memory_bytes
 from edgenas.session import predict
 from edgenas.task import Task
 
@@ -41,6 +42,7 @@ class Numbers:
     least_quantized: float  # that was asked for
     transposes: int
     size_bytes: int
+    memory_bytes: int | None  # that loading and calling it takes there; None where nothing tells
     torch_accuracy: float  # of the float network on the same images
     class_drop: float  # of accuracy within the class that lost most to the float network
     worst_class: str
@@ -113,6 +115,7 @@ def numbers(
         least_quantized=_least_quantized(artifact, inspection),
         transposes=inspection.transposes,
         size_bytes=artifact.size_bytes,
+        memory_bytes=memory_bytes(device, artifact),
         torch_accuracy=float((before == y).mean()),
         class_drop=lost[worst],
         worst_class=task.classes[worst],
@@ -243,6 +246,11 @@ def gates(
         out.append(_gate(f"int8:{fmt}", n.quantized, ">=", n.least_quantized, "fraction"))
     if config.max_bytes is not None:
         out.append(_gate(f"size:{fmt}", n.size_bytes, "<=", config.max_bytes, "bytes"))
+    if (limit := config.gates.max_memory_bytes) is not None:
+        taken = math.inf if n.memory_bytes is None else n.memory_bytes
+        out.append(_gate(f"memory:{fmt}", taken, "<=", limit, "bytes"))
+        if n.memory_bytes is None:
+            out[-1] |= {"value": None, "worst": "the device does not tell"}
     return out
 
 
@@ -280,6 +288,7 @@ def described(c: Candidate, choice: Choice) -> dict[str, Any]:
         "max_abs_diff": n.max_abs_diff,
         "difference": n.difference,
         "size_bytes": n.size_bytes,
+        "memory_bytes": n.memory_bytes,
         "quantized": n.quantized,
         "transposes": n.transposes,
         "predicted_p50_ms": c.predicted_p50_ms,

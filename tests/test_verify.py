@@ -20,7 +20,7 @@ def config(**changes: object) -> Config:
 def candidate(
     variant: str, precision: str, p50: float, accuracy: float, *,
     agreement: float = 1.0, quantized: float | None = None, size: int = 1000,
-    torch: float | None = None, lost: float = 0.0, off: float = 0.0,
+    torch: float | None = None, lost: float = 0.0, off: float = 0.0, memory: int | None = 5000,
 ) -> Candidate:  # fmt: skip
     asked = {"int8-static": 1.0, "mixed": 0.8}.get(precision, 0.0)
     share = asked if quantized is None else quantized
@@ -31,7 +31,8 @@ def candidate(
     return Candidate(
         variant, Artifact(path, "onnx", precision, (1, 8, 8), "0"), "board", p50,
         Numbers(
-            accuracy, agreement, 0.0, off, share, asked, 0, size, torch or accuracy, lost, "a", 100,
+            accuracy, agreement, 0.0, off, share, asked, 0, size, memory, torch or accuracy, lost,
+            "a", 100,
         ),
         timing,
     )  # fmt: skip
@@ -107,6 +108,17 @@ def test_gates_state_value_limit_and_whether_it_is_met() -> None:
     assert found["latency:onnx"]["limit"] == LIMIT_MS
     assert found["accuracy:onnx"]["limit"] == pytest.approx(0.95)
     assert found["int8:onnx"]["value"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("taken", "limit", "met"), [(4000, 4000, True), (4001, 4000, False), (None, 4000, False)]
+)
+def test_memory_is_judged_where_it_is_asked_for(taken: int | None, limit: int, met: bool) -> None:
+    file = candidate("found", "fp32", 0.5, 0.9, memory=taken)
+    asked = config(gates={"memory": f"<= {limit} B"})
+    choice = choose([file], asked, LIMIT_MS)
+    (gate,) = (g for g in gates(choice, [file], asked, LIMIT_MS) if g["name"] == "memory:onnx")
+    assert (gate["value"], gate["met"]) == (taken, met)
 
 
 def test_nothing_that_may_be_delivered_still_gives_a_verdict() -> None:

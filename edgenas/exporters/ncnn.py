@@ -41,7 +41,9 @@ class Ncnn:
 
     format: ClassVar[str] = "ncnn"
 
-    def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
+    def network(
+        self, graph: Graph, path: Path, metadata: Mapping[str, str], batch: int | None = None
+    ) -> Artifact:
         """One image at a time: (c, h, w) float32 in, (...) out. Raises CapabilityError for int8."""
         content = _content(graph, {**metadata, "precision": graph.precision})
         with aside(path) as temporary:

@@ -36,9 +36,11 @@ class Onnx:
 
     format: ClassVar[str] = "onnx"
 
-    def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
-        """float32 in and out: (batch, c, h, w) -> (batch, ...), any batch."""
-        content = _content(graph, "batch", metadata)
+    def network(
+        self, graph: Graph, path: Path, metadata: Mapping[str, str], batch: int | None = None
+    ) -> Artifact:
+        """float32 in and out: (batch, c, h, w) -> (batch, ...)."""
+        content = _content(graph, batch or "batch", metadata)
         with aside(path) as temporary:
             temporary.write_bytes(content)
         return Artifact.of(path, self.format, graph.precision, graph.input)

@@ -33,9 +33,11 @@ class TensorRt:
 
     format: ClassVar[str] = "tensorrt"
 
-    def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
-        """float32 in and out: (batch, c, h, w) -> (batch, ...), any batch."""
-        content = _file(graph, "batch", {**metadata, **graph.facts})
+    def network(
+        self, graph: Graph, path: Path, metadata: Mapping[str, str], batch: int | None = None
+    ) -> Artifact:
+        """float32 in and out: (batch, c, h, w) -> (batch, ...)."""
+        content = _file(graph, batch or "batch", {**metadata, **graph.facts})
         with aside(path) as temporary:
             temporary.write_bytes(content)
         return Artifact.of(path, self.format, graph.precision, graph.input)

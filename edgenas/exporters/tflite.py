@@ -59,9 +59,14 @@ class Tflite:
 
     format: ClassVar[str] = "tflite"
 
-    def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
-        """Batch 1, resizable; (1, h, w, c) float32 or int8 in, (1, ...) of the same type out."""
-        content = _Writer(graph).file({**metadata, **graph.facts})
+    def network(
+        self, graph: Graph, path: Path, metadata: Mapping[str, str], batch: int | None = None
+    ) -> Artifact:
+        """(batch, h, w, c) float32 or int8 in, (batch, ...) of the same type out; 1 if not said.
+
+        Interpreters resize it. With ranges and the input in ``floats``, both ends are float32.
+        """
+        content = _Writer(graph, batch or 1).file({**metadata, **graph.facts})
         with aside(path) as temporary:
             temporary.write_bytes(content)
         return Artifact.of(path, self.format, graph.precision, graph.input)
@@ -112,8 +117,8 @@ def _inspect(content: bytes) -> Inspection:
 class _Writer:
     """A graph as the tables of one file."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, batch: int = 1) -> None:
+        self.graph, self.batch = graph, batch
         self.integers = None if graph.ranges is None else Quantized(graph)
         self.converted: dict[str, int] = {}  # a tensor that is read as the other of its two kinds
         self.model = schema.ModelT()
@@ -249,7 +254,7 @@ class _Writer:
             return x, schema.Padding.SAME
         after = [max(a, 0) for a in after]
         pads = np.array([[0, 0], [p, after[0]], [p, after[1]], [0, 0]], np.int32)
-        padded = (1, shape[1] + p + after[0], shape[2] + p + after[1], shape[0])
+        padded = (self.batch, shape[1] + p + after[0], shape[2] + p + after[1], shape[0])
         y = self.tensor(f"{n.name}/padded", padded, self.scale(n.inputs[0], n.name))
         inputs = [x, self.constant(f"{n.name}/pads", pads)]
         options = schema.PadOptionsT()
@@ -291,8 +296,8 @@ class _Writer:
         )
 
     def value(self, name: str, shape: tuple[int, ...]) -> int:
-        """A tensor of the graph, with one image: maps (1, h, w, c), vectors (1, c)."""
-        return self.tensor(name, (1, *shape[1:], shape[0]), self.scale(name, name))
+        """A tensor of the graph: maps (batch, h, w, c), vectors (batch, c)."""
+        return self.tensor(name, (self.batch, *shape[1:], shape[0]), self.scale(name, name))
 
     def real(self, name: str) -> bool:
         """Whether the tensor or node ``name`` is float32."""

@@ -24,7 +24,9 @@ class Torch:
 
     format: ClassVar[str] = "torch"
 
-    def network(self, graph: Graph, path: Path, metadata: Mapping[str, str]) -> Artifact:
+    def network(
+        self, graph: Graph, path: Path, metadata: Mapping[str, str], batch: int | None = None
+    ) -> Artifact:
         """float32: (batch, c, h, w) -> (batch, ...). Raises CapabilityError for less."""
         if graph.precision != "fp32":
             raise CapabilityError(f"torch files are written in fp32 only, not {graph.precision}")

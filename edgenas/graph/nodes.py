@@ -92,8 +92,8 @@ Run = Callable[..., Tensor]  # (node, what it reads ...) -> what it computes
 class Graph:
     """``nodes`` in order of execution, the last is the output; ``input`` is (c, h, w).
 
-    With ``ranges`` all is 8 bit, but for ``floats``: nodes that are computed in float32.
-    Without, ``held`` says what weights are.
+    With ``ranges`` all is 8 bit, but for ``floats``: nodes that are computed in float32, and the
+    input if it is one of them. Without, ``held`` says what weights are.
     """
 
     input: tuple[int, int, int]
@@ -118,14 +118,14 @@ class Graph:
         """``int8-static`` or ``mixed`` where ranges are attached; otherwise what weights are."""
         if self.ranges is None:
             return self.held
-        return "mixed" if self.floats else "int8-static"
+        return "mixed" if self.floats - {INPUT} else "int8-static"
 
     @property
     def facts(self) -> dict[str, str]:
         """What a file says of itself: ``precision``; ``floats``: how many operators, at most."""
         layers = [self[name] for name in self.floats - {INPUT}]
         clipped = sum(getattr(n, "act", "") == "unit" for n in layers)  # may be one of its own
-        floats = {"floats": str(len(layers) + clipped)} if self.floats else {}
+        floats = {"floats": str(len(layers) + clipped)} if layers else {}
         return {"precision": self.precision, **floats}
 
     @property

@@ -128,6 +128,12 @@ def _context(config: Config, runs: Path, tables: Path, progress: Progress) -> Co
     ctx = Context(runs / config.name, config, tables, progress)
     for device in ctx.same_on:
         _ = device.transport.python  # says it where that is not built yet
+    if config.gates.memory is not None:
+        for device in ctx.devices.values():
+            if not device.runtime.weighs:
+                raise CapabilityError(
+                    f"gates: memory: {device.name} does not tell what a model takes; leave it out"
+                )
     if config.accelerator == "cuda" and not torch.cuda.is_available():
         raise CapabilityError(
             "accelerator: torch finds no CUDA device here; set it to cpu, or install a torch that "

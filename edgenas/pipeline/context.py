@@ -15,7 +15,7 @@ from edgenas.config import Config
 from edgenas.device import Device, load_device
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import aside, read_json
-from edgenas.graph import Graph, Held, trace
+from edgenas.graph import INPUT, Graph, Held, trace
 from edgenas.latency import LatencyTable
 from edgenas.predict import Predictor
 from edgenas.search import Ledger
@@ -145,9 +145,11 @@ class Context:
         if precision in get_args(Held):
             return replace(graph, held=cast(Held, precision))
         graph = load_quantized(graph, self.quantized(variant, unfinished))
+        if self.config.export.ends == "float32":
+            graph = replace(graph, floats=frozenset({INPUT}))
         if precision == "mixed":
             path = self._kept(mixed_path, variant, format, unfinished=unfinished)
-            graph = replace(graph, floats=frozenset(read_json(path)["floats"]))
+            graph = replace(graph, floats=graph.floats.union(read_json(path)["floats"]))
         return graph
 
     def mixed(self, variant: str, unfinished: Path | None = None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from edgenas.pipeline.stage import Stage
 
 
 def _settings(ctx: Context) -> Mapping[str, Any]:
-    return {"formats": ctx.exported}
+    return {"formats": ctx.exported, **asdict(ctx.config.export)}
 
 
 def _work(ctx: Context, folder: Path) -> None:
@@ -35,6 +36,7 @@ def export(ctx: Context, variant: str, folder: Path) -> list[Artifact]:
             ctx.graph(variant, precision, fmt, folder),
             folder / f"{variant}.{precision}.{fmt}",
             _metadata(ctx, variant, precision),
+            1 if ctx.config.export.batch == 1 else None,
         )
         for precision, fmt in [*ctx.exported, *mixed]
     ]

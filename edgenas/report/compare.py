@@ -32,6 +32,7 @@ class CandidateRow:
     predicted: str
     accuracy: str
     size: str
+    memory: str
     integer: str
     agreement: str
     difference: str
@@ -90,6 +91,7 @@ def _row(
         predicted=q.ms(c.predicted_p50_ms),
         accuracy=q.percent(c.accuracy),
         size=q.size(c.size_bytes),
+        memory=q.size(c.memory_bytes),
         integer=q.percent(c.quantized, 0),
         agreement=q.percent(c.agreement),
         difference=q.tiny(c.max_abs_diff),

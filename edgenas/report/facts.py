@@ -168,6 +168,7 @@ class Candidate:
     agreement: float | None = None
     max_abs_diff: float | None = None
     size_bytes: int | None = None
+    memory_bytes: int | None = None
     quantized: float | None = None
     transposes: int | None = None
     predicted_p50_ms: float | None = None

@@ -27,6 +27,7 @@ class Ncnn(Cores):
     format: ClassVar[str] = "ncnn"
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     further: ClassVar[tuple[str, ...]] = ()
+    weighs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,6 +23,11 @@ class OnnxRuntime(PythonRuntime):
     format: ClassVar[str] = "onnx"
 
     @property
+    def weighs(self) -> bool:
+        """Where the CPU computes."""
+        return not self.provider
+
+    @property
     def options(self) -> Mapping[str, Any]:
         """Those of every runtime, and ``provider`` where it is given."""
         return {**super().options, **({"provider": self.provider} if self.provider else {})}

@@ -19,3 +19,4 @@ class TensorRt(PythonRuntime):
     name: ClassVar[str] = "tensorrt"
     format: ClassVar[str] = "tensorrt"
     further: ClassVar[tuple[str, ...]] = ("mixed",)
+    weighs: ClassVar[bool] = False
