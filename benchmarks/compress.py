@@ -28,7 +28,7 @@ from typing import Any, get_args
 import brought
 import numpy as np
 import torch
-from results_file import RESULTS, write_results
+from results_file import rows_before, write_results
 from torch import nn
 
 from edgenas.artifact import Artifact
@@ -50,8 +50,8 @@ from edgenas.task import Task, load_task
 from edgenas.train import Epoch, TrainRecipe, seeded, train
 
 DEVICES = ("cpu-onnxruntime", "cpu-litert")
-# Of what the networks of a space take in int8: the middle, without the 7 x 7 that LiteRT is 50 times
-# as slow at.
+# Of what the networks of a space take in int8: the middle, without the 7 x 7 that LiteRT takes 50
+# times as long for.
 BUDGETS = {"cpu-onnxruntime": "<= 50 %", "cpu-litert": "<= 2 %"}
 QAT = TrainRecipe(epochs=1, batch=64, lr=0.002, warmup=0.0, smoothing=0.0)
 VALIDATION_IMAGES = 512
@@ -330,16 +330,10 @@ def main() -> None:
             for name in args.networks:
                 found = [{"part": part, **row} for row in PARTS[part](name, args.work, bars)]
                 show(found)
-                kept = [r for r in _before() if (r["part"], r["network"]) != (part, name)]
+                before = rows_before("compress")
+                kept = [r for r in before if (r["part"], r["network"]) != (part, name)]
                 path = write_results("compress", rows=[*kept, *found])
     print(path)
-
-
-def _before() -> list[dict[str, Any]]:
-    """What was measured by an earlier run: a network that is not asked for keeps its rows."""
-    path = RESULTS / "compress.json"
-    rows: list[dict[str, Any]] = read_json(path)["rows"] if path.exists() else []
-    return [r for r in rows if "part" in r]
 
 
 if __name__ == "__main__":

@@ -14,17 +14,16 @@ import argparse
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from compress import CASES, DEVICES, compressed, trained
-from results_file import write_results
+from results_file import rows_before, write_results
 
 from edgenas.console import Bars
 from edgenas.device import Device, load_device
 from edgenas.export import exporter_for
-from edgenas.graph import INPUT, Conv, Graph, Linear, Mean, Node
+from edgenas.graph import Conv, Graph, Linear, Mean, Node
 from edgenas.measure import measure
 from edgenas.specimen import EMPTY, operator
 
@@ -43,17 +42,6 @@ def kind(node: Node) -> str:
         case Conv():
             return "convolution"
     return type(node).__name__.lower()
-
-
-def alone(graph: Graph, node: Node) -> Graph:
-    """``node`` and what it reads."""
-    names = dict.fromkeys(node.inputs, INPUT)
-    ranges = graph.ranges and {
-        INPUT: graph.ranges[node.inputs[0]], node.name: graph.ranges[node.name],
-    }  # fmt: skip
-    inputs = tuple(names[i] for i in node.inputs)
-    shape = graph.shape(node.inputs[0])
-    return Graph((*shape, 1, 1)[:3], (replace(node, inputs=inputs),), ranges)
 
 
 def timed(device: Device, graphs: Sequence[Graph], work: Path, bars: Bars) -> list[float]:
@@ -86,7 +74,7 @@ def rows_of(name: str, work: Path, bars: Bars) -> list[dict[str, Any]]:
     for device in map(load_device, DEVICES):
         total: dict[str, list[float]] = {}
         for precision, graph in enumerate(pair):
-            own = [alone(graph, graph.nodes[i]) for i in alike.values()]
+            own = [graph.alone(graph.nodes[i].name) for i in alike.values()]
             with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
                 *each, whole = timed(device, [*own, graph], Path(scratch), bars)
             for what, ms in zip(alike, each, strict=True):
@@ -110,13 +98,14 @@ def main() -> None:
     args = parser.parse_args()
     with Bars() as bars:
         rows = [row for name in args.networks for row in rows_of(name, args.work, bars)]
+    kept = [r for r in rows_before("int8_profile") if r["network"] not in args.networks]
     print("network        format kind               fp32 ms  int8 ms  times  share of int8")
     for r in rows:
         print(
             f"{r['network']:<14} {r['format']:<6} {r['kind']:<18}{r['fp32_ms']:>8.3f}"
             f"{r['int8_ms']:>9.3f}{r['times_as_fast']:>7.2f}{r['share_of_int8']:>8.0%}"
         )
-    print(write_results("int8_profile", rows=rows))
+    print(write_results("int8_profile", rows=[*kept, *rows]))
 
 
 if __name__ == "__main__":

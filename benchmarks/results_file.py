@@ -9,10 +9,17 @@ from typing import Any
 import torch
 
 from edgenas.device import load_device
-from edgenas.files import write_json
+from edgenas.files import read_json, write_json
 from edgenas.session import probe
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def rows_before(name: str) -> list[dict[str, Any]]:
+    """Of an earlier run: what is not measured again is kept."""
+    path = RESULTS / f"{name}.json"
+    rows: list[dict[str, Any]] = read_json(path)["rows"] if path.exists() else []
+    return rows
 
 
 def write_results(name: str, **content: Any) -> Path:

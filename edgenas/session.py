@@ -183,7 +183,7 @@ def memory_bytes(device: Device, artifact: Artifact, empty: Artifact) -> int | N
     """
     for file in (artifact, empty):
         check(device, file)
-    if not device.runtime.weighs:
+    if device.transport.emulated or not device.runtime.weighs:
         return None
     model, nothing = device.transport.push([artifact.path, empty.path])
     for event in _events(device, {"verb": "memory", "model": model, "empty": nothing}):

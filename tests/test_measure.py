@@ -2,6 +2,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from edgenas.artifact import Artifact
 from edgenas.device import Device, load_device
 from edgenas.errors import CapabilityError, DeviceError, UsageError
 from edgenas.export import exporter_for
-from edgenas.measure import measure, summary
+from edgenas.measure import measure, memory_bytes, summary
 from edgenas.session import predict
 from edgenas.spaces.mobile import Mobile
+from edgenas.spec import OpSpec
 
 torch.set_num_threads(1)
 
@@ -43,6 +45,33 @@ def noisy(seed: int, within: float, between: float, blocks: int = 5) -> list[np.
     return [
         np.exp(rng.normal(0, between)) * np.exp(rng.normal(0, within, 200)) for _ in range(blocks)
     ]
+
+
+@pytest.mark.parametrize("name", ["cpu-onnxruntime", "cpu-litert"])
+def test_memory_grows_with_weights_and_maps(tmp_path: Path, name: str) -> None:
+    device = load_device(name)
+    exporter = exporter_for(device.runtime.format)
+    ops = {
+        "small": "conv 8-8 @8 k3 s1",
+        "map": "conv 32-32 @256 k3 s1",
+        "weights": "linear 2000-4000 @1",
+    }
+    taken = {
+        what: memory_bytes(
+            device,
+            specimen.operator(
+                exporter, OpSpec.parse(op), "fp32", tmp_path / f"{what}.{exporter.format}"
+            ),
+        )
+        for what, op in ops.items()
+    }
+    assert taken["small"] < 4e6
+    assert taken["map"] > taken["small"] + 32 * 256 * 256 * 4
+    assert taken["weights"] > taken["small"] + 2000 * 4000 * 4
+    emulated = replace(device, transport=SimpleNamespace(emulated=True))
+    assert (
+        memory_bytes(emulated, Artifact(tmp_path / "a", exporter.format, "fp32", (1,), "")) is None
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8-static"])

@@ -1,5 +1,6 @@
 """The whole chain on tiny images, really trained, exported and run; timed by a steady clock."""
 
+import itertools
 import json
 import os
 import random
@@ -628,6 +629,25 @@ def test_a_front_is_one_search_and_a_run_of_each_network(tmp_path: Path) -> None
         sum("search" in str(e.get("stage")) and e["event"] == "start" for e in events(tmp_path))
         == 1
     )
+
+
+def test_files_look_from_outside_as_was_asked_and_take_no_more_memory(
+    finished: Path, tmp_path: Path
+) -> None:
+    for file in GIVEN:
+        (tmp_path / file).symlink_to(finished / file)
+    shutil.copytree(finished / "runs/mine", tmp_path / "runs/mine")
+    asked = ("precision=int8-static", "export.batch=1", "export.ends=float32", "gates.memory=50 MB")
+    whole_run(tmp_path, *itertools.chain.from_iterable(("--set", text) for text in asked))
+    v, root = verdict(tmp_path), tmp_path / "runs/mine"
+    assert {d["precision"] for d in v["delivered"].values()} == {"int8-static"}
+    for format in ("onnx", "tflite"):
+        found = exporter_for(format).inspect(root / f"model.{format}")
+        assert (found.input_dtype, found.output_dtype) == ("float32", "float32")
+        assert found.precision == "int8-static"
+    assert onnxruntime.InferenceSession(root / "model.onnx").get_inputs()[0].shape == [1, 1, 12, 12]
+    memory = [g for g in v["gates"] if g["name"].startswith("memory:")]
+    assert len(memory) == 2 and all(0 < g["value"] < 5e7 and g["met"] for g in memory)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.1])

@@ -50,7 +50,7 @@ class Onnx:
         if graph.ranges is None:
             path.write_bytes(_content(graph, 1, {}))
             return Artifact.of(path, self.format, graph.precision, graph.input)
-        w = _Integer(1, Quantized(graph))
+        w = _Integer(1, Quantized(graph.inner))
         if isinstance(pool := graph.nodes[0], MaxPool) and len(graph.nodes) == 1:
             # ONNX Runtime takes its channels-last kernel only behind a convolution: asked for here.
             w.border(INPUT, TensorProto.UINT8, _channels_last(graph.input))

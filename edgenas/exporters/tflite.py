@@ -74,7 +74,7 @@ class Tflite:
     def operator(self, graph: Graph, path: Path) -> Artifact:
         """As ``network``, whose ends are integers already."""
         # Thrown away once timed: not worth a sync, which costs ten times the writing.
-        path.write_bytes(_Writer(graph).file(graph.facts))
+        path.write_bytes(_Writer(graph.inner).file(graph.facts))
         return Artifact.of(path, self.format, graph.precision, graph.input)
 
     def inspect(self, path: Path) -> Inspection:

@@ -168,6 +168,11 @@ class Graph:
         nodes = tuple(n for n in self.nodes if n.name in needed)
         return replace(self, nodes=nodes, floats=self.floats & needed)
 
+    @property
+    def inner(self) -> "Graph":
+        """As within a network: where there are ranges, its ends are not float by themselves."""
+        return replace(self, floats=self.floats - {INPUT})
+
     def alone(self, name: str) -> "Graph":
         """The node ``name`` by itself: what it reads is the input. Raises UsageError.
 
