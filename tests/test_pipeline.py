@@ -696,6 +696,8 @@ def test_what_int8_makes_slower_or_worse_stays_in_float(tmp_path: Path) -> None:
         (int8,) = (c for c in found if (c["precision"], c["format"]) == ("int8-static", format))
         assert 0 < file["quantized"] < 1 == int8["quantized"]
         assert file["latency"]["p50_ms"] < int8["latency"]["p50_ms"]
+    page = (tmp_path / "runs/mine/report.html").read_text()
+    assert "found in mixed precision, tflite" in page and "faster on the device" in page
 
 
 def test_the_clock_of_this_machine_is_measured_or_found_wanting(tmp_path: Path) -> None:

@@ -106,6 +106,15 @@ class Int8:
 
 
 @dataclass(frozen=True)
+class Mixed:
+    """Which operators stay in float in a format, of all ``layers`` that might; ``aim``: why."""
+
+    floats: tuple[str, ...]
+    layers: dict[str, dict[str, Any]]
+    aim: str
+
+
+@dataclass(frozen=True)
 class Variant:
     """A network that was exported: ``found`` or ``pruned``."""
 
@@ -113,6 +122,7 @@ class Variant:
     accuracy: float | None = None
     target_ms: dict[str, float] = field(default_factory=dict)
     int8: Int8 | None = None
+    mixed: dict[str, Mixed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
