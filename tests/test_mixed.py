@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edgenas.compress.fake_quant import FakeQuantized
-from edgenas.compress.mixed import Pair, faster, layers, most_accurate, sensitivities, times
+from edgenas.compress.mixed import (
+    Pair,
+    faster,
+    integer_time,
+    layers,
+    most_accurate,
+    sensitivities,
+    times,
+)
 from edgenas.device import load_device
 from edgenas.graph import INPUT, Graph, calibrate, trace
 from edgenas.spaces.mobile import Mobile
@@ -64,6 +72,8 @@ def test_what_is_chosen_loses_least_of_all_that_is_in_time(rows, first_ms, secon
 def test_faster_is_what_wins_on_every_device_by_more_than_noise():
     _, costs = told([(0, 1.0, 0.5, 1.0, 0.9), (0, 1.0, 0.5, 1.0, 1.1), (0, 1.0, 0.98, 1.0, 0.5)])
     assert faster(costs) == {"layer0"}
+    assert integer_time(costs[0], {"layer0"}) == pytest.approx(2 / 2.5)
+    assert integer_time(costs[0], ()) == 1
 
 
 def test_a_layer_whose_weights_do_not_fit_8_bits_suffers_most(int8: Graph, task: Task):

@@ -1,7 +1,7 @@
 """Which operators of an int8 network stay in float: by what they cost in accuracy and in time."""
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,12 @@ def faster(costs: Sequence[Mapping[str, Pair]]) -> frozenset[str]:
         for name in costs[0]
         if all(of[name].more_ms < -SURE * of[name].int8_ms for of in costs)
     )
+
+
+def integer_time(costs: Mapping[str, Pair], floats: Collection[str]) -> float:
+    """Share of the time of all layers that is spent on integers, where ``floats`` are not."""
+    whole = {name: of.float_ms if name in floats else of.int8_ms for name, of in costs.items()}
+    return sum(ms for name, ms in whole.items() if name not in floats) / sum(whole.values())
 
 
 def most_accurate(

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from edgenas.compress.fake_quant import FakeQuantized
-from edgenas.compress.mixed import Pair, faster, most_accurate, sensitivities, times
+from edgenas.compress.mixed import (
+    Pair,
+    faster,
+    integer_time,
+    most_accurate,
+    sensitivities,
+    times,
+)
 from edgenas.compress.quantize import outputs
 from edgenas.files import write_json
 from edgenas.graph import Graph
@@ -36,11 +43,15 @@ def mix_variant(ctx: Context, variant: str, folder: Path) -> dict[str, Any]:
         costs = [times(ctx.devices[t["device"]], graph, ctx.progress) for t in targets]
         slack_ms = [_slack_ms(ctx, t, variant, folder) for t in targets]
         floats = faster(costs) if lost is None else most_accurate(lost, costs, slack_ms)
+        of_device = dict(zip((t["device"] for t in targets), costs, strict=True))
         record[format] = {
             "floats": sorted(floats or ()),
             "drop": drop,
             "aim": "speed" if lost is None else "accuracy",
-            "layers": _layers(lost, dict(zip((t["device"] for t in targets), costs, strict=True))),
+            "integer_time": {
+                device: integer_time(pairs, floats or ()) for device, pairs in of_device.items()
+            },
+            "layers": _layers(lost, of_device),
         }
         if floats:
             write_json(mixed_path(folder, variant, format), record[format])

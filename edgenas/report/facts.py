@@ -107,11 +107,15 @@ class Int8:
 
 @dataclass(frozen=True)
 class Mixed:
-    """Which operators stay in float in a format, of all ``layers`` that might; ``aim``: why."""
+    """Which operators stay in float in a format, of all ``layers`` that might; ``aim``: why.
+
+    ``integer_time``: by device, the share of the layers' time that is spent on integers.
+    """
 
     floats: tuple[str, ...]
     layers: dict[str, dict[str, Any]]
     aim: str
+    integer_time: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
