@@ -33,7 +33,7 @@ from torch import nn
 
 from edgenas.artifact import Artifact
 from edgenas.checkpoint import Checkpoint
-from edgenas.compress.mixed import faster, times
+from edgenas.compress.mixed import faster, fastest, times
 from edgenas.compress.qat import qat
 from edgenas.compress.quantize import load_quantized, quantize, save_quantized
 from edgenas.config import QuantRecipe, parse_config
@@ -265,7 +265,7 @@ def rows_of(name: str, work: Path, bars: Bars) -> list[dict[str, Any]]:
         exporter = exporter_for(fmt)
         costs = times(device, graphs["ptq"][0], bars)
         mine = dict(graphs)
-        if kept := faster([costs]):
+        if kept := fastest([device], graphs["ptq"][0], faster([costs]), bars):
             told = {"floats": sorted(kept), "layers": {n: asdict(c) for n, c in costs.items()}}
             mine["mixed"] = replace(graphs["ptq"][0], floats=kept), told
         files: dict[str, Artifact] = {

@@ -18,6 +18,9 @@ from edgenas.integer_program import SCALE, minimum
 from edgenas.measure import measure
 
 BLOCK_SECONDS = 0.05  # of a file, in each process
+WHOLE_SECONDS = 0.2
+FIRST = 4  # so many layers at the input are tried in float together
+SURE_OF_WHOLE = 0.01
 SURE = 0.05  # of its time that an operator must win in float, or it is noise
 
 Progress = Callable[[str, int, int], None]
@@ -90,6 +93,40 @@ def faster(costs: Sequence[Mapping[str, Pair]]) -> frozenset[str]:
         for name in costs[0]
         if all(of[name].more_ms < -SURE * of[name].int8_ms for of in costs)
     )
+
+
+def fastest(
+    devices: Sequence[Device], graph: Graph, islands: frozenset[str], progress: Progress
+) -> frozenset[str]:
+    """Of some choices of layers to keep in float, the one that whole networks are fastest with.
+
+    ``islands``: what is faster by itself. Beside them, and by themselves, the first layers, which
+    need no conversion between each other and read the input before it is rounded. Nothing, where
+    that is as fast. ``devices`` are of one format.
+    """
+    exporter = exporter_for(devices[0].runtime.format)
+    first = [frozenset(layers(graph)[:k]) for k in range(FIRST + 1)]
+    choices = list(dict.fromkeys([*first, *(islands | some for some in first)]))
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
+        files = [
+            exporter.network(
+                replace(graph, floats=graph.floats | floats),
+                Path(scratch) / f"{number}.{exporter.format}", {},
+            )
+            for number, floats in enumerate(choices)
+        ]  # fmt: skip
+        times_ms = np.array(
+            [
+                [
+                    t.p50_ms
+                    for t in measure(device, files, block_seconds=WHOLE_SECONDS, progress=progress)
+                ]
+                for device in devices
+            ]
+        )
+    relative = (times_ms / times_ms[:, :1]).mean(0)  # the first is all in int8
+    best = int(relative.argmin())
+    return choices[best] if relative[best] < 1 - SURE_OF_WHOLE else frozenset()
 
 
 def integer_time(costs: Mapping[str, Pair], floats: Collection[str]) -> float:

@@ -5,7 +5,7 @@ ONNX Runtime turns every DequantizeLinear, operator, QuantizeLinear into one int
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -100,8 +100,10 @@ def _optimised(path: Path) -> onnx.ModelProto:
 
 
 def _content(graph: Graph, batch: int | str, metadata: Mapping[str, str]) -> bytes:
-    integers = graph.ranges is not None
-    w: Writer = _Integer(batch, Quantized(graph)) if integers else WRITERS[graph.held](batch)
+    if graph.ranges is None:
+        w: Writer = WRITERS[graph.held](batch)
+    else:  # what takes the input in float reads it as it comes
+        w = _Integer(batch, Quantized(replace(graph, floats=graph.floats | {INPUT})))
     w.border(INPUT, TensorProto.FLOAT, graph.input)
     w.enter()
     w.lower(graph)
@@ -124,10 +126,6 @@ class _Integer(FloatWriter):
         self.constants_of: dict[Scale, list[str]] = {}
         self.rounded, self.spread = dict[str, str](), dict[str, str]()
 
-    def enter(self) -> None:
-        self._store(INPUT, INPUT)
-        self.spread[INPUT] = INPUT
-
     def leave(self, node: Node) -> None:
         if node.name not in self.floats:
             self._dequantize(self.values[node.name], self.integers.scales[node.name])
@@ -149,12 +147,9 @@ class _Integer(FloatWriter):
         return self.rounded[name]
 
     def store(self, node: Node, y: str) -> None:
-        self._store(node.name, y)
-
-    def _store(self, name: str, y: str) -> None:
-        if name not in self.floats:
-            y = self._quantize(y, self.integers.scales[name], f"{name}/q")
-        self.values[name] = y
+        if node.name not in self.floats:
+            y = self._quantize(y, self.integers.scales[node.name], f"{node.name}/q")
+        self.values[node.name] = y
 
     def weights(self, node: Conv | Linear) -> list[str]:
         if node.name in self.floats:
@@ -185,7 +180,7 @@ class _Integer(FloatWriter):
         return self.op("DequantizeLinear", [q, *self._scale(scale)], f"real/{len(self.nodes)}")
 
     def _spread(self, name: str) -> str:
-        """In float, by as many scales as channels, all alike; the input as it comes.
+        """In float, by as many scales as channels, all alike.
 
         Behind a single one, ONNX Runtime rounds the float weights of a convolution to 8 bits.
         """

@@ -9,6 +9,7 @@ from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.compress.mixed import (
     Pair,
     faster,
+    fastest,
     integer_time,
     most_accurate,
     sensitivities,
@@ -26,8 +27,8 @@ SENSITIVITY_IMAGES = 128  # of search-validation, once for each layer
 def mix_variant(ctx: Context, variant: str, folder: Path) -> dict[str, Any]:
     """Choose for every format and write that into ``folder``; by format, how it was chosen.
 
-    Where int8-static keeps the accuracy that its gate asks for, only what is faster in float stays
-    so; where not, as much as the latency budgets allow, what int8 hurts most first.
+    Where int8-static keeps the accuracy that its gate asks for, what makes the network faster stays
+    in float; where not, as much as the latency budgets allow, what int8 hurts most first.
     """
     graph = ctx.graph(variant, "int8-static", unfinished=folder)
     drop = _drop(ctx, variant, graph, folder)
@@ -42,14 +43,18 @@ def mix_variant(ctx: Context, variant: str, folder: Path) -> dict[str, Any]:
             continue
         costs = [times(ctx.devices[t["device"]], graph, ctx.progress) for t in targets]
         slack_ms = [_slack_ms(ctx, t, variant, folder) for t in targets]
-        floats = faster(costs) if lost is None else most_accurate(lost, costs, slack_ms)
+        if lost is None:
+            devices = [ctx.devices[t["device"]] for t in targets]
+            floats = fastest(devices, graph, faster(costs), ctx.progress)
+        else:
+            floats = most_accurate(lost, costs, slack_ms) or frozenset()
         of_device = dict(zip((t["device"] for t in targets), costs, strict=True))
         record[format] = {
-            "floats": sorted(floats or ()),
+            "floats": sorted(floats),
             "drop": drop,
             "aim": "speed" if lost is None else "accuracy",
             "integer_time": {
-                device: integer_time(pairs, floats or ()) for device, pairs in of_device.items()
+                device: integer_time(pairs, floats) for device, pairs in of_device.items()
             },
             "layers": _layers(lost, of_device),
         }
