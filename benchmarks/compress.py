@@ -198,6 +198,7 @@ def pruned_rows(name: str, work: Path, bars: Bars) -> list[dict[str, Any]]:
     images, labels = ctx.fitted.tensors("test", case.test_images)
     x, y = np.ascontiguousarray(images.numpy()), labels.numpy()
     files = ctx.read("export/export.json")["files"]
+    under = {target["device"]: target["precision"] for target in ctx.targets}
     rows = []
     for device in ctx.devices.values():
         mine = [f for f in files if f["format"] == device.runtime.format]
@@ -223,7 +224,7 @@ def pruned_rows(name: str, work: Path, bars: Bars) -> list[dict[str, Any]]:
                 "latency_ratio": u.p50_ms / t.p50_ms,
                 "accuracy_change": 100 * (float((top_cut == y).mean()) - right),
                 "size_ratio": whole.size_bytes / cut.size_bytes, "whole_accuracy": right,
-                "grades": [t.grade, u.grade], "cut_under": {t["device"]: t["precision"] for t in ctx.targets},
+                "grades": [t.grade, u.grade], "cut_under": under,
             })  # fmt: skip
     return rows
 
