@@ -33,7 +33,7 @@ from torch import nn
 
 from edgenas.artifact import Artifact
 from edgenas.checkpoint import Checkpoint
-from edgenas.compress.mixed import faster, fastest, times
+from edgenas.compress.mixed import faster, fastest, mixed, times
 from edgenas.compress.qat import qat
 from edgenas.compress.quantize import load_quantized, quantize, save_quantized
 from edgenas.config import QuantRecipe, parse_config
@@ -41,7 +41,7 @@ from edgenas.console import Bars
 from edgenas.device import load_device
 from edgenas.export import exporter_for
 from edgenas.files import read_json, write_json
-from edgenas.graph import Conv, Graph, Held, Linear, trace
+from edgenas.graph import INPUT, Conv, Graph, Held, Linear, trace
 from edgenas.measure import measure, memory_bytes
 from edgenas.pipeline import run
 from edgenas.pipeline.context import Context, load_weights, save_weights
@@ -278,9 +278,10 @@ def rows_of(name: str, work: Path, bars: Bars) -> list[dict[str, Any]]:
         exporter = exporter_for(fmt)
         costs = times(device, graphs["ptq"][0], bars)
         mine = dict(graphs)
-        if kept := fastest([device], graphs["ptq"][0], faster([costs]), bars):
+        ptq, real = graphs["ptq"][0], graphs["fp32"][0]
+        if kept := fastest([device], ptq, real, faster([costs]), bars):
             told = {"floats": sorted(kept), "layers": {n: asdict(c) for n, c in costs.items()}}
-            mine["mixed"] = replace(graphs["ptq"][0], floats=kept), told
+            mine["mixed"] = mixed(ptq, real, {INPUT, *kept}), told
         files: dict[str, Artifact] = {
             how: exporter.network(graph, work / f"{name}.{how}.{fmt}", {})
             for how, (graph, _) in mine.items()

@@ -31,6 +31,12 @@ class Target:
     energy: Quantity | None = None
 
     @property
+    def name(self) -> str:
+        """Of the device, where ``device`` is the path of its file too."""
+        file = Path(self.device)
+        return file.stem if file.suffix in (".yaml", ".yml") else self.device
+
+    @property
     def budgets(self) -> tuple[units.Budget, ...]:
         """The limits on p50."""
         asked = self.latency["p50"]
@@ -338,7 +344,7 @@ def _target(data: Any, where: str) -> Target:
 
 
 def _check(config: Config, where: str) -> None:
-    devices = [t.device for t in config.targets]
+    devices = [t.name for t in config.targets]
     if len(set(devices)) < len(devices):
         raise UsageError(f"{where}: targets: a device is named twice: {', '.join(devices)}")
     for part in (

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -96,27 +96,30 @@ class Runtime(Protocol):
 class Device:
     """One board. New boards are data, not code.
 
-    ``precisions``: what it is asked to run; all that its runtime can, where nothing is said.
+    ``precisions``: what it is asked to run; what its runtime does by itself, where nothing is said.
+    ``runs``: all that it may be asked for.
     """
 
     name: str
     transport: Transport
     runtime: Runtime
     precisions: tuple[str, ...] = ()
+    runs: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        can = self.runtime.precisions
+        can = (*self.runtime.precisions, *self.runtime.further)
         if unable := set(self.precisions) - set(can):
             raise UsageError(
                 f"{self.name}: runtime {self.runtime.name} runs {', '.join(can)}, not "
                 f"{', '.join(sorted(unable))}"
             )
-        object.__setattr__(self, "precisions", self.precisions or can)
+        object.__setattr__(self, "runs", self.precisions or can)
+        object.__setattr__(self, "precisions", self.precisions or self.runtime.precisions)
 
     @property
-    def runs(self) -> tuple[str, ...]:
-        """All precisions that it can be asked for."""
-        return (*self.precisions, *self.runtime.further)
+    def mixes(self) -> bool:
+        """Whether it may be given files of which a part is int8-static, and the rest fp32."""
+        return {"fp32", "int8-static"} <= {*self.runs}
 
 
 @dataclass(frozen=True)

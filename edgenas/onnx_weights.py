@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from edgenas.graph import Conv, Held, Linear
 from edgenas.onnx_writer import FloatWriter, Writer
-from edgenas.quantization import by_channel
+from edgenas.quantization import by_channel, half
 
 _MIDDLE = 128  # a uint8 of zero: ONNX Runtime's integer convolution takes no int8 weights
 
@@ -18,7 +18,7 @@ class _Half(FloatWriter):
 
     def weights(self, node: Conv | Linear) -> list[str]:
         name = f"{node.name}/weight"
-        held = self.constant(f"{name}/half", node.weight.astype(np.float16))
+        held = self.constant(f"{name}/half", half(node))
         weight = self.op("Cast", [held], name, to=TensorProto.FLOAT)
         return [weight, self.constant(f"{node.name}/bias", node.bias)]
 

@@ -47,7 +47,7 @@ class PythonRuntime(Cores):
 
     format: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "int8-static")
-    further: ClassVar[tuple[str, ...]] = ("mixed", "fp16", "int8-weights", "int8-dynamic")
+    further: ClassVar[tuple[str, ...]] = ("fp16", "int8-weights", "int8-dynamic")
 
     @property
     def weighs(self) -> bool:

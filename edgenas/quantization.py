@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgenas.errors import CapabilityError
 from edgenas.graph import INPUT, Activation, Add, Conv, Graph, Linear, MaxPool
 
 TOP: Mapping[Activation, float] = {"relu6": 6.0, "unit": 1.0}
@@ -75,6 +76,17 @@ class Weights:
             np.rint(bias / bias_scales.astype(np.float64)).astype(np.int32),
             bias_scales,
         )
+
+
+def half(node: Conv | Linear) -> np.ndarray:
+    """The weight of ``node`` in float16. Raises CapabilityError where that cannot hold it."""
+    largest, most = float(np.abs(node.weight).max()), float(np.finfo(np.float16).max)
+    if largest > most:
+        raise CapabilityError(
+            f"{node.name} has a weight of {largest:.3g}, batch norm folded, and fp16 ends at "
+            f"{most:.0f}"
+        )
+    return node.weight.astype(np.float16)
 
 
 def by_channel(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -156,6 +156,8 @@ def predict(device: Device, artifact: Artifact, inputs: np.ndarray, batch: int =
             f"{artifact.path} takes images of shape {tuple(artifact.input)}, "
             f"not an array of shape {inputs.shape}"
         )
+    if artifact.precision == "int8-dynamic":
+        batch = 1  # it rounds by the range of a whole call, and is used an image at a time
     transport = device.transport
     with transport.scratch() as there, tempfile.TemporaryDirectory(prefix="edgenas-") as here:
         given, made = Path(here) / "inputs.npy", Path(here) / "output.npy"

@@ -127,7 +127,8 @@ def _least_quantized(artifact: Artifact, inspection: Inspection) -> float:
     """Share of integer operators that its precision asks for."""
     if artifact.precision not in RANGED:
         return 0.0
-    return 1 - int(inspection.metadata.get("floats", 0)) / inspection.operators
+    floats = int(inspection.metadata.get("floats", 0))
+    return (inspection.operators - floats) / inspection.operators
 
 
 def difference(logits: np.ndarray, reference: np.ndarray) -> float:
@@ -189,6 +190,11 @@ def _objection(c: Candidate, candidates: Sequence[Candidate], config: Config) ->
         return f"accuracy {c.numbers.accuracy:.2%} is below {floor:.2%}"
     if c.numbers.class_drop > _max_class_drop(c, config):
         return f"class {c.numbers.worst_class!r} lost {100 * c.numbers.class_drop:.3g} points"
+    if config.max_bytes is not None and c.numbers.size_bytes > config.max_bytes:
+        return f"it has {c.numbers.size_bytes} bytes, more than {config.max_bytes}"
+    memory = config.gates.max_memory_bytes
+    if memory is not None and (c.numbers.memory_bytes or math.inf) > memory:
+        return f"it takes {c.numbers.memory_bytes} bytes of memory, more than {memory}"
     return None
 
 

@@ -247,6 +247,23 @@ def test_weights_held_in_less_make_smaller_files_that_compute_nearly_the_same(
     assert 0 < np.sqrt(np.square(y - want).mean() / np.square(want).mean()) < off
 
 
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_a_weight_that_float16_does_not_hold_is_refused_by_name(fmt, graphs, tmp_path):
+    graph = graphs["fp32"]
+    name = layers(graph)[1]
+    nodes = tuple(replace(n, weight=1e6 * n.weight) if n.name == name else n for n in graph.nodes)
+    with pytest.raises(CapabilityError, match=f"{name} has a weight of .*, and fp16 ends at 65504"):
+        write(fmt, replace(graph, nodes=nodes, held="fp16"), tmp_path)
+
+
+def test_an_integer_max_pool_that_follows_no_convolution_is_not_float(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3)).eval()
+    int8 = calibrate(trace(net, (2, 12, 12)), [torch.randn(8, 2, 12, 12)])
+    artifact = write("onnx", in_float(int8, "0"), tmp_path)
+    assert exporter_for("onnx").inspect(artifact.path).float_operators == ("Conv",)
+
+
 @pytest.mark.parametrize("held", ["fp16", "int8-weights", "int8-dynamic"])
 @pytest.mark.parametrize("fmt", ["ncnn", "tensorrt", "torch"])
 def test_formats_refuse_what_they_do_not_hold(fmt, held, graphs, tmp_path):

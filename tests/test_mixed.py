@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.compress.mixed import (
     Pair,
+    enough,
     faster,
     integer_time,
     layers,
+    mixed,
     most_accurate,
     sensitivities,
     times,
@@ -76,6 +78,28 @@ def test_faster_is_what_wins_on_every_device_by_more_than_noise():
     assert integer_time(costs[0], ()) == 1
 
 
+def test_no_more_stays_in_float_than_is_enough():
+    lost, costs = told([(0.0, 1, 2, 1, 2), (3.0, 1, 2, 1, 2), (1.0, 1, 2, 1, 2), (0.1, 1, 2, 1, 2)])
+
+    def chosen(slack_ms: float, *wanted: str) -> set[str]:
+        return set(enough(lost, costs, [slack_ms] * 2, lambda some: some >= set(wanted)) or ())
+
+    assert chosen(100) == set()
+    assert chosen(100, "layer1") == {"layer1"}
+    assert chosen(100, "layer2") == {"layer1", "layer2"}
+    assert chosen(1.5, "layer2") == {"layer1"}  # all that is in time, though it is not enough
+    assert enough(lost, costs, [-1.0, -1.0], lambda _: True) is None
+
+
+def test_layers_in_float_have_weights_and_biases_of_the_network_in_float(int8: Graph):
+    name = layers(int8)[1]
+    biased = tuple(replace(n, bias=n.bias + 1) if n.name in layers(int8) else n for n in int8.nodes)
+    made = mixed(replace(int8, nodes=biased), replace(int8, ranges=None), {name})
+    assert made.floats == {name}
+    assert made[name] is int8[name]
+    assert (made[layers(int8)[0]].bias == int8[layers(int8)[0]].bias + 1).all()
+
+
 def test_a_layer_whose_weights_do_not_fit_8_bits_suffers_most(int8: Graph, task: Task):
     worst = layers(int8)[2]
     node = int8[worst]
@@ -84,7 +108,8 @@ def test_a_layer_whose_weights_do_not_fit_8_bits_suffers_most(int8: Graph, task:
     spoilt[:, 0, 0, 0] = 30 * abs(spoilt).max()
     nodes = tuple(replace(n, weight=spoilt) if n is node else n for n in int8.nodes)
     graph = calibrate(Graph(int8.input, nodes), [task.tensors("calibration")[0]])
-    found = sensitivities(graph, task.tensors("search", 64)[0], lambda *_: None)
+    real = replace(graph, ranges=None)
+    found = sensitivities(graph, real, task.tensors("search", 64)[0], lambda *_: None)
     assert set(found) == set(layers(int8))
     assert all(lost >= 0 for lost in found.values())
     assert found[worst] > 0

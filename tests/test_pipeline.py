@@ -563,17 +563,19 @@ def input_shape(path: Path) -> list[int]:
     return Interpreter(str(path)).get_input_details()[0]["shape"][1:].tolist()
 
 
-def test_a_folder_of_images_and_a_named_precision(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["int8-static", "int8-dynamic"])
+def test_a_folder_of_images_and_a_named_precision(tmp_path: Path, precision: str) -> None:
     steady.boards(tmp_path)
     text = CONFIG.format(task=images(tmp_path))
-    (tmp_path / "mine.yaml").write_text(text + "precision: int8-static\n")
+    (tmp_path / "mine.yaml").write_text(text + f"precision: {precision}\n")
     whole_run(tmp_path, "--set", "prune.epochs=0", "--set", "gates.same_on=[cpu-litert-t2]")
     v = verdict(tmp_path)
     (same,) = (g for g in v["gates"] if g["name"].startswith("same:"))
     assert same["name"] == "same:tflite on cpu-litert-t2" and same["met"]
-    assert {d["precision"] for d in v["delivered"].values()} == {"int8-static"}
+    assert {d["precision"] for d in v["delivered"].values()} == {precision}
     assert v["task"]["classes"] == ["bolts", "nuts"]
-    assert {"int8:onnx", "int8:tflite"} <= {g["name"] for g in v["gates"]}
+    integers = {"int8:onnx", "int8:tflite"} <= {g["name"] for g in v["gates"]}
+    assert integers == (precision == "int8-static")
 
 
 def slow_table(folder: Path) -> None:
@@ -659,7 +661,7 @@ def test_where_int8_loses_too_much_the_budget_goes_to_what_it_hurts_most(
         finished / "runs/mine", load_config(Path("mine.yaml")), Path("latency_tables"),
         lambda *_: None,
     )  # fmt: skip
-    monkeypatch.setattr(mix, "_drop", lambda *_: 1.01)
+    monkeypatch.setattr(mix._Judge, "keeps", lambda *_: False)
     whole = mix.mix_variant(ctx, "found", tmp_path)
     assert set(whole) == {"onnx", "tflite"}
     layers = {f: record["layers"] for f, record in whole.items()}
@@ -686,6 +688,7 @@ def test_where_int8_loses_too_much_the_budget_goes_to_what_it_hurts_most(
 def test_what_int8_makes_slower_or_worse_stays_in_float(tmp_path: Path) -> None:
     steady.boards(tmp_path, int8=20)
     config = CONFIG.format(task=npz(tmp_path)).replace("epochs: 2, lr: 0.01", "mixed: true")
+    config = config.replace("device: cpu-litert", "device: devices/cpu-litert.yaml")
     (tmp_path / "mine.yaml").write_text(config)
     whole_run(tmp_path, "--set", "prune.epochs=0", "--set", "gates.agreement='>= 0 %'")
     found = verdict(tmp_path)["candidates"]
@@ -698,6 +701,9 @@ def test_what_int8_makes_slower_or_worse_stays_in_float(tmp_path: Path) -> None:
         assert file["latency"]["p50_ms"] < int8["latency"]["p50_ms"]
     page = (tmp_path / "runs/mine/report.html").read_text()
     assert "found in mixed precision, tflite" in page and "faster on the device" in page
+    asked = ("prune.epochs=0", "gates.agreement='>= 0 %'", "quantize.mixed=false")
+    whole_run(tmp_path, *itertools.chain.from_iterable(("--set", text) for text in asked))
+    assert "mixed" not in {c["precision"] for c in verdict(tmp_path)["candidates"]}
 
 
 def test_the_clock_of_this_machine_is_measured_or_found_wanting(tmp_path: Path) -> None:

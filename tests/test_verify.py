@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from edgenas.artifact import Artifact
+from edgenas.artifact import Artifact, Inspection
 from edgenas.config import Config, parse_config
 from edgenas.measure import Measurement
-from edgenas.verify import Candidate, Numbers, choose, gates
+from edgenas.verify import Candidate, Numbers, _least_quantized, choose, gates
 
 LIMIT_MS = 1.0
 
@@ -119,6 +119,29 @@ def test_memory_is_judged_where_it_is_asked_for(taken: int | None, limit: int, m
     choice = choose([file], asked, LIMIT_MS)
     (gate,) = (g for g in gates(choice, [file], asked, LIMIT_MS) if g["name"] == "memory:onnx")
     assert (gate["value"], gate["met"]) == (taken, met)
+
+
+def test_what_is_too_large_is_not_delivered_where_another_is_not() -> None:
+    large = candidate("found", "fp32", 0.3, 0.9, size=3000)
+    small = candidate("found", "int8-static", 0.5, 0.9, size=1000)
+    asked = config(gates={"size": "<= 2 kB"})
+    choice = choose([large, small], asked, LIMIT_MS)
+    assert choice.delivered is small
+    assert choice.why[name(large)] == "it has 3000 bytes, more than 2000"
+    hungry = candidate("found", "fp32", 0.3, 0.9, memory=9000)
+    asked = config(gates={"memory": "<= 6 kB"})
+    assert choose([hungry, small], asked, LIMIT_MS).delivered is small
+
+
+def test_counts_of_float_operators_are_compared_and_not_their_rounded_shares() -> None:
+    for operators in range(1, 60):
+        for floats in range(operators):
+            integer = operators - floats
+            inspection = Inspection(
+                operators, integer, (), 0, "float32", "float32", {"floats": str(floats)}
+            )
+            artifact = Artifact(Path("a.onnx"), "onnx", "mixed", (1, 8, 8), "0")
+            assert integer / operators >= _least_quantized(artifact, inspection)
 
 
 def test_nothing_that_may_be_delivered_still_gives_a_verdict() -> None:

@@ -21,6 +21,7 @@ BLOCK_SECONDS = 0.05  # of a file, in each process
 WHOLE_SECONDS = 0.2
 FIRST = 4  # so many layers at the input are tried in float together
 SURE_OF_WHOLE = 0.01
+STEPS = 8  # of the budget, in which it is given to layers until it is enough
 SURE = 0.05  # of its time that an operator must win in float, or it is noise
 
 Progress = Callable[[str, int, int], None]
@@ -44,16 +45,23 @@ def layers(graph: Graph) -> tuple[str, ...]:
     return tuple(n.name for n in graph.nodes if isinstance(n, Conv | Linear))
 
 
-def sensitivities(graph: Graph, x: Tensor, progress: Progress) -> dict[str, float]:
+def mixed(int8: Graph, real: Graph, floats: Collection[str]) -> Graph:
+    """``int8`` with its layers ``floats`` as they are in ``real``, the same network in float."""
+    nodes = tuple(real[n.name] if n.name in floats else n for n in int8.nodes)
+    return replace(int8, nodes=nodes, floats=int8.floats.union(floats))
+
+
+def sensitivities(int8: Graph, real: Graph, x: Tensor, progress: Progress) -> dict[str, float]:
     """Divergence, nats an image, of outputs for images ``x`` where one layer alone is in int8.
 
-    ``graph`` has ranges.
+    ``real``: the same network in float.
     """
-    whole = frozenset((INPUT, *(n.name for n in graph.nodes)))
-    wanted, found, names = outputs(graph, x), {}, layers(graph)
+    whole = frozenset((INPUT, *(n.name for n in int8.nodes)))
+    wanted, found, names = outputs(real, x), {}, layers(int8)
     for number, name in enumerate(names):
         progress("how much each operator suffers in int8", number, len(names))
-        found[name] = divergence(wanted, replace(graph, floats=whole - {name}), x)
+        found[name] = divergence(wanted, mixed(int8, real, whole - {name}), x)
+    progress("how much each operator suffers in int8", len(names), len(names))
     return found
 
 
@@ -96,7 +104,7 @@ def faster(costs: Sequence[Mapping[str, Pair]]) -> frozenset[str]:
 
 
 def fastest(
-    devices: Sequence[Device], graph: Graph, islands: frozenset[str], progress: Progress
+    devices: Sequence[Device], int8: Graph, real: Graph, islands: frozenset[str], progress: Progress
 ) -> frozenset[str]:
     """Of some choices of layers to keep in float, the one that whole networks are fastest with.
 
@@ -105,17 +113,16 @@ def fastest(
     that is as fast. ``devices`` are of one format.
     """
     exporter = exporter_for(devices[0].runtime.format)
-    first = [frozenset(layers(graph)[:k]) for k in range(FIRST + 1)]
+    first = [frozenset(layers(int8)[:k]) for k in range(FIRST + 1)]
     choices = list(dict.fromkeys([*first, *(islands | some for some in first)]))
     with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
         files = [
             exporter.network(
-                replace(graph, floats=graph.floats | floats),
-                Path(scratch) / f"{number}.{exporter.format}", {},
+                mixed(int8, real, floats), Path(scratch) / f"{number}.{exporter.format}", {}
             )
             for number, floats in enumerate(choices)
-        ]  # fmt: skip
-        times_ms = np.array(
+        ]
+        ms = np.array(
             [
                 [
                     t.p50_ms
@@ -124,7 +131,7 @@ def fastest(
                 for device in devices
             ]
         )
-    relative = (times_ms / times_ms[:, :1]).mean(0)  # the first is all in int8
+    relative = (ms / ms[:, :1]).mean(0)  # the first is all in int8
     best = int(relative.argmin())
     return choices[best] if relative[best] < 1 - SURE_OF_WHOLE else frozenset()
 
@@ -133,6 +140,34 @@ def integer_time(costs: Mapping[str, Pair], floats: Collection[str]) -> float:
     """Share of the time of all layers that is spent on integers, where ``floats`` are not."""
     whole = {name: of.float_ms if name in floats else of.int8_ms for name, of in costs.items()}
     return sum(ms for name, ms in whole.items() if name not in floats) / sum(whole.values())
+
+
+def enough(
+    lost: Mapping[str, float],
+    costs: Sequence[Mapping[str, Pair]],
+    slack_ms: Sequence[float],
+    keeps: Callable[[frozenset[str]], bool],
+) -> frozenset[str] | None:
+    """The layers to keep in float so that ``keeps`` says it is enough, the cheapest of several.
+
+    Each is the choice that loses least within a share of ``slack_ms``; where none is enough, that
+    within all of it. None where nothing is in time.
+    """
+    most = [min(ms, sum(max(p.more_ms, 0) for p in of.values()))
+            for ms, of in zip(slack_ms, costs, strict=True)]  # fmt: skip
+    least = [min(ms, 0.0) for ms in most]
+    tried: list[frozenset[str]] = []
+    for step in range(STEPS + 1):
+        share = step / STEPS
+        chosen = most_accurate(
+            lost, costs, [a + share * (b - a) for a, b in zip(least, most, strict=True)]
+        )
+        if chosen is None or chosen in tried:
+            continue
+        if keeps(chosen):
+            return chosen
+        tried.append(chosen)
+    return tried[-1] if tried else None
 
 
 def most_accurate(

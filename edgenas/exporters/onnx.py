@@ -4,7 +4,7 @@ ONNX Runtime turns every DequantizeLinear, operator, QuantizeLinear into one int
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -27,7 +27,12 @@ _DATA_MOVEMENT = frozenset({
     "QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Squeeze", "Identity",
     "Unsqueeze", "Pad", "ReorderInput", "ReorderOutput",
 })  # fmt: skip
-_INTEGER = frozenset({"QGemm", "NhwcMaxPool"})  # beside those of QLinear...
+# What computes on integers beside QLinear..., and what leaves them as they come.
+_INTEGER = frozenset({
+    "QGemm", "NhwcMaxPool", "ConvInteger", "MatMulInteger", "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+})  # fmt: skip
+_CARRIED = frozenset({"MaxPool", "Transpose", "Reshape", "Flatten", "Identity"})
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,27 @@ class Onnx:
             raise CorruptFile(f"{path} cannot be loaded as ONNX: {reason}") from e
         kinds = [n.op_type for n in run.graph.node]
         compute = [k for k in kinds if k not in _DATA_MOVEMENT]
-        floats = sorted(k for k in compute if not k.startswith("QLinear") and k not in _INTEGER)
+        floats = _floats(run.graph.node)
         dtypes = [helper.tensor_dtype_to_np_dtype(t.elem_type).name for t in types]
         metadata = {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props}
         return Inspection(
             len(compute), len(compute) - len(floats), tuple(floats), kinds.count("Transpose"),
             dtypes[0], dtypes[1], metadata,
         )  # fmt: skip
+
+
+def _floats(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """Kinds of the operators that compute in float, sorted; ``nodes`` in order of execution."""
+    rounded: set[str] = set()  # tensors
+    floats = []
+    for n in nodes:
+        kind = n.op_type
+        integer = kind.startswith("QLinear") or kind in _INTEGER
+        if integer or kind == "QuantizeLinear" or (kind in _CARRIED and n.input[0] in rounded):
+            rounded.update(n.output)
+        elif kind not in _DATA_MOVEMENT:
+            floats.append(kind)
+    return sorted(floats)
 
 
 def _optimised(path: Path) -> onnx.ModelProto:

@@ -14,7 +14,7 @@ from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
 from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, Mean, Mul, Node
-from edgenas.quantization import HALF, SIXTH, UNIT, Quantized, Scale, by_channel, sixth
+from edgenas.quantization import HALF, SIXTH, UNIT, Quantized, Scale, by_channel, half, sixth
 
 __all__ = ["Tflite"]
 
@@ -288,7 +288,7 @@ class _Writer:
         w, b = f"{n.name}/weight", f"{n.name}/bias"
         layout = (1, 2, 3, 0) if axis == 3 else (0, 2, 3, 1)
         if self.integers is None or self.real(n.name):
-            return self.held(w, _moved(n.weight, layout), axis), self.constant(b, n.bias)
+            return self.held(n, layout, axis), self.constant(b, n.bias)
         q = self.integers.weights(n)
         return (
             self.constant(w, _moved(q.weight, layout), q.scales, axis),
@@ -320,17 +320,17 @@ class _Writer:
             self.converted[name] = self.op(code, [x], y, _Options.NONE, None)
         return self.converted[name]
 
-    def held(self, name: str, weight: np.ndarray, axis: int) -> int:
-        """A constant of float32, out of what the graph holds weights in."""
+    def held(self, n: Conv | Linear, layout: Sequence[int], axis: int) -> int:
+        """The weight of ``n`` as float32, out of what the graph holds weights in."""
+        name = f"{n.name}/weight"
         match self.graph.held:
             case "fp16":
-                half = self.constant(f"{name}/half", weight.astype(np.float16))
-                return self.restored(name, half)
+                return self.restored(name, self.constant(f"{name}/half", _moved(half(n), layout)))
             case "int8-weights" | "int8-dynamic":
-                q, scales = by_channel(np.moveaxis(weight, axis, 0))
-                kept = self.constant(f"{name}/q", np.moveaxis(q, 0, axis), scales, axis)
+                q, scales = by_channel(n.weight)
+                kept = self.constant(f"{name}/q", _moved(q, layout), scales, axis)
                 return kept if self.graph.held == "int8-dynamic" else self.restored(name, kept)
-        return self.constant(name, weight)
+        return self.constant(name, _moved(n.weight, layout))
 
     def restored(self, name: str, held: int) -> int:
         out = self.tensor(name, self.tensors[held].shape, None)

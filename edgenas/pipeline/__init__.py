@@ -20,6 +20,7 @@ from edgenas.pipeline.stage import Stage
 from edgenas.registry import nearest
 from edgenas.report import write_report
 from edgenas.rundir import RunDir
+from edgenas.store import require_precision
 
 STAGES: tuple[Stage, ...] = (
     profile.STAGE,
@@ -128,6 +129,14 @@ def _context(config: Config, runs: Path, tables: Path, progress: Progress) -> Co
     ctx = Context(runs / config.name, config, tables, progress)
     for device in ctx.same_on:
         _ = device.transport.python  # says it where that is not built yet
+    for device in ctx.devices.values():
+        if config.precision != "auto":
+            require_precision(device, config.precision)
+    if config.quantize.mixed and not any(d.mixes for d in ctx.devices.values()):
+        raise CapabilityError(
+            "quantize: mixed: no target runs both fp32 and int8-static, of which a mixed file is "
+            "made; leave it out"
+        )
     if config.gates.memory is not None:
         for device in ctx.devices.values():
             if not device.runtime.weighs:

@@ -17,9 +17,8 @@ from edgenas.compress.prune import cut, cuttable
 from edgenas.errors import ImpossibleBudget
 from edgenas.files import write_json
 from edgenas.latency import LatencyTable
-from edgenas.pipeline import quantize
+from edgenas.pipeline import mix, quantize
 from edgenas.pipeline.context import HEADROOM, Context, save_weights
-from edgenas.pipeline.mix import mix_variant
 from edgenas.pipeline.stage import Stage
 from edgenas.pipeline.train import epoch_event, pace
 from edgenas.profile import profile
@@ -35,6 +34,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         "prune": asdict(ctx.config.prune),
         **quantize.settings(ctx),
         "formats": ctx.exported,
+        **mix.settings(ctx),
         "train": asdict(ctx.config.train),
         "data": [ctx.task.digest("train"), ctx.task.digest("test")],
         "seed": ctx.config.seed,
@@ -63,7 +63,7 @@ def _work(ctx: Context, folder: Path) -> None:
         for name, variant in record["variants"].items():
             variant["int8"] = quantize.quantize_variant(ctx, STAGE, name, folder)
             if ctx.config.quantize.mixed:
-                variant["mixed"] = mix_variant(ctx, name, folder)
+                variant["mixed"] = mix.mix_variant(ctx, name, folder)
     write_json(folder / "compress.json", record)
 
 

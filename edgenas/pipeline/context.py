@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from edgenas.compress.mixed import mixed
 from edgenas.compress.quantize import load_quantized
 from edgenas.config import Config
 from edgenas.device import Device, load_device
@@ -64,7 +65,7 @@ class Context:
     @cached_property
     def devices(self) -> Mapping[str, Device]:
         """Of all targets, by name."""
-        return {t.device: load_device(t.device) for t in self.config.targets}
+        return {t.name: load_device(t.device) for t in self.config.targets}
 
     @cached_property
     def same_on(self) -> tuple[Device, ...]:
@@ -144,21 +145,28 @@ class Context:
         graph = trace(self.network(variant, unfinished)[1], self.fitted.input)
         if precision in get_args(Held):
             return replace(graph, held=cast(Held, precision))
-        graph = load_quantized(graph, self.quantized(variant, unfinished))
+        path = self.quantized(variant, unfinished)
+        int8 = load_quantized(graph, path)
         if self.config.export.ends == "float32":
-            graph = replace(graph, floats=frozenset({INPUT}))
+            int8 = replace(int8, floats=frozenset({INPUT}))
         if precision == "mixed":
-            path = self._kept(mixed_path, variant, format, unfinished=unfinished)
-            graph = replace(graph, floats=graph.floats.union(read_json(path)["floats"]))
-        return graph
+            floats = self._mixed(variant, format, unfinished)["floats"]
+            # Biases that were corrected are right for int8 alone; what was trained fits together.
+            return mixed(int8, int8 if was_trained(path) else graph, floats)
+        return int8
 
     def mixed(self, variant: str, unfinished: Path | None = None) -> list[str]:
-        """Formats in which some operators of ``variant`` are better left in float."""
-        formats = sorted({d.runtime.format for d in self.devices.values()})
-        return [
-            f for f in formats
-            if self._kept(mixed_path, variant, f, unfinished=unfinished).exists()
-        ]  # fmt: skip
+        """Formats in which some layers of ``variant`` are better left in float."""
+        if not self.config.quantize.mixed:
+            return []
+        formats = sorted({d.runtime.format for d in self.devices.values() if d.mixes})
+        return [f for f in formats if self._mixed(variant, f, unfinished)["floats"]]
+
+    def _mixed(self, variant: str, format: str, unfinished: Path | None) -> dict[str, Any]:
+        chosen: dict[str, Any] = read_json(
+            self._kept(mixed_path, variant, format, unfinished=unfinished)
+        )
+        return chosen
 
     def quantized(self, variant: str, unfinished: Path | None = None) -> Path:
         """Where the int8-static of ``variant`` lies, and beside it, as JSON, how it was made."""
@@ -193,8 +201,14 @@ def quantized_path(folder: Path, variant: str) -> Path:
 
 
 def mixed_path(folder: Path, variant: str, format: str) -> Path:
-    """Where it is kept which operators of ``variant`` stay in float in a mixed file."""
+    """Where it is kept which layers of ``variant`` stay in float in a mixed file."""
     return folder / f"{variant}.mixed.{format}.json"
+
+
+def was_trained(path: Path) -> bool:
+    """Whether the int8-static at ``path`` has weights of its own."""
+    trained: Mapping[str, Any] = read_json(path.with_suffix(".json")).get("trained", {})
+    return bool(trained.get("kept"))
 
 
 def save_weights(net: nn.Module, path: Path) -> None:

@@ -1,82 +1,115 @@
 """Mixed precision of a variant: which operators of its int8-static stay in float, by format."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor, nn
 
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.compress.mixed import (
     Pair,
+    enough,
     faster,
     fastest,
     integer_time,
-    most_accurate,
+    mixed,
     sensitivities,
     times,
 )
-from edgenas.compress.quantize import outputs
+from edgenas.compress.quantize import load_quantized, outputs
+from edgenas.config import Gates
 from edgenas.files import write_json
-from edgenas.graph import Graph
-from edgenas.pipeline.context import HEADROOM, Context, mixed_path
+from edgenas.graph import Graph, trace
+from edgenas.pipeline.context import HEADROOM, Context, mixed_path, was_trained
 from edgenas.pipeline.quantize import VALIDATION_IMAGES
+from edgenas.verify import difference
 
 SENSITIVITY_IMAGES = 128  # of search-validation, once for each layer
+
+
+def settings(ctx: Context) -> Mapping[str, Any]:
+    """All that decides what ``mix_variant`` chooses, beside the network and what is measured."""
+    if not ctx.config.quantize.mixed:
+        return {}
+    gates = ctx.config.gates
+    return {"mixed": [gates.max_drop, gates.min_agreement, gates.max_difference]}
 
 
 def mix_variant(ctx: Context, variant: str, folder: Path) -> dict[str, Any]:
     """Choose for every format and write that into ``folder``; by format, how it was chosen.
 
-    Where int8-static keeps the accuracy that its gate asks for, what makes the network faster stays
-    in float; where not, as much as the latency budgets allow, what int8 hurts most first.
+    Where int8-static keeps on search-validation what its gates ask for, what makes the network
+    faster stays in float; where not, what int8 hurts most, until the gates are kept or the latency
+    budgets used up.
     """
-    graph = ctx.graph(variant, "int8-static", unfinished=folder)
-    drop = _drop(ctx, variant, graph, folder)
+    _, net = ctx.network(variant, folder)
+    path = ctx.quantized(variant, folder)
+    plain = trace(net, ctx.fitted.input)
+    int8 = load_quantized(plain, path)
+    real = replace(int8, ranges=None) if was_trained(path) else plain
+    judge = _Judge.of(ctx, net)
+    kept = judge.keeps(int8)
     lost: dict[str, float] | None = None
-    if drop > ctx.config.gates.max_drop:
+    if not kept:
         x, _ = ctx.fitted.tensors("search", SENSITIVITY_IMAGES)
-        lost = sensitivities(graph, x, ctx.progress)
+        lost = sensitivities(int8, real, x, ctx.progress)
     record = {}
     for format in sorted({t["format"] for t in ctx.targets}):
-        targets = [t for t in ctx.targets if t["format"] == format and _both(ctx, t)]
+        targets = [
+            t for t in ctx.targets if t["format"] == format and ctx.devices[t["device"]].mixes
+        ]
         if not targets:
             continue
-        costs = [times(ctx.devices[t["device"]], graph, ctx.progress) for t in targets]
-        slack_ms = [_slack_ms(ctx, t, variant, folder) for t in targets]
+        devices = [ctx.devices[t["device"]] for t in targets]
+        costs = [times(device, int8, ctx.progress) for device in devices]
         if lost is None:
-            devices = [ctx.devices[t["device"]] for t in targets]
-            floats = fastest(devices, graph, faster(costs), ctx.progress)
+            floats = fastest(devices, int8, real, faster(costs), ctx.progress)
         else:
-            floats = most_accurate(lost, costs, slack_ms) or frozenset()
-        of_device = dict(zip((t["device"] for t in targets), costs, strict=True))
+            slack_ms = [_slack_ms(ctx, t, variant, folder) for t in targets]
+            floats = enough(
+                lost, costs, slack_ms, lambda some: judge.keeps(mixed(int8, real, some))
+            ) or frozenset()  # fmt: skip
+        of_device = {d.name: of for d, of in zip(devices, costs, strict=True)}
         record[format] = {
             "floats": sorted(floats),
-            "drop": drop,
             "aim": "speed" if lost is None else "accuracy",
             "integer_time": {
                 device: integer_time(pairs, floats) for device, pairs in of_device.items()
             },
             "layers": _layers(lost, of_device),
         }
-        if floats:
-            write_json(mixed_path(folder, variant, format), record[format])
+        write_json(mixed_path(folder, variant, format), record[format])
     return record
 
 
-def _both(ctx: Context, target: Mapping[str, Any]) -> bool:
-    device = ctx.devices[target["device"]]
-    return "mixed" in device.runs and {"fp32", "int8-static"} <= {*device.precisions}
+@dataclass(frozen=True)
+class _Judge:
+    """Whether a graph keeps on images ``x`` of search-validation what the gates ask for."""
 
+    x: Tensor
+    y: Tensor
+    wanted: Tensor  # logits of the network in float
+    gates: Gates
 
-def _drop(ctx: Context, variant: str, graph: Graph, folder: Path) -> float:
-    """Accuracy that int8-static loses on images of search-validation."""
-    _, net = ctx.network(variant, folder)
-    x, y = ctx.fitted.tensors("search", VALIDATION_IMAGES)
-    before, after = (
-        float((outputs(n, x).argmax(1) == y).float().mean())
-        for n in (net.eval(), FakeQuantized(graph).eval())
-    )
-    return before - after
+    @classmethod
+    def of(cls, ctx: Context, net: nn.Module) -> "_Judge":
+        x, y = ctx.fitted.tensors("search", VALIDATION_IMAGES)
+        return cls(x, y, outputs(net.eval(), x), ctx.config.gates)
+
+    def keeps(self, graph: Graph) -> bool:
+        got = outputs(FakeQuantized(graph).eval(), self.x)
+        before, after = (self._right(logits) for logits in (self.wanted, got))
+        agreement = float((got.argmax(1) == self.wanted.argmax(1)).float().mean())
+        return (
+            before - after <= self.gates.max_drop
+            and agreement >= self.gates.min_agreement
+            and difference(got.numpy(), self.wanted.numpy()) <= self.gates.max_difference
+        )
+
+    def _right(self, logits: Tensor) -> float:
+        return float((logits.argmax(1) == self.y).float().mean())
 
 
 def _slack_ms(ctx: Context, target: Mapping[str, Any], variant: str, folder: Path) -> float:

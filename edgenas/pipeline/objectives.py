@@ -116,8 +116,8 @@ def _energies(targets: Sequence[Target], predictors: Mapping[str, Predictor]) ->
     """Sums of rows, not corrected by whole networks."""
     return [
         Total(
-            f"mJ:{t.device}", f"mJ on {t.device}", t.max_mj,
-            partial(_energy_mj, predictors[t.device].table),
+            f"mJ:{t.name}", f"mJ on {t.name}", t.max_mj,
+            partial(_energy_mj, predictors[t.name].table),
         )
         for t in targets if t.max_mj is not None
     ]  # fmt: skip

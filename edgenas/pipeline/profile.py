@@ -73,15 +73,15 @@ def _target(
     """The precision under which this space is faster on the device, and the limit in ms."""
     rng = random.Random(ctx.config.seed)
     sample = [ctx.space.ops(ctx.space.sample(rng)) for _ in range(SAMPLES)]
-    predictors = {p: Predictor(t) for (name, p), t in tables.items() if name == target.device}
+    predictors = {p: Predictor(t) for (name, p), t in tables.items() if name == target.name}
     precision = min(predictors, key=lambda p: fmean(map(predictors[p].p50_ms, sample)))
     predictor = predictors[precision]
     require_trusted(predictor.table)
     fastest, slowest = extremes_ms(ctx.space, predictor)
     limits = [b.resolve(fastest * (1 + predictor.margin), slowest) for b in target.budgets]
     return {
-        "device": target.device,
-        "format": ctx.devices[target.device].runtime.format,
+        "device": target.name,
+        "format": ctx.devices[target.name].runtime.format,
         "precision": precision,
         "asked": ", ".join(b.text for b in target.budgets),
         "limits_ms": limits * (ctx.config.levels // len(limits)),

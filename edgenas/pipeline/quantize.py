@@ -10,7 +10,7 @@ from torch import nn
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.compress.qat import qat
 from edgenas.compress.quantize import quantize, save_quantized
-from edgenas.files import read_json, write_json
+from edgenas.files import write_json
 from edgenas.graph import Graph, trace
 from edgenas.pipeline.context import Context, quantized_path
 from edgenas.pipeline.stage import Stage
@@ -58,12 +58,6 @@ def quantize_variant(ctx: Context, stage: Stage, variant: str, folder: Path) -> 
     save_quantized(made, path)
     write_json(path.with_suffix(".json"), record)
     return record
-
-
-def was_trained(path: Path) -> bool:
-    """Whether the int8-static at ``path`` has weights of its own."""
-    trained: Mapping[str, Any] = read_json(path.with_suffix(".json")).get("trained", {})
-    return bool(trained.get("kept"))
 
 
 def _trained(ctx: Context, stage: Stage, variant: str, graph: Graph, net: nn.Module) -> Graph:

@@ -20,10 +20,10 @@ from edgenas.layer_errors import explained, layer_errors
 from edgenas.measure import measure
 from edgenas.pipeline.blocks import blocks
 from edgenas.pipeline.compress import extend_tables, prune
-from edgenas.pipeline.context import HEADROOM, Context
+from edgenas.pipeline.context import HEADROOM, Context, was_trained
 from edgenas.pipeline.export import export
 from edgenas.pipeline.mix import mix_variant
-from edgenas.pipeline.quantize import quantize_variant, was_trained
+from edgenas.pipeline.quantize import quantize_variant
 from edgenas.pipeline.stage import Stage
 from edgenas.train import SCORING_BATCH, evaluating
 from edgenas.verify import (
@@ -116,7 +116,8 @@ def _judged(ctx: Context, folder: Path, files: Files, known: _Known) -> dict[str
         device = ctx.devices[t["device"]]
         mine = [
             (v, a) for v, a in files
-            if a.format == t["format"] and a.precision in device.runs
+            if a.format == t["format"]
+            and (device.mixes if a.precision == "mixed" else a.precision in device.runs)
         ]  # fmt: skip
         timings = measure(
             device, [a for _, a in mine], blocks=ctx.config.measure.blocks,

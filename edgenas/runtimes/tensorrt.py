@@ -18,5 +18,5 @@ class TensorRt(PythonRuntime):
 
     name: ClassVar[str] = "tensorrt"
     format: ClassVar[str] = "tensorrt"
-    further: ClassVar[tuple[str, ...]] = ("mixed",)
+    further: ClassVar[tuple[str, ...]] = ()
     weighs: ClassVar[bool] = False

@@ -25,6 +25,7 @@ class Torch(PythonRuntime):
     format: ClassVar[str] = "torch"
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     further: ClassVar[tuple[str, ...]] = ()
+    weighs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
