@@ -112,6 +112,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def again(finished: Path, folder: Path) -> None:
+    """A copy of the finished run in ``folder``, to go on with."""
+    for file in GIVEN:
+        (folder / file).symlink_to(finished / file)
+    shutil.copytree(finished / "runs/mine", folder / "runs/mine")
+
+
 def verdict(folder: Path) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((folder / "runs" / "mine" / "verdict.json").read_text())
     return data
@@ -186,9 +193,7 @@ def test_how_int8_was_made_is_told_and_what_was_worse_is_undone(finished: Path) 
 def test_where_parity_is_missed_it_is_said_at_which_operator(
     finished: Path, tmp_path: Path
 ) -> None:
-    for name in GIVEN:
-        (tmp_path / name).symlink_to(finished / name)
-    shutil.copytree(finished / "runs/mine", tmp_path / "runs/mine")
+    again(finished, tmp_path)
     strict = ("--set", "gates.difference=0.001 %", "--set", "precision=int8-static")
     done = run(tmp_path, *strict)
     assert done.returncode == 3, done.stderr
@@ -387,9 +392,7 @@ def test_a_training_that_was_killed_goes_on_where_it_was(finished: Path, tmp_pat
 
 
 def test_a_damaged_checkpoint_says_what_to_do(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished / "runs" / "mine", tmp_path / "runs" / "mine")
-    for file in GIVEN:
-        (tmp_path / file).symlink_to(finished / file)
+    again(finished, tmp_path)
     kept = tmp_path / "runs" / "mine" / ".checkpoints" / "train" / "found.safetensors"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"damaged")
@@ -636,9 +639,7 @@ def test_a_front_is_one_search_and_a_run_of_each_network(tmp_path: Path) -> None
 def test_files_look_from_outside_as_was_asked_and_take_no_more_memory(
     finished: Path, tmp_path: Path
 ) -> None:
-    for file in GIVEN:
-        (tmp_path / file).symlink_to(finished / file)
-    shutil.copytree(finished / "runs/mine", tmp_path / "runs/mine")
+    again(finished, tmp_path)
     asked = ("precision=int8-static", "export.batch=1", "export.ends=float32", "gates.memory=50 MB")
     whole_run(tmp_path, *itertools.chain.from_iterable(("--set", text) for text in asked))
     v, root = verdict(tmp_path), tmp_path / "runs/mine"
