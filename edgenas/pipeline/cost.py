@@ -18,6 +18,7 @@ from edgenas.train import TrainRecipe, seeded, train
 
 STEPS = 6
 FILES = 4  # found and pruned, at two precisions
+MIXING_SECONDS = 90  # of one network on one device
 INT8_EPOCH = 2.0  # of one without int8 in it
 EXPORT_SECONDS, PREDICT_SECONDS = 5.0, 4.0
 
@@ -45,7 +46,7 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
         "search": epoch * method(config.search).training_epochs(config.levels)
         + len(ctx.devices) * confirm_seconds(config.levels),
         "train": epoch * config.train.epochs * (config.train.weights is None),
-        "compress": epoch * (_pruning_epochs(ctx) + _int8_epochs(ctx)),
+        "compress": epoch * (_pruning_epochs(ctx) + _int8_epochs(ctx)) + _mixing_seconds(ctx),
         "export": EXPORT_SECONDS,
         "verify": len(ctx.devices) * FILES * (timing + PREDICT_SECONDS),
     }
@@ -65,6 +66,12 @@ def _int8_epochs(ctx: Context) -> float:
     images = VALIDATION_IMAGES * (len(ways(ctx.config.quantize)) + 4)
     each = INT8_EPOCH * ctx.config.quantize.epochs + images / len(ctx.task.parts["train"])
     return (1 + (ctx.config.prune.epochs > 0)) * each
+
+
+def _mixing_seconds(ctx: Context) -> float:
+    """To time every layer of all variants in two precisions, and some networks."""
+    variants = 1 + (ctx.config.prune.epochs > 0)
+    return ctx.config.quantize.mixed * variants * len(ctx.devices) * MIXING_SECONDS
 
 
 def _epoch_seconds(ctx: Context) -> float:
