@@ -75,7 +75,8 @@ def compared(file: Path, name: str, fmt: str, images: int, work: Path) -> dict[s
     case = CASES[name]
     task = load_task({"dataset": case.dataset}, 0).at(case.resolution)
     x = np.ascontiguousarray(task.tensors("test", images)[0].numpy())
-    here = predict(load_device(device), Artifact.of(file, fmt, "", task.input), x)
+    how = file.name.split(".")[1]  # made: of the names of compress.py, int8-dynamic is a precision
+    here = predict(load_device(device), Artifact.of(file, fmt, how, task.input), x)
     given, made = work / "inputs.npy", work / "outputs.npy"
     np.save(given, x)
     python = environment(work / runtime, packages)
