@@ -100,7 +100,7 @@ CASES: Mapping[str, Case] = {
             Phase(64, 20_000, TrainRecipe(epochs=5, batch=64, lr=0.05)),
             Phase(224, 4_000, TrainRecipe(epochs=1, batch=32, lr=0.01, warmup=0.0)),
         ),
-        pruning_images=3_000,
+        pruning_images=4_000, pruning_epochs=2,
     ),
 }  # fmt: skip
 
