@@ -48,6 +48,11 @@ class Numbers:
     worst_class: str
     class_images: int  # of it, in the test part
 
+    @property
+    def memory_at_most(self) -> float:
+        """Bytes; without end where nothing tells."""
+        return math.inf if self.memory_bytes is None else self.memory_bytes
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -193,7 +198,7 @@ def _objection(c: Candidate, candidates: Sequence[Candidate], config: Config) ->
     if config.max_bytes is not None and c.numbers.size_bytes > config.max_bytes:
         return f"it has {c.numbers.size_bytes} bytes, more than {config.max_bytes}"
     memory = config.gates.max_memory_bytes
-    if memory is not None and (c.numbers.memory_bytes or math.inf) > memory:
+    if memory is not None and c.numbers.memory_at_most > memory:
         return f"it takes {c.numbers.memory_bytes} bytes of memory, more than {memory}"
     return None
 
@@ -223,8 +228,10 @@ def _least_accuracy(c: Candidate, candidates: Sequence[Candidate], config: Confi
     least = max(least, config.gates.min_accuracy or 0.0)
     if c.precision != "fp32" and (c.variant, "fp32") in by:
         least = max(least, by[c.variant, "fp32"] - config.gates.max_drop)
-    if not c.repaired and ("found", c.precision) in by:
-        least = max(least, by["found", c.precision] - config.prune.drop)
+    if c.variant != "found" and not c.repaired:
+        whole = ("found", c.precision)  # that has no mixed file where int8 is as fast
+        whole = whole if whole in by else ("found", "int8-static")
+        least = max(least, by[whole] - config.prune.drop)
     return least
 
 
@@ -253,8 +260,7 @@ def gates(
     if config.max_bytes is not None:
         out.append(_gate(f"size:{fmt}", n.size_bytes, "<=", config.max_bytes, "bytes"))
     if (limit := config.gates.max_memory_bytes) is not None:
-        taken = math.inf if n.memory_bytes is None else n.memory_bytes
-        out.append(_gate(f"memory:{fmt}", taken, "<=", limit, "bytes"))
+        out.append(_gate(f"memory:{fmt}", n.memory_at_most, "<=", limit, "bytes"))
         if n.memory_bytes is None:
             out[-1] |= {"value": None, "worst": "the device does not tell"}
     return out

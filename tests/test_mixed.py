@@ -112,7 +112,7 @@ def test_a_layer_whose_weights_do_not_fit_8_bits_suffers_most(int8: Graph, task:
     found = sensitivities(graph, real, task.tensors("search", 64)[0], lambda *_: None)
     assert set(found) == set(layers(int8))
     assert all(lost >= 0 for lost in found.values())
-    assert found[worst] > 0
+    assert found[worst] == max(found.values())
 
 
 def test_what_is_in_float_is_not_rounded(int8: Graph, task: Task):

@@ -60,6 +60,20 @@ def test_a_mixed_file_is_delivered_where_int8_loses_too_much_or_is_slower() -> N
     assert choose([FOUND, INT8, mixed], config(), LIMIT_MS).delivered is INT8
 
 
+def test_a_mixed_file_of_a_pruned_network_may_not_lose_more_than_pruning_may() -> None:
+    poor = candidate("pruned", "fp32", 0.4, 0.88)
+    mixed = candidate("pruned", "mixed", 0.3, 0.879)
+    choice = choose([FOUND, INT8, poor, mixed], config(), LIMIT_MS)
+    assert choice.delivered is INT8
+    assert choice.why[name(mixed)] == "accuracy 87.90% is below 89.00%"
+
+
+def test_a_file_that_takes_no_memory_to_speak_of_is_not_refused() -> None:
+    file = candidate("found", "fp32", 0.5, 0.9, memory=0)
+    choice = choose([file], config(gates={"memory": "<= 4 kB"}), LIMIT_MS)
+    assert choice.why[name(file)] == "delivered"
+
+
 def test_int8_that_is_slower_is_undone() -> None:
     slow = candidate("found", "int8-static", 0.95, 0.90)
     choice = choose([FOUND, slow], config(), LIMIT_MS)

@@ -52,25 +52,8 @@ class Onnx:
 
     def operator(self, graph: Graph, path: Path) -> Artifact:
         """Batch 1. int8: uint8 at both ends, maps (1, h, w, c), as integer kernels keep them."""
-        if graph.ranges is None:
-            path.write_bytes(_content(graph, 1, {}))
-            return Artifact.of(path, self.format, graph.precision, graph.input)
-        w = _Integer(1, Quantized(graph.inner))
-        if isinstance(pool := graph.nodes[0], MaxPool) and len(graph.nodes) == 1:
-            # ONNX Runtime takes its channels-last kernel only behind a convolution: asked for here.
-            w.border(INPUT, TensorProto.UINT8, _channels_last(graph.input))
-            w.op("NhwcMaxPool", [INPUT], OUTPUT, **w.pooling(pool), domain="com.microsoft")
-            w.border(OUTPUT, TensorProto.UINT8, _channels_last(graph.output.shape))
-        else:
-            w.border(INPUT, TensorProto.UINT8, _channels_last(graph.input))
-            w.values[INPUT] = w.op("Transpose", [INPUT], f"{INPUT}/nchw", perm=[0, 3, 1, 2])
-            w.lower(graph)
-            y = w.integer(graph.output.name)
-            if len(graph.output.shape) == 3:
-                w.op("Transpose", [y], f"{OUTPUT}/nhwc", perm=[0, 2, 3, 1])
-            w.border(OUTPUT, TensorProto.UINT8, _channels_last(graph.output.shape))
         # Thrown away once timed: not worth a sync, which costs ten times the writing.
-        path.write_bytes(w.file(graph.facts))
+        path.write_bytes(_content(graph, 1, {}) if graph.ranges is None else _integers(graph))
         return Artifact.of(path, self.format, graph.precision, graph.input)
 
     def inspect(self, path: Path) -> Inspection:
@@ -129,6 +112,25 @@ def _content(graph: Graph, batch: int | str, metadata: Mapping[str, str]) -> byt
     w.leave(graph.output)
     w.border(OUTPUT, TensorProto.FLOAT, graph.output.shape)
     return w.file({**metadata, **graph.facts})
+
+
+def _integers(graph: Graph) -> bytes:
+    """With integers at both ends, channels last."""
+    w = _Integer(1, Quantized(graph.inner))
+    if isinstance(pool := graph.nodes[0], MaxPool) and len(graph.nodes) == 1:
+        # ONNX Runtime takes its channels-last kernel only behind a convolution: asked for here.
+        w.border(INPUT, TensorProto.UINT8, _channels_last(graph.input))
+        w.op("NhwcMaxPool", [INPUT], OUTPUT, **w.pooling(pool), domain="com.microsoft")
+        w.border(OUTPUT, TensorProto.UINT8, _channels_last(graph.output.shape))
+    else:
+        w.border(INPUT, TensorProto.UINT8, _channels_last(graph.input))
+        w.values[INPUT] = w.op("Transpose", [INPUT], f"{INPUT}/nchw", perm=[0, 3, 1, 2])
+        w.lower(graph)
+        y = w.integer(graph.output.name)
+        if len(graph.output.shape) == 3:
+            w.op("Transpose", [y], f"{OUTPUT}/nhwc", perm=[0, 2, 3, 1])
+        w.border(OUTPUT, TensorProto.UINT8, _channels_last(graph.output.shape))
+    return w.file(graph.facts)
 
 
 def _channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """A network as a device runs it: BN folded, shapes known, ranges attached when quantized."""
 
-from edgenas.graph.calibration import PRECISIONS, Calibration, calibrate, calibrations, lowered
+from edgenas.graph.calibration import Calibration, calibrate, calibrations, lowered
 from edgenas.graph.nodes import (
     INPUT,
     Activation,
@@ -21,7 +21,6 @@ from edgenas.graph.tracing import trace
 
 __all__ = [
     "INPUT",
-    "PRECISIONS",
     "Activation",
     "Add",
     "Calibration",
