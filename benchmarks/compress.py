@@ -4,8 +4,9 @@
 
 Networks: two that edgenas finds (Fashion-MNIST at 28 px, CIFAR-10 at 32 px), MobileNetV2 at 224 px
 and ResNet-18 at 128 px, both trained here on CIFAR-10, enlarged: first small, at last at full size.
-Of each: int8-static by calibration alone (ptq) and trained on in int8 (qat), as ONNX and as TFLite;
-mixed, where layers of ptq are faster in float; weights held as fp16, int8-weights, int8-dynamic.
+Of each, as ONNX and as TFLite, in parts that are measured each by itself (``--parts``):
+``int8``: int8-static by calibration alone (ptq) and trained on in int8 (qat); mixed, where layers of
+ptq are faster in float. ``held``: weights as fp16, int8-weights, int8-dynamic.
 All files of a network and a runtime are timed in one measurement, on one thread; accuracy is that
 of the files on the test images. ``agreement``: equal top-1 with the fp32 file.
 
@@ -38,7 +39,7 @@ from edgenas.compress.qat import qat
 from edgenas.compress.quantize import load_quantized, quantize, save_quantized
 from edgenas.config import QuantRecipe, parse_config
 from edgenas.console import Bars
-from edgenas.device import load_device
+from edgenas.device import Device, load_device
 from edgenas.export import exporter_for
 from edgenas.files import read_json, write_json
 from edgenas.graph import INPUT, Conv, Graph, Held, Linear, trace
@@ -262,7 +263,6 @@ def compressed(
         "fp32": (graph, {}),
         "ptq": (ptq, {"tried": told}),
         "qat": (load_quantized(graph, path), asdict(QAT)),
-        **{held: (replace(graph, held=held), {}) for held in get_args(Held) if held != "fp32"},
     }
 
 
@@ -270,54 +270,77 @@ def _layers(graph: Graph) -> list[Conv | Linear]:
     return [n for n in graph.nodes if isinstance(n, Conv | Linear)]
 
 
-def rows_of(name: str, work: Path, bars: Bars) -> list[dict[str, Any]]:
-    """A row a format and way of making it smaller or faster."""
-    case = CASES[name]
-    net, task = trained(name, case, work, bars)
+def int8_rows(name: str, work: Path, bars: Bars) -> list[dict[str, Any]]:
+    """A row a format and way of computing on integers."""
+    net, task = trained(name, CASES[name], work, bars)
     graphs = compressed(name, net, task, work, bars)
-    images, labels = task.tensors("test", case.test_images)
-    x, y = np.ascontiguousarray(images.numpy()), labels.numpy()
     rows = []
     for device in map(load_device, DEVICES):
-        fmt = device.runtime.format
-        exporter = exporter_for(fmt)
         costs = times(device, graphs["ptq"][0], bars)
-        mine = dict(graphs)
+        mine = {how: graphs[how] for how in ("fp32", "ptq", "qat")}
         ptq, real = graphs["ptq"][0], graphs["fp32"][0]
         if kept := fastest([device], ptq, real, faster([costs]), bars):
             told = {"floats": sorted(kept), "layers": {n: asdict(c) for n, c in costs.items()}}
             mine["mixed"] = mixed(ptq, real, {INPUT, *kept}), told
-        files: dict[str, Artifact] = {
-            how: exporter.network(graph, work / f"{name}.{how}.{fmt}", {})
-            for how, (graph, _) in mine.items()
-        }
-        timings = dict(
-            zip(files, measure(device, list(files.values()), progress=bars), strict=True)
-        )
-        top = {how: predict(device, file, x).argmax(1) for how, file in files.items()}
-        memory = {how: memory_bytes(device, file) or 0 for how, file in files.items()}
-        base, right = files["fp32"], float((top["fp32"] == y).mean())
-        for how in [h for h in mine if h != "fp32"]:
-            found = exporter.inspect(files[how].path)
-            rows.append({
-                "network": name, "format": fmt, "precision": files[how].precision, "by": how,
-                "resolution": case.resolution,
-                "speedup": timings["fp32"].p50_ms / timings[how].p50_ms,
-                "accuracy_change": 100 * (float((top[how] == y).mean()) - right),
-                "size_ratio": base.size_bytes / files[how].size_bytes,
-                "fp32_accuracy": right, "agreement": float((top[how] == top["fp32"]).mean()),
-                "test_images": len(y), "quantized": found.quantized / found.operators,
-                "float_operators": found.float_operators, "transposes": found.transposes,
-                "input_dtype": found.input_dtype,
-                "fp32_p50_ms": timings["fp32"].p50_ms, "p50_ms": timings[how].p50_ms,
-                "memory_ratio": memory["fp32"] / memory[how], "fp32_memory_bytes": memory["fp32"],
-                "grades": [timings["fp32"].grade, timings[how].grade], "made": mine[how][1],
-            })  # fmt: skip
+        rows += _measured(name, device, mine, task, work, bars)
+    return rows
+
+
+def held_rows(name: str, work: Path, bars: Bars) -> list[dict[str, Any]]:
+    """A row a format and what weights are held as."""
+    net, task = trained(name, CASES[name], work, bars)
+    real = trace(net, task.input)
+    mine = {how: (replace(real, held=how), {}) for how in get_args(Held)}
+    rows = []
+    for device in map(load_device, DEVICES):
+        rows += _measured(name, device, mine, task, work, bars)
+    return rows
+
+
+def _measured(
+    name: str,
+    device: Device,
+    mine: Mapping[str, tuple[Graph, Any]],
+    task: Task,
+    work: Path,
+    bars: Bars,
+) -> list[dict[str, Any]]:
+    """A row for each of ``mine`` but fp32, which it is compared with."""
+    case, fmt = CASES[name], device.runtime.format
+    images, labels = task.tensors("test", case.test_images)
+    x, y = np.ascontiguousarray(images.numpy()), labels.numpy()
+    exporter = exporter_for(fmt)
+    files: dict[str, Artifact] = {
+        how: exporter.network(graph, work / f"{name}.{how}.{fmt}", {})
+        for how, (graph, _) in mine.items()
+    }
+    timings = dict(zip(files, measure(device, list(files.values()), progress=bars), strict=True))
+    top = {how: predict(device, file, x).argmax(1) for how, file in files.items()}
+    memory = {how: memory_bytes(device, file) or 0 for how, file in files.items()}
+    rows = []
+    base, right = files["fp32"], float((top["fp32"] == y).mean())
+    for how in [h for h in mine if h != "fp32"]:
+        found = exporter.inspect(files[how].path)
+        rows.append({
+            "network": name, "format": fmt, "precision": files[how].precision, "by": how,
+            "resolution": case.resolution,
+            "speedup": timings["fp32"].p50_ms / timings[how].p50_ms,
+            "accuracy_change": 100 * (float((top[how] == y).mean()) - right),
+            "size_ratio": base.size_bytes / files[how].size_bytes,
+            "fp32_accuracy": right, "agreement": float((top[how] == top["fp32"]).mean()),
+            "test_images": len(y), "quantized": found.quantized / found.operators,
+            "float_operators": found.float_operators, "transposes": found.transposes,
+            "input_dtype": found.input_dtype,
+            "fp32_p50_ms": timings["fp32"].p50_ms, "p50_ms": timings[how].p50_ms,
+            "memory_ratio": memory["fp32"] / memory[how], "fp32_memory_bytes": memory["fp32"],
+            "grades": [timings["fp32"].grade, timings[how].grade], "made": mine[how][1],
+        })  # fmt: skip
     return rows
 
 
 PARTS: Mapping[str, Callable[[str, Path, Bars], list[dict[str, Any]]]] = {
-    "int8": rows_of,
+    "int8": int8_rows,
+    "held": held_rows,
     "pruned": pruned_rows,
 }
 

@@ -97,6 +97,12 @@ def by_channel(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return q.clip(-_TOP, _TOP).astype(np.int8), scales
 
 
+def by_tensor(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As ``by_channel``, with one scale (1,) for all."""
+    q, scales = by_channel(weight.reshape(1, -1))
+    return q.reshape(weight.shape), scales
+
+
 def least_scales(x: Scale, y: Scale) -> tuple[float, float]:
     """Of the weights of a channel, however small, of an operator from ``x`` to ``y``.
 

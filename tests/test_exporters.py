@@ -247,6 +247,18 @@ def test_weights_held_in_less_make_smaller_files_that_compute_nearly_the_same(
     assert 0 < np.sqrt(np.square(y - want).mean() / np.square(want).mean()) < off
 
 
+def test_a_fully_connected_layer_has_one_scale_where_older_runtimes_take_no_more(graphs, tmp_path):
+    """tflite-runtime 2.14 computed with a scale of 0, and gave biases for answers."""
+    path = write("tflite", replace(graphs["fp32"], held="int8-dynamic"), tmp_path).path
+    tflite = schema.ModelT.InitFromPackedBuf(path.read_bytes())
+    held = {t.name.decode(): t.quantization for t in tflite.subgraphs[0].tensors}
+    for node in graphs["fp32"].nodes:
+        if isinstance(node, Conv | Linear):
+            one = isinstance(node, Linear)
+            scales = held[f"{node.name}/weight/q"].scale
+            assert len(scales) == (1 if one else len(node.weight))
+
+
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_a_weight_that_float16_does_not_hold_is_refused_by_name(fmt, graphs, tmp_path):
     graph = graphs["fp32"]

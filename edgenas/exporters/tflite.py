@@ -14,7 +14,17 @@ from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
 from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, Mean, Mul, Node
-from edgenas.quantization import HALF, SIXTH, UNIT, Quantized, Scale, by_channel, half, sixth
+from edgenas.quantization import (
+    HALF,
+    SIXTH,
+    UNIT,
+    Quantized,
+    Scale,
+    by_channel,
+    by_tensor,
+    half,
+    sixth,
+)
 
 __all__ = ["Tflite"]
 
@@ -327,7 +337,9 @@ class _Writer:
             case "fp16":
                 return self.restored(name, self.constant(f"{name}/half", _moved(half(n), layout)))
             case "int8-weights" | "int8-dynamic":
-                q, scales = by_channel(n.weight)
+                # with several scales tflite-runtime 2.14 computes a fully connected layer as zero
+                one = isinstance(n, Linear) and self.graph.held == "int8-dynamic"
+                q, scales = (by_tensor if one else by_channel)(n.weight)
                 kept = self.constant(f"{name}/q", _moved(q, layout), scales, axis)
                 return kept if self.graph.held == "int8-dynamic" else self.restored(name, kept)
         return self.constant(name, _moved(n.weight, layout))
