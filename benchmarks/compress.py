@@ -4,9 +4,9 @@
 
 Networks: two that edgenas finds (Fashion-MNIST at 28 px, CIFAR-10 at 32 px), MobileNetV2 at 224 px
 and ResNet-18 at 128 px, both trained here on CIFAR-10, enlarged: first small, at last at full size.
-Of each, as ONNX and as TFLite, in parts that are measured each by itself (``--parts``):
-``int8``: int8-static by calibration alone (ptq) and trained on in int8 (qat); mixed, where layers of
-ptq are faster in float. ``held``: weights as fp16, int8-weights, int8-dynamic.
+Of each, as ONNX and as TFLite, in parts (``--parts``), each measured by itself:
+``int8``: int8-static by calibration alone (ptq) and trained on in int8 (qat); mixed, where layers
+of ptq are faster in float. ``held``: weights as fp16, int8-weights, int8-dynamic.
 All files of a network and a runtime are timed in one measurement, on one thread; accuracy is that
 of the files on the test images. ``agreement``: equal top-1 with the fp32 file.
 
