@@ -14,9 +14,10 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP
 demo: $(STAMP)
 	$(BIN)/edgenas run docs/demo.yaml
 
+# A process a core, each with one thread: more would wait for each other.
 test: $(STAMP)
 	$(BIN)/python -m pip check
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses logical --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
