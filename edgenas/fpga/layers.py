@@ -1,0 +1,165 @@
+"""Convolutions as the accelerator takes them: their weights as words, their jobs, their result."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgenas.fpga.commands import DENSE, DEPTHWISE, Fields
+from edgenas.fpga.reference import LEAST, MOST, Requantizer, convolved, requantized
+from edgenas.fpga.shape import Shape
+
+
+def over(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """``rows`` of a map of ``size`` x ``size`` pixels in a buffer from ``base`` on, as a ring.
+
+    Each row is ``tiles`` x ``size`` words.
+    """
+
+    base: int
+    rows: range
+    tiles: int
+    size: int
+
+    def fields(self, first: int, stride: int) -> Fields:
+        """To read from row ``first`` on, which may lie outside of the map."""
+        count, pitch = len(self.rows), self.tiles * self.size
+        return {
+            "pitch": pitch, "plane": self.size, "row_step": stride * pitch, "ring": count * pitch,
+            "ring_end": self.base + count * pitch,
+            "row_start": self.base + (first - self.rows.start) % count * pitch,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A convolution on integers, of squares.
+
+    ``weight`` (cout, cin, k, k) int8, or (c, 1, k, k) depthwise. ``bias`` (cout,): with what the
+    zero point of the input takes away. ``scales``: of each channel.
+    """
+
+    size: int
+    channels: int
+    weight: np.ndarray
+    bias: np.ndarray
+    scales: tuple[Requantizer, ...]
+    stride: int
+    padding: int
+    depthwise: bool
+    zero_in: int
+    zero_out: int
+    low: int = LEAST
+    high: int = MOST
+
+    @property
+    def k(self) -> int:
+        """Of the kernel."""
+        return int(self.weight.shape[2])
+
+    @property
+    def cout(self) -> int:
+        """Channels of the output."""
+        return len(self.weight)
+
+    @property
+    def out_size(self) -> int:
+        """Of the output."""
+        return (self.size + 2 * self.padding - self.k) // self.stride + 1
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """int8 (channels, size, size) -> int8."""
+        sums = convolved(
+            x, self.weight, self.bias, self.stride, self.padding, self.zero_in, self.depthwise
+        )
+        return requantized(sums, self.scales, self.zero_out, self.low, self.high)
+
+    def words(
+        self, shape: Shape, outputs: range | None = None, inputs: range | None = None
+    ) -> np.ndarray:
+        """Weights and parameters of channels, (n, lanes) uint8 in the order of their reading."""
+        outputs = range(self.cout) if outputs is None else outputs
+        weights = self.weight if inputs is None else self.weight[:, inputs.start : inputs.stop]
+        parts = []
+        for o in outputs[:: shape.lanes]:
+            rows = range(o, min(o + shape.lanes, outputs.stop))
+            weight = weights[rows.start : rows.stop]
+            iterations = _depthwise if self.depthwise else _dense
+            for number, block in enumerate(iterations(weight, shape.taps)):
+                wide = np.zeros((shape.taps, shape.lanes), np.int8)
+                wide[: len(block), : len(weight)] = block
+                parts.append(wide.view(np.uint8))
+                if number == 0:
+                    parts.append(self._parameters(rows, shape))
+        return np.concatenate(parts)
+
+    def _parameters(self, rows: range, shape: Shape) -> np.ndarray:
+        words = np.zeros(shape.lanes, np.uint64)
+        for i, c in enumerate(rows):
+            words[i] = self.scales[c].word(int(self.bias[c]))
+        return words.view(np.uint8).reshape(shape.parameter_words, shape.lanes)
+
+    def job(self, shape: Shape, rows: range, held: Rows, channels: int, tiles: int) -> Fields:
+        """``rows`` of ``tiles`` of the output, out of so many ``channels`` in ``held``.
+
+        Buffers, weights and where results go are left to whoever runs it.
+        """
+        stride, n = self.stride, self.out_size
+        first = rows.start * stride - self.padding
+        seen = min(self.k, shape.taps)  # pixels of a row until a window is full
+        own: Fields = {
+            "mode": DEPTHWISE, "inputs": 1, "kx": over(self.k, shape.taps),
+            "issues": (n - 1) * stride + seen, "x_step": 1, "warmup": seen, "every": stride,
+        } if self.depthwise else {
+            "mode": DENSE, "inputs": over(channels, shape.taps), "kx": self.k, "issues": n,
+            "x_step": stride, "warmup": 1, "every": 1,
+        }  # fmt: skip
+        return {
+            **own, **held.fields(first, stride), "first": 1, "last": 1, "tiles": tiles,
+            "ky": self.k, "rows": len(rows), "y_step": stride,
+            "x_start": -self.padding, "y_start": first, "height": self.size, "width": self.size,
+            "out_plane": n, "out_pitch": tiles * n, "padding": self.zero_in,
+            "zero": self.zero_out, "low": self.low, "high": self.high,
+        }  # fmt: skip
+
+
+def _dense(weight: np.ndarray, taps: int) -> Iterator[np.ndarray]:
+    """(inputs, outputs) of each iteration."""
+    _, channels, k, _ = weight.shape
+    for y in range(k):
+        for x in range(k):
+            for c in range(0, channels, taps):
+                yield weight[:, c : c + taps, y, x].T
+
+
+def _depthwise(weight: np.ndarray, taps: int) -> Iterator[np.ndarray]:
+    """(columns, channels) of each iteration, the newest pixel of a window first."""
+    n, _, k, _ = weight.shape
+    seen = min(k, taps)
+    wide = np.zeros((n, k, over(k, taps) * taps), np.int8)
+    wide[:, :, :k] = weight[:, 0]
+    for y in range(k):
+        for x in range(0, k, taps):
+            yield wide[:, y, x : x + seen][:, ::-1].T
+
+
+def packed(x: np.ndarray, lanes: int) -> np.ndarray:
+    """(c, h, w) int8 as words (h * tiles * w, lanes) uint8, channels filled up with zeros."""
+    c, h, w = x.shape
+    tiles = over(c, lanes)
+    wide = np.zeros((tiles * lanes, h, w), np.int8)
+    wide[:c] = x
+    return wide.reshape(tiles, lanes, h, w).transpose(2, 0, 3, 1).reshape(-1, lanes).view(np.uint8)
+
+
+def unpacked(words: np.ndarray, channels: int, size: int, lanes: int) -> np.ndarray:
+    """Inverse of ``packed``, of a square."""
+    tiles = over(channels, lanes)
+    x = words.view(np.int8).reshape(size, tiles, size, lanes).transpose(1, 3, 0, 2)
+    return x.reshape(tiles * lanes, size, size)[:channels]

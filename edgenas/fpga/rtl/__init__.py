@@ -1,0 +1,1 @@
+"""The accelerator's hardware, in Amaranth; ``machine`` is the whole."""

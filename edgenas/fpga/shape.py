@@ -1,0 +1,46 @@
+"""What of the accelerator can be chosen before it is built."""
+
+from dataclasses import dataclass
+
+BYTE = 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """``lanes`` output channels x ``taps`` products a cycle; buffers in words of ``lanes`` bytes.
+
+    Lanes are split in ``groups``, each a cycle behind the one before it, so that no net has to
+    cross the chip within a cycle. ``sums``: accumulators of each lane.
+    """
+
+    lanes: int = 16
+    taps: int = 8
+    groups: int = 4
+    x_words: int = 4096
+    y_words: int = 4096
+    z_words: int = 1024
+    o_words: int = 2048
+    weight_words: int = 4096
+    sums: int = 2048
+    run_slots: int = 64
+    move_slots: int = 128
+
+    @property
+    def word_bits(self) -> int:
+        """Of a memory word: a byte a lane."""
+        return self.lanes * BYTE
+
+    @property
+    def lanes_of_group(self) -> int:
+        """Lanes that work in step."""
+        return self.lanes // self.groups
+
+    @property
+    def parts(self) -> int:
+        """Words of ``lanes`` channels are multiplied in so many parts of ``taps``."""
+        return self.lanes // self.taps
+
+    @property
+    def parameter_words(self) -> int:
+        """Of the 8 bytes of each lane: bias, multiplier, two shifts."""
+        return 8

