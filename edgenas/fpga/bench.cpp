@@ -1,10 +1,10 @@
 // Runs the program in a DRAM image on the simulated accelerator.
 //
-//   simulate IMAGE WORDS LATENCY READ_NUM READ_DEN WRITE_NUM WRITE_DEN LIMIT < image > image
+//   simulate IMAGE WORDS LATENCY READ_NUM READ_DEN WRITE_NUM WRITE_DEN LIMIT
 //
-// IMAGE is read whole, and written back when the machine has halted, counters to stderr.
-// The DRAM gives a word for each READ_DEN / READ_NUM cycles, LATENCY after its command, and takes
-// one for each WRITE_DEN / WRITE_NUM.
+// IMAGE, of WORDS words, is read and, when the machine has halted, written back; counters go to
+// stdout as JSON. The DRAM gives a word for each READ_DEN / READ_NUM cycles, LATENCY after its
+// command, and takes one for each WRITE_DEN / WRITE_NUM. More cycles than LIMIT are an error.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
