@@ -11,13 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenas.errors import CapabilityError
+from edgenas.errors import CapabilityError, CorruptFile
+from edgenas.export import exporter_for
 from edgenas.fpga.commands import MOVE, RUN, TABLE, encode
 from edgenas.fpga.compile import compiled
 from edgenas.fpga.cycles import Dram, total_cycles
 from edgenas.fpga.fused import Bottleneck, fused
 from edgenas.fpga.layers import Layer, over, packed, unpacked
 from edgenas.fpga.lower import steps, values
+from edgenas.fpga.network import INPUT, Network
 from edgenas.fpga.program import Program
 from edgenas.fpga.reference import Requantizer, requantized
 from edgenas.fpga.schedule import Task, schedule
@@ -25,8 +27,7 @@ from edgenas.fpga.shape import Shape
 from edgenas.fpga.simulator import build, simulate
 from edgenas.fpga.sums import Sum
 from edgenas.fpga.tasks import Tensor, Weights, addition, convolution
-from edgenas.graph import INPUT, calibrate, trace
-from edgenas.quantization import Quantized
+from edgenas.graph import calibrate, trace
 from edgenas.space import load_space
 
 # Small ones are built in seconds; with words of one part as well as of two.
@@ -196,7 +197,14 @@ def test_results_may_go_through_a_table(machine):
     np.testing.assert_array_equal(y.view(np.uint8), table[own(x).view(np.uint8)])
 
 
-def test_a_searched_kind_of_network_runs_whole_and_answers_as_its_reference(machine):
+def integers(module, shape, tmp_path, seen=None) -> Network:
+    """By way of a file."""
+    graph = trace(module.eval(), shape)
+    int8 = calibrate(graph, [torch.randn(4, *shape) if seen is None else seen])
+    return Network.load(exporter_for("fpga").network(int8, tmp_path / "net.fpga", {}).path)[0]
+
+
+def test_a_searched_kind_of_network_runs_whole_and_answers_as_its_reference(machine, tmp_path):
     shape, simulator = machine
     space = load_space({
         "kind": "mobile", "preset": "tiny", "resolution": 12, "channels": 1, "classes": 3,
@@ -204,23 +212,21 @@ def test_a_searched_kind_of_network_runs_whole_and_answers_as_its_reference(mach
         "strides": [2, 2], "head": 16, "kernels": [3, 5], "expansions": [3],
     })  # fmt: skip
     torch.manual_seed(0)
-    arch = space.sample(random.Random(0))
-    graph = trace(space.build(arch).eval(), (1, 12, 12))
-    seen = torch.randn(16, 1, 12, 12)
-    int8 = calibrate(graph, [seen])
-    found = steps(int8, shape)
+    module, seen = space.build(space.sample(random.Random(0))).eval(), torch.randn(16, 1, 12, 12)
+    network = integers(module, (1, 12, 12), tmp_path, seen)
+    found = steps(network, shape)
     assert any(isinstance(s.work, Bottleneck) for s in found)
     program = compiled(found, INPUT, 1, 12, shape, DRAM)
-    scale = Quantized(int8).scales
-    for x in seen[:3].numpy():
-        q = (scale[INPUT].quantize(x).astype(np.int16) - 128).astype(np.int8)
+    begin, end = (network.scales[name] for name in (INPUT, found[-1].name))
+    for x in seen[:3]:
+        q = np.clip(np.rint(x.numpy() / begin.scale) + begin.zero, -128, 127).astype(np.int8)
         after, counted = simulate(simulator, program.given(INPUT, q), DRAM, LIMIT)
         assert counted.cycles == program.cycles
         for name, value in values(found, q).items():
             np.testing.assert_array_equal(program.taken(name, after), value, err_msg=name)
-        real = graph(torch.from_numpy(x[None])).detach().numpy()[0]
-        top = found[-1].name
-        y = (value.reshape(-1).astype(int) + 128 - scale[top].zero_point) * scale[top].scale
+        with torch.no_grad():
+            real = module(x[None]).numpy()[0]
+        y = (value.reshape(-1).astype(int) - end.zero) * end.scale
         assert np.sqrt(np.square(y - real).mean()) < 0.1 * np.abs(real).max()
 
 
@@ -268,21 +274,39 @@ def test_packed_words_are_unpacked_as_they_were(channels, size, lanes):
     np.testing.assert_array_equal(unpacked(packed(x, lanes), channels, size, lanes), x)
 
 
-def test_what_the_accelerator_does_not_compute_is_refused_by_name():
+def test_what_the_accelerator_does_not_compute_is_refused_by_name(tmp_path):
     space = load_space({"kind": "mobile", "preset": "tiny-v3", "ses": [4]})
     arch = space.sample(random.Random(0))
     shape = space.input_of(arch)
     graph = trace(space.build(arch).eval(), shape)
-    with pytest.raises(CapabilityError, match="computes int8-static, not fp32"):
-        steps(graph, Shape())
+    write = exporter_for("fpga").network
+    with pytest.raises(CapabilityError, match="int8-static only, not fp32"):
+        write(graph, tmp_path / "net.fpga", {})
     int8 = calibrate(graph, [torch.randn(4, *shape)])
     with pytest.raises(CapabilityError, match=r"the accelerator has no (Mul|HardSwish) "):
-        steps(int8, Shape())
+        write(int8, tmp_path / "net.fpga", {})
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_step_that_has_no_room_is_refused_by_name():
+def test_a_step_that_has_no_room_is_refused_by_name(tmp_path):
     small = Shape(x_words=16, y_words=16, z_words=16, o_words=16, sums=16)
-    graph = trace(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1)).eval(), (3, 32, 32))
-    found = steps(calibrate(graph, [torch.randn(2, 3, 32, 32)]), small)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1))
+    found = steps(integers(net, (3, 32, 32), tmp_path), small)
     with pytest.raises(CapabilityError, match="0 has no room in the buffers"):
         compiled(found, INPUT, 3, 32, small, DRAM)
+
+
+@given(cut=st.integers(0, 3000), flip=st.integers(0, 3000), bit=st.integers(0, 7))
+@settings(max_examples=100, deadline=None)
+def test_a_damaged_file_is_one_line(cut, flip, bit, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("damaged")
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())
+    integers(net, (1, 6, 6), folder)
+    path = folder / "net.fpga"
+    content = bytearray(path.read_bytes())
+    content[flip % len(content)] ^= 1 << bit
+    path.write_bytes(content[: max(1, len(content) - cut % len(content))] if cut % 2 else content)
+    try:
+        Network.load(path)
+    except CorruptFile as e:
+        assert str(path) in str(e) and "\n" not in str(e)

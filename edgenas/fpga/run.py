@@ -1,0 +1,155 @@
+"""The runner of the runtime ``rtl``: a device that is simulated from its own hardware.
+
+``python run.py JOB.json`` prints JSON lines, those of edgenas/runner.py for ``probe``, ``time`` and
+``predict``. A timed call is the cycles of one image, over the clock of the device; every model's
+output is compared with the reference, and one that differs in a bit is a failed model.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgenas.errors import CapabilityError, EdgenasError
+from edgenas.fpga.compile import Compiled, compiled
+from edgenas.fpga.cycles import Dram
+from edgenas.fpga.lower import Step, steps, values
+from edgenas.fpga.network import INPUT, Network
+from edgenas.fpga.shape import Shape
+from edgenas.fpga.simulator import build, simulate, simulator_path
+
+Emit = Callable[[Mapping[str, Any]], None]
+_SLACK = 2  # a simulation that takes so many times the cycles of the model hangs
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """A network, and its program for the accelerator."""
+
+    network: Network
+    found: list[Step]
+    program: Compiled
+
+    @classmethod
+    def load(cls, path: str, board: "_Board") -> "_Model":
+        network, _ = Network.load(Path(path))
+        found = steps(network, board.shape)
+        channels, size, _ = network.input
+        return cls(network, found, compiled(found, INPUT, channels, size, board.shape, board.dram))
+
+    def rounded(self, x: np.ndarray) -> np.ndarray:
+        """float32 (c, h, w) as int8."""
+        scale = self.network.scales[INPUT]
+        q: np.ndarray = np.clip(np.rint(x / scale.scale) + scale.zero, -128, 127)
+        return q.astype(np.int8)
+
+    def real(self, y: np.ndarray) -> np.ndarray:
+        """What the last operator made, float32, in its shape."""
+        last = self.network.ops[-1]
+        scale = self.network.scales[last.name]
+        z: np.ndarray = (y.astype(np.float32) - scale.zero) * np.float32(scale.scale)
+        return z.reshape(last.shape)
+
+
+@dataclass(frozen=True)
+class _Board:
+    shape: Shape
+    dram: Dram
+    simulator: Path
+
+    def ran(self, model: _Model, x: np.ndarray) -> tuple[np.ndarray, int]:
+        """Output and cycles on ``x`` int8. Raises CapabilityError where the hardware is wrong."""
+        program, last = model.program, model.found[-1].name
+        after, counted = simulate(
+            self.simulator, program.given(INPUT, x), self.dram, _SLACK * program.cycles
+        )
+        y, want = program.taken(last, after), values(model.found, x)[last]
+        if wrong := int((y != want).sum()):
+            raise CapabilityError(f"{wrong} of {y.size} outputs are not those of the reference")
+        return y, counted.cycles
+
+
+def probe(job: Mapping[str, Any], board: _Board, emit: Emit) -> None:
+    """Which hardware it is: its RTL and clock."""
+    emit({
+        "event": "end", "facts": {},
+        "fingerprint": {
+            "cpu": job["part"], "arch": "fpga", "cores": 1, "runtime": job["backend"],
+            "runtime_version": board.simulator.parent.name, "threads": job["threads"],
+            "fmax_mhz": job["fmax_mhz"], "report": job["report"], "dram": repr(board.dram),
+        },
+    })  # fmt: skip
+
+
+def time_models(job: Mapping[str, Any], board: _Board, emit: Emit) -> None:
+    """Each model once, as it always takes the same; its visits in the order given."""
+    rng = np.random.default_rng(0)
+    ns: dict[str, int] = {}
+
+    def cycles(path: str) -> int:
+        model = _Model.load(path, board)
+        x = rng.integers(-128, 128, model.network.input).astype(np.int8)
+        return board.ran(model, x)[1]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        asked = [(m["id"], pool.submit(cycles, m["path"])) for m in job["models"]]
+        for name, answer in asked:
+            emit({"event": "loading", "id": name})
+            try:
+                ns[name] = round(answer.result() * 1e3 / job["fmax_mhz"])
+            except CapabilityError as e:
+                emit({"id": name, "status": "unsupported", "reason": str(e)})
+    emit({"event": "loaded"})
+    for number, name in job["visits"]:
+        if name in ns:
+            emit({"id": name, "round": number, "ns": [ns[name]] * job["min_calls"]})
+    emit({"event": "end", "timed_ns": 0})
+
+
+def predict(job: Mapping[str, Any], board: _Board, emit: Emit) -> None:
+    """Image by image."""
+    inputs = np.load(job["inputs"], mmap_mode="r", allow_pickle=False)
+    model = _Model.load(job["model"], board)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        outputs = []
+        for y, _ in pool.map(lambda x: board.ran(model, model.rounded(x)), inputs):
+            outputs.append(model.real(y))
+            emit({"event": "progress", "done": len(outputs), "total": len(inputs)})
+    np.save(job["output"], np.stack(outputs))
+    emit({"event": "end"})
+
+
+VERBS = {"probe": probe, "time": time_models, "predict": predict}
+
+
+def main() -> int:
+    """Run the job file named on the command line."""
+    here = str(Path(__file__).resolve().parent)
+    sys.path[:] = [p for p in sys.path if p != here]  # neighbours of this file are not modules
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+
+    def emit(event: Mapping[str, Any]) -> None:
+        try:
+            sys.stdout.write(json.dumps(event) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os._exit(141)  # the host is gone
+
+    shape, cache = Shape(**job["shape"]), Path(job["cache"])
+    try:
+        simulator = (simulator_path if job["verb"] == "probe" else build)(shape, cache)
+        VERBS[job["verb"]](job, _Board(shape, Dram(**job["dram"]), simulator), emit)
+    except EdgenasError as e:
+        emit({"event": "refused", "reason": str(e)})
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
