@@ -91,7 +91,8 @@ def test_pins_name_no_build_and_no_place() -> None:
 def test_dependencies_are_what_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {canonicalize_name(Requirement(r).name) for r in project["dependencies"]}
-    fpga = {canonicalize_name(Requirement(r).name) for r in project["optional-dependencies"]["fpga"]}
+    extra = project["optional-dependencies"]["fpga"]
+    fpga = {canonicalize_name(Requirement(r).name) for r in extra}
     homes = metadata.packages_distributions()
     sources = {path: path.read_text() for path in sorted((ROOT / "edgenas").rglob("*.py"))}
 

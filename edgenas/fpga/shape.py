@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from edgenas.errors import UsageError
+
 BYTE = 8
 
 
@@ -24,6 +26,17 @@ class Shape:
     sums: int = 2048
     run_slots: int = 64
     move_slots: int = 128
+
+    def __post_init__(self) -> None:
+        powers = {"lanes": self.lanes, "taps": self.taps, "groups": self.groups}
+        if any(n < 1 or n & (n - 1) for n in powers.values()):
+            raise UsageError(
+                f"lanes, taps and groups of an accelerator are powers of two: {powers}"
+            )
+        if not max(4, self.groups, self.taps) <= self.lanes or not 4 <= self.taps <= 8:
+            raise UsageError(
+                f"an accelerator has 4 or 8 taps, and as many lanes at least: {powers}"
+            )
 
     @property
     def word_bits(self) -> int:
