@@ -105,7 +105,7 @@ def memory_bytes(device: Device, artifact: Artifact) -> int | None:
     exporter = exporter_for(device.runtime.format)
     with tempfile.TemporaryDirectory(prefix="edgenas-") as work:
         path = Path(work) / f"empty.{exporter.format}"
-        empty = specimen.operator(exporter, specimen.EMPTY, "fp32", path)
+        empty = specimen.operator(exporter, specimen.EMPTY, device.precisions[0], path)
         return session.memory_bytes(device, artifact, empty)
 
 

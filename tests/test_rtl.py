@@ -1,6 +1,9 @@
 """The runtime rtl: a device whose times and answers are those of simulated hardware."""
 
 import json
+import os
+import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,11 @@ from edgenas.export import exporter_for
 from edgenas.fpga.lower import steps, values
 from edgenas.fpga.network import INPUT, Network
 from edgenas.fpga.shape import Shape
+from edgenas.fpga.simulator import simulator_path
 from edgenas.graph import calibrate, trace
+from edgenas.measure import memory_bytes
 from edgenas.profile import profile
-from edgenas.session import Pace, predict, probe, time_models
+from edgenas.session import Pace, Refusal, predict, probe, time_models
 from edgenas.space import load_space
 
 SHAPE = {
@@ -51,8 +56,6 @@ def device(tmp_path_factory: pytest.TempPathFactory):
 def network(folder: Path):
     """A file, and images that it was calibrated on."""
     torch.manual_seed(0)
-    import random
-
     net, seen = SPACE.build(SPACE.sample(random.Random(1))).eval(), torch.randn(16, 1, 12, 12)
     int8 = calibrate(trace(net, (1, 12, 12)), [seen])
     return exporter_for("fpga").network(int8, folder / "net.fpga", {}), seen.numpy()
@@ -79,6 +82,7 @@ def test_a_call_takes_its_cycles_whenever_it_is_asked(device: Device, tmp_path):
     assert first == second
     assert [len(set(v.ns)) for v in first] == [1, 1] and first[0].ns == first[1].ns
     slow = load_device(str(written(tmp_path, fmax_mhz=25)))
+    assert memory_bytes(device, artifact) is None
     (half,) = time_models(slow, {"a": artifact}, visits[:1], Pace(1.0))
     assert half.ns[0] == pytest.approx(2 * first[0].ns[0], abs=40)
 
@@ -90,6 +94,26 @@ def test_a_table_predicts_whole_networks_and_says_that_it_was_simulated(device, 
     assert table.header.held_out is not None and table.header.held_out.mape < 0.03
     fingerprint, _ = probe(device)
     assert (fingerprint["arch"], fingerprint["fmax_mhz"]) == ("fpga", 50)
+
+
+def test_hardware_that_computes_something_else_is_found_out(device, tmp_path, monkeypatch):
+    """Its simulator is exchanged for one that spoils what the true one leaves in DRAM."""
+    artifact, x = network(tmp_path)
+    path = Path("simulators") / simulator_path(Shape(**SHAPE), tmp_path).parent.name / "simulate"
+    true, spoilt = Path(os.environ["EDGENAS_CACHE"]) / path, tmp_path / "cache" / path
+    spoilt.parent.mkdir(parents=True)
+    spoilt.write_text(
+        f"#!{sys.executable}\nimport subprocess, sys\n"
+        f"subprocess.run([{str(true)!r}, *sys.argv[1:]], check=True)\n"
+        "data = bytearray(open(sys.argv[1], 'rb').read())\n"
+        "open(sys.argv[1], 'wb').write(bytes(b ^ 1 for b in data))\n"
+    )
+    spoilt.chmod(0o755)
+    monkeypatch.setenv("EDGENAS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DeviceError, match=r"3 of 3 outputs are not those of the reference"):
+        predict(device, artifact, x[:1])
+    (refusal,) = time_models(device, {"a": artifact}, [(0, "a")], Pace(1.0))
+    assert isinstance(refusal, Refusal) and "not those of the reference" in refusal.reason
 
 
 def test_what_it_cannot_compute_and_what_makes_no_sense_is_one_line(device, tmp_path):

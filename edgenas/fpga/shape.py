@@ -23,7 +23,7 @@ class Shape:
     z_words: int = 1024
     o_words: int = 2048
     weight_words: int = 4096
-    sums: int = 2048
+    sums: int = 1024
     run_slots: int = 64
     move_slots: int = 128
 
