@@ -1,7 +1,7 @@
 """Convolutions as the accelerator takes them: their weights as words, their jobs, their result."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -85,25 +85,29 @@ class Layer:
     ) -> np.ndarray:
         """Weights and parameters of channels, (n, lanes) uint8 in the order of their reading."""
         outputs = range(self.cout) if outputs is None else outputs
-        weights = self.weight if inputs is None else self.weight[:, inputs.start : inputs.stop]
-        parts = []
-        for o in outputs[:: shape.lanes]:
-            rows = range(o, min(o + shape.lanes, outputs.stop))
-            weight = weights[rows.start : rows.stop]
-            iterations = _depthwise if self.depthwise else _dense
-            for number, block in enumerate(iterations(weight, shape.taps)):
-                wide = np.zeros((shape.taps, shape.lanes), np.int8)
-                wide[: len(block), : len(weight)] = block
-                parts.append(wide.view(np.uint8))
-                if number == 0:
-                    parts.append(self._parameters(rows, shape))
-        return np.concatenate(parts)
+        weight = self.weight[outputs.start : outputs.stop]
+        if inputs is not None:
+            weight = weight[:, inputs.start : inputs.stop]
+        tiles = over(len(weight), shape.lanes)
+        wide = np.zeros((tiles * shape.lanes, *weight.shape[1:]), np.int8)
+        wide[: len(weight)] = weight
+        arranged = _depthwise if self.depthwise else _dense
+        iterations = arranged(wide, shape.taps).reshape(-1, shape.taps, tiles, shape.lanes)
+        rows = iterations.transpose(2, 0, 1, 3).reshape(tiles, -1, shape.lanes).view(np.uint8)
+        first, rest = rows[:, : shape.taps], rows[:, shape.taps :]
+        parameters = self._parameters(outputs, tiles, shape)
+        return np.concatenate([first, parameters, rest], axis=1).reshape(-1, shape.lanes)
 
-    def _parameters(self, rows: range, shape: Shape) -> np.ndarray:
-        words = np.zeros(shape.lanes, np.uint64)
-        for i, c in enumerate(rows):
-            words[i] = self.scales[c].word(int(self.bias[c]))
-        return words.view(np.uint8).reshape(shape.parameter_words, shape.lanes)
+    def _parameters(self, outputs: range, tiles: int, shape: Shape) -> np.ndarray:
+        words = np.zeros(tiles * shape.lanes, np.uint64)
+        words[: len(outputs)] = self._words[outputs.start : outputs.stop]
+        return words.view(np.uint8).reshape(tiles, shape.parameter_words, shape.lanes)
+
+    @cached_property
+    def _words(self) -> np.ndarray:
+        """Parameters of each channel."""
+        pairs = zip(self.scales, self.bias.tolist(), strict=True)
+        return np.array([scale.word(bias) for scale, bias in pairs], np.uint64)
 
     def job(self, shape: Shape, rows: range, held: Rows, channels: int, tiles: int) -> Fields:
         """``rows`` of ``tiles`` of the output, out of so many ``channels`` in ``held``.
@@ -129,24 +133,24 @@ class Layer:
         }  # fmt: skip
 
 
-def _dense(weight: np.ndarray, taps: int) -> Iterator[np.ndarray]:
-    """(inputs, outputs) of each iteration."""
-    _, channels, k, _ = weight.shape
-    for y in range(k):
-        for x in range(k):
-            for c in range(0, channels, taps):
-                yield weight[:, c : c + taps, y, x].T
+def _dense(weight: np.ndarray, taps: int) -> np.ndarray:
+    """(outputs, inputs, k, k) as (iterations, taps, outputs): rows, columns, groups of inputs."""
+    n, channels, k, _ = weight.shape
+    wide = np.zeros((n, over(channels, taps) * taps, k, k), np.int8)
+    wide[:, :channels] = weight
+    return wide.transpose(2, 3, 1, 0).reshape(-1, taps, n)
 
 
-def _depthwise(weight: np.ndarray, taps: int) -> Iterator[np.ndarray]:
-    """(columns, channels) of each iteration, the newest pixel of a window first."""
+def _depthwise(weight: np.ndarray, taps: int) -> np.ndarray:
+    """(channels, 1, k, k) as (iterations, taps, channels), the newest pixel of a window first."""
     n, _, k, _ = weight.shape
-    seen = min(k, taps)
-    wide = np.zeros((n, k, over(k, taps) * taps), np.int8)
+    groups, seen = over(k, taps), min(k, taps)
+    wide = np.zeros((n, k, groups * taps), np.int8)
     wide[:, :, :k] = weight[:, 0]
-    for y in range(k):
-        for x in range(0, k, taps):
-            yield wide[:, y, x : x + seen][:, ::-1].T
+    windows = wide.reshape(n, k, groups, taps)
+    turned = np.zeros_like(windows)
+    turned[..., :seen] = windows[..., :seen][..., ::-1]
+    return turned.transpose(1, 2, 3, 0).reshape(-1, taps, n)
 
 
 def packed(x: np.ndarray, lanes: int) -> np.ndarray:

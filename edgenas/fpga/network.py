@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from edgenas.errors import CorruptFile
+from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import aside
 from edgenas.validate import construct
 
@@ -91,5 +91,7 @@ class Network:
             scales = {n: construct(Scale, s, f"{path}: {n}") for n, s in said["scales"].items()}
             c, h, w = said["input"]
             return cls((int(c), int(h), int(w)), ops, scales, weights), metadata
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
+        except (
+            SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, UsageError,
+        ) as e:  # fmt: skip
             raise CorruptFile(f"{path} cannot be read as a network of the accelerator: {e}") from e
