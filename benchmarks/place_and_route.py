@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -84,11 +83,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/ecp5"))
     args = parser.parse_args()
     pins = Pins(Shape(), primitive=True)
-    text = rtlil.convert(pins, name="pins", ports=pins.ports())
-    # No word is read and used in the cycle in which it is written: the scheduler and the core's own
-    # timing see to that. Else yosys would compare addresses around every memory, and the chip's
-    # memories are not asked for what they do not promise.
-    text = re.sub(r"(\\COLLISION_X_MASK \d+')0\b", r"\g<1>1", text)
+    text = rtlil.convert(pins, name="pins", ports=pins.ports(), emit_src=False)
     rtl = hashlib.sha256(text.encode()).hexdigest()
     work = args.work / rtl[:12]
     work.mkdir(parents=True, exist_ok=True)
