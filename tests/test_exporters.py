@@ -162,7 +162,7 @@ def write(fmt: str, graph: Graph, folder: Path, **metadata: str) -> Artifact:
 
 
 def test_every_format_is_on_the_shelf():
-    assert set(EXPORTERS) == {*FORMATS, "ncnn", "tensorrt", "torch"}
+    assert set(EXPORTERS) == {*FORMATS, "fpga", "ncnn", "tensorrt", "torch"}
     assert all(exporter_for(f).format == f for f in EXPORTERS)
     with pytest.raises(UnknownName, match="Did you mean 'onnx'"):
         exporter_for("onx")
