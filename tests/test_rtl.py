@@ -113,7 +113,8 @@ def test_hardware_that_computes_something_else_is_found_out(device, tmp_path, mo
     with pytest.raises(DeviceError, match=r"3 of 3 outputs are not those of the reference"):
         predict(device, artifact, x[:1])
     (refusal,) = time_models(device, {"a": artifact}, [(0, "a")], Pace(1.0))
-    assert isinstance(refusal, Refusal) and "not those of the reference" in refusal.reason
+    assert isinstance(refusal, Refusal) and refusal.status == "failed"
+    assert "not those of the reference" in refusal.reason
 
 
 def test_what_it_cannot_compute_and_what_makes_no_sense_is_one_line(device, tmp_path):

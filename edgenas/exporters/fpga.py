@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError
-from edgenas.fpga.network import INPUT, Network, Op, Scale, Weights
+from edgenas.fpga.network import Network, Op, Scale, Weights
 from edgenas.graph import Add, Conv, Graph, Linear, Mean, Node
 from edgenas.quantization import Quantized
 
@@ -49,7 +49,6 @@ def _integers(graph: Graph) -> Network:
             four = held.weight.reshape(*held.weight.shape[:2], *held.weight.shape[2:] or (1, 1))
             weights[node.name] = Weights(four, held.bias, held.scales)
     scales = {n: Scale(float(s.scale), s.zero_point - 128) for n, s in numbers.scales.items()}
-    assert INPUT in scales
     return Network(graph.input, tuple(map(_op, graph.nodes)), scales, weights)
 
 

@@ -39,6 +39,11 @@ def bits(fields: Mapping[str, int]) -> int:
     return sum(map(abs, fields.values()))
 
 
+def command_words(fields: Mapping[str, int], word_bits: int) -> int:
+    """Words of a command."""
+    return -(-bits(fields) // word_bits)
+
+
 def encode(fields: Mapping[str, int], values: Mapping[str, int]) -> int:
     """A command as one number, first field lowest. Raises ValueError for what does not fit."""
     if unknown := values.keys() - fields.keys():

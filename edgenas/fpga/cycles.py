@@ -6,8 +6,8 @@ Each constant here is one of the RTL; tests hold the whole against simulation, c
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgenas.fpga.commands import FIRST_AFTER, HALT, MOVE, RUN, STORE, Fields
-from edgenas.fpga.program import Commands, command_words
+from edgenas.fpga.commands import FIRST_AFTER, HALT, MOVE, RUN, STORE, Fields, command_words
+from edgenas.fpga.program import Commands
 from edgenas.fpga.shape import Shape
 
 
@@ -46,7 +46,7 @@ class _Mover:
     def __init__(self, commands: Commands, dram: Dram) -> None:
         self.dram = dram
         self.moves: Iterator[Fields] = iter(commands.moves)
-        self.per = command_words(commands.shape, MOVE)
+        self.per = command_words(MOVE, commands.shape.word_bits)
         self.done: list[int] = []
         self.now, self.halted = 0, False
         self.next: Fields | None = None
@@ -82,7 +82,7 @@ class _Runner:
 
     def __init__(self, commands: Commands) -> None:
         self.shape, self.runs = commands.shape, commands.runs
-        self.per = command_words(commands.shape, RUN)
+        self.per = command_words(RUN, commands.shape.word_bits)
         self.done: list[int] = []
         self.now, self.awaited = 0, FIRST_AFTER
 

@@ -1,6 +1,5 @@
 """Moves and runs in the order in which the two engines do them, as words of DRAM."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,15 +14,10 @@ from edgenas.fpga.commands import (
     RUNS,
     STORE,
     Fields,
-    bits,
+    command_words,
     encode,
 )  # fmt: skip
 from edgenas.fpga.shape import Shape
-
-
-def command_words(shape: Shape, fields: Mapping[str, int]) -> int:
-    """Words of a command of these ``fields``."""
-    return -(-bits(fields) // shape.word_bits)
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Commands:
         for layout, commands, slots in (
             (MOVE, self.moves, self.shape.move_slots), (RUN, self.runs, self.shape.run_slots),
         ):  # fmt: skip
-            size = command_words(self.shape, layout) * self.shape.lanes
+            size = command_words(layout, self.shape.word_bits) * self.shape.lanes
             content = b"".join(encode(layout, c).to_bytes(size, "little") for c in commands)
             parts.append(content.ljust(_slots(len(commands), slots) * size, b"\0"))
         return np.frombuffer(b"".join(parts), np.uint8).reshape(-1, self.shape.lanes)
@@ -108,7 +102,7 @@ class Program:
         """All, with a halt behind them."""
         shape = self.shape
         asked = [*self._moves, {"kind": HALT, "after_runs": len(self._runs)}]
-        per_move, per_run = (command_words(shape, layout) for layout in (MOVE, RUN))
+        per_move, per_run = (command_words(layout, shape.word_bits) for layout in (MOVE, RUN))
         halves = {
             MOVES: (0, shape.move_slots // 2 * per_move),
             RUNS: (_slots(len(asked), shape.move_slots) * per_move, shape.run_slots // 2 * per_run),

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgenas.errors import CapabilityError, EdgenasError
+from edgenas.errors import CapabilityError, DeviceError, EdgenasError
 from edgenas.files import write_text
 from edgenas.fpga.compile import Compiled, compiled
 from edgenas.fpga.cycles import Dram
@@ -73,14 +73,14 @@ class _Board:
         return digest.hexdigest()
 
     def ran(self, model: _Model, x: np.ndarray) -> tuple[np.ndarray, int]:
-        """Output and cycles on ``x`` int8. Raises CapabilityError where the hardware is wrong."""
+        """Output and cycles on ``x`` int8. Raises DeviceError where the hardware is wrong."""
         program, last = model.program, model.found[-1].name
         after, counted = simulate(
             self.simulator, program.given(INPUT, x), self.dram, _SLACK * program.cycles
         )
         y, want = program.taken(last, after), values(model.found, x)[last]
         if wrong := int((y != want).sum()):
-            raise CapabilityError(f"{wrong} of {y.size} outputs are not those of the reference")
+            raise DeviceError(f"{wrong} of {y.size} outputs are not those of the reference")
         return y, counted.cycles
 
 
@@ -116,8 +116,9 @@ def time_models(job: Mapping[str, Any], board: _Board, emit: Emit) -> None:
             emit({"event": "loading", "id": name})
             try:
                 ns[name] = round(answer.result() * 1e3 / job["fmax_mhz"])
-            except CapabilityError as e:
-                emit({"id": name, "status": "unsupported", "reason": str(e)})
+            except EdgenasError as e:  # one model failing must not end the others
+                status = "unsupported" if isinstance(e, CapabilityError) else "failed"
+                emit({"id": name, "status": status, "reason": str(e)})
     emit({"event": "loaded"})
     for number, name in job["visits"]:
         if name in ns:

@@ -39,7 +39,14 @@ class Counted:
 
 
 def simulator_path(shape: Shape, cache: Path) -> Path:
-    """Where the simulator of ``shape`` is once it is built; another for every other source."""
+    """Where the simulator of ``shape`` is once it is built; another for every other source.
+
+    Raises CapabilityError where a tool is missing.
+    """
+    if missing := [pip for name, pip in TOOLS.items() if importlib.util.find_spec(name) is None]:
+        raise CapabilityError(
+            f"{', '.join(missing)} not installed: {sys.executable} -m pip install 'edgenas[fpga]'"
+        )
     digest = hashlib.sha256(repr((shape, [version(name) for name in TOOLS.values()])).encode())
     here = Path(__file__).parent
     for source in sorted([*here.glob("rtl/*.py"), here / "bench.cpp", here / "commands.py"]):
@@ -52,10 +59,6 @@ def build(shape: Shape, cache: Path) -> Path:
 
     Raises CapabilityError where a tool is missing or fails.
     """
-    if missing := [pip for name, pip in TOOLS.items() if importlib.util.find_spec(name) is None]:
-        raise CapabilityError(
-            f"{', '.join(missing)} not installed: {sys.executable} -m pip install 'edgenas[fpga]'"
-        )
     path = simulator_path(shape, cache)
     if path.exists():
         return path

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgenas.fpga.commands import ADD, OUT, Fields, X
+from edgenas.fpga.commands import ADD, OUT, RUN, Fields, X
 from edgenas.fpga.layers import Rows
-from edgenas.fpga.reference import Requantizer, requantized
+from edgenas.fpga.reference import LEAST, MOST, Requantizer, requantized
 from edgenas.fpga.shape import Shape
 
 
@@ -52,9 +52,10 @@ class Sum:
             "mode": ADD, "source": X, "target": OUT, "first": 1, "last": 1, "tiles": tiles,
             "inputs": 1, "kx": 1, "ky": 1, "rows": len(rows), "issues": n,
             "x_step": 1, "y_step": 1, "y_start": rows.start, "height": n, "width": n, **fields,
-            "second": (second - fields["row_start"]) % (1 << 14), "warmup": 1, "every": 1,
+            "second": (second - fields["row_start"]) % (1 << RUN["second"]), "warmup": 1,
+            "every": 1,
             "out_start": out, "out_plane": n, "out_pitch": tiles * n, "weights": weights,
-            "zero": self.zero, "low": -128, "high": 127,
+            "zero": self.zero, "low": LEAST, "high": MOST,
         }  # fmt: skip
 
     def _factors(self) -> tuple[int, int, Requantizer, int]:

@@ -3,7 +3,7 @@
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal
 from amaranth.lib.memory import Memory
 
-from edgenas.fpga.commands import COUNT, FIRST_AFTER, RUN, RUNS, TABLE, WEIGHTS, X, bits
+from edgenas.fpga.commands import COUNT, FIRST_AFTER, RUN, RUNS, TABLE, WEIGHTS, X, command_words
 from edgenas.fpga.rtl.core import Core
 from edgenas.fpga.rtl.job import fields_of, registers
 from edgenas.fpga.rtl.mover import Mover
@@ -51,7 +51,7 @@ class Machine(Elaboratable):
     def _runner(self, m: Module) -> Signal:
         """Jobs of the ring, in order, each when as many moves are done as it waits for."""
         shape, core, moved = self.shape, self.core, self.mover.moves_done
-        per = -(-bits(RUN) // shape.word_bits)  # words of a command
+        per = command_words(RUN, shape.word_bits)
         depth = shape.run_slots * per
         m.submodules.ring = ring = Memory(shape=shape.word_bits, depth=depth, init=[])
         read, write = ring.read_port(), ring.write_port()

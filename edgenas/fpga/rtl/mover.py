@@ -14,7 +14,7 @@ from edgenas.fpga.commands import (
     TABLE,
     WEIGHTS,
     X,
-    bits,
+    command_words,
     encode,
 )  # fmt: skip
 from edgenas.fpga.rtl.job import fields_of
@@ -63,7 +63,7 @@ class Mover(Elaboratable):
 
     def elaborate(self, platform: object) -> Module:
         m, shape, port = Module(), self.shape, self.port
-        per = -(-bits(MOVE) // shape.word_bits)  # words of a command
+        per = command_words(MOVE, shape.word_bits)
         depth = shape.move_slots * per
         m.submodules.ring = ring = Memory(shape=shape.word_bits, depth=depth, init=[])
         ring_read, ring_write = ring.read_port(), ring.write_port()
