@@ -1,11 +1,11 @@
 """One job: from a buffer through the lanes to a buffer."""
 
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal
-from amaranth.lib.memory import Memory, WritePort
 
 from edgenas.fpga.commands import ADD, DENSE, OUT, X, Y, Z
 from edgenas.fpga.rtl.lanes import REQUANTIZED, LaneGroup, summed
 from edgenas.fpga.rtl.loader import Loader
+from edgenas.fpga.rtl.memory import Buffer
 from edgenas.fpga.rtl.reader import CYCLES, Reader
 from edgenas.fpga.rtl.sequencer import ADDRESS, Sequencer
 from edgenas.fpga.rtl.wires import delayed, register
@@ -23,7 +23,7 @@ class Core(Elaboratable):
     """Runs ``job``, which stays as it is, from ``start`` to ``done`` (both a cycle).
 
     ``loads``: (enable, address) to write ``loaded`` into X, the weights or the table. O is read at
-    ``o_address``, ``o_data`` a cycle later.
+    ``o_address``, ``o_data`` two cycles later.
     """
 
     def __init__(self, shape: Shape, job: dict[str, Signal], primitive: bool) -> None:
@@ -54,32 +54,27 @@ class Core(Elaboratable):
         self._written(m, seq, targets, *self._lanes(m, seq, reader, loader))
         return m
 
-    def _buffers(self, m: Module, reader: Reader, loader: Loader) -> dict[int, WritePort]:
-        """X, Y, Z and O, and the weights; the ports through which results are written."""
+    def _buffers(self, m: Module, reader: Reader, loader: Loader) -> dict[int, Buffer]:
+        """X, Y, Z and O, and the weights; those to which results are written."""
         shape = self.shape
         sizes = {X: shape.x_words, Y: shape.y_words, Z: shape.z_words, OUT: shape.o_words}
-        ports = {}
+        buffers = {}
         for buffer, words in sizes.items():
-            memory = Memory(shape=shape.word_bits, depth=words, init=[])
-            m.submodules[f"buffer_{'xyzo'[buffer]}"] = memory
-            read, ports[buffer] = memory.read_port(), memory.write_port()
+            memory = Buffer(shape.word_bits, words, 2, self.primitive)
+            m.submodules[f"buffer_{'xyzo'[buffer]}"] = buffers[buffer] = memory
             address, data = reader.ports.get(buffer, (self.o_address, self.o_data))
-            m.d.comb += [read.addr.eq(address), read.en.eq(1), data.eq(read.data)]
-        m.submodules.weights = memory = Memory(
-            shape=shape.word_bits, depth=shape.weight_words, init=[]
-        )
-        read = memory.read_port()
-        m.d.comb += [
-            read.addr.eq(loader.address), read.en.eq(1), loader.data.eq(read.data),
-        ]  # fmt: skip
+            m.d.comb += [memory.at.eq(address), data.eq(memory.data)]
+        weights = Buffer(shape.word_bits, shape.weight_words, 2, self.primitive)
+        m.submodules.weights = weights
+        m.d.comb += [weights.at.eq(loader.address), loader.data.eq(weights.data)]
         loaded = register(m, self.loaded, "loaded")
-        for port, name in ((ports.pop(X), "x"), (memory.write_port(), "weights")):
+        for memory, name in ((buffers.pop(X), "x"), (weights, "weights")):
             enable, address = self.loads[name]
             m.d.comb += [
-                port.en.eq(register(m, enable, f"{name}_en")),
-                port.addr.eq(register(m, address, f"{name}_to")), port.data.eq(loaded),
+                memory.write.eq(register(m, enable, f"{name}_en")),
+                memory.to.eq(register(m, address, f"{name}_to")), memory.word.eq(loaded),
             ]  # fmt: skip
-        return ports
+        return buffers
 
     def _lanes(
         self, m: Module, seq: Sequencer, reader: Reader, loader: Loader
@@ -118,7 +113,7 @@ class Core(Elaboratable):
         return Cat(*results), group.write
 
     def _written(
-        self, m: Module, seq: Sequencer, targets: dict[int, WritePort], word: Signal, write: Signal
+        self, m: Module, seq: Sequencer, targets: dict[int, Buffer], word: Signal, write: Signal
     ) -> None:
         """``word``, through the table where the job says so, into the target."""
         shape, job = self.shape, self.job
@@ -127,22 +122,21 @@ class Core(Elaboratable):
         loaded = register(m, self.loaded, "table_loaded")
         looked_up = []
         for lane in range(shape.lanes):
-            m.submodules[f"table_{lane}"] = table = Memory(shape=8, depth=256, init=[])
-            port, read = table.write_port(), table.read_port()
+            m.submodules[f"table_{lane}"] = table = Buffer(8, 256, 1, self.primitive)
             byte = slice(8 * lane, 8 * lane + 8)
             m.d.comb += [
-                port.en.eq(enable), port.addr.eq(address), port.data.eq(loaded[byte]),
-                read.addr.eq(whole[byte]), read.en.eq(1),
+                table.write.eq(enable), table.to.eq(address), table.word.eq(loaded[byte]),
+                table.at.eq(whole[byte]),
             ]  # fmt: skip
-            looked_up.append(read.data)
+            looked_up.append(table.data)
         plain = register(m, whole, "plain")
         final = register(m, Mux(job["table"], Cat(*looked_up), plain), "final")
         writing = delayed(m, write, 3, "writing")[-1]
         to = delayed(m, seq.out, latency(shape) + 3, "out")[-1]
-        for buffer, port in targets.items():
+        for buffer, memory in targets.items():
             m.d.sync += [
-                port.en.eq(writing & (job["target"] == buffer)), port.addr.eq(to),
-                port.data.eq(final),
+                memory.write.eq(writing & (job["target"] == buffer)), memory.to.eq(to),
+                memory.word.eq(final),
             ]  # fmt: skip
         left = Signal(6, name="draining")
         with m.If(seq.finish):

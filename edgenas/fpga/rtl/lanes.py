@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal, Value, signed
-from amaranth.lib.memory import Memory
 
 from edgenas.fpga.reference import MULTIPLIER, OPERAND
+from edgenas.fpga.rtl.memory import Buffer
 from edgenas.fpga.rtl.multiplier import Multiplier
 from edgenas.fpga.rtl.wires import delayed, register
 from edgenas.fpga.shape import Shape
@@ -64,22 +64,21 @@ class LaneGroup(Elaboratable):
 
         shared = register(m, self.shared, "shared_0")
         window = self._window(m)
-        m.submodules.sums = memory = Memory(shape=n * ACCUMULATOR, depth=shape.sums, init=[])
-        write, read = memory.write_port(), memory.read_port()
-        m.d.comb += [read.addr.eq(at("sum", levels - 2)), read.en.eq(1)]
-        partial = register(m, read.data, "partial")
+        m.submodules.sums = kept = Buffer(n * ACCUMULATOR, shape.sums, 2, self.primitive)
+        m.d.comb += kept.at.eq(at("sum", levels - 2))
+        partial = kept.data
         sums, results = [], []
         for lane, channel in enumerate(self._channels(m)):
             own = Cat(*(w[8 * lane : 8 * lane + 8] for w in window))
             operands = Mux(self.dense, shared, own)
             products = []
             for tap, weight in enumerate(channel.weights):
-                m.submodules[f"mul_{lane}_{tap}"] = mul = Multiplier(self.primitive)
+                m.submodules[f"mul_{lane}_{tap}"] = mul = Multiplier(8, self.primitive)
                 m.d.comb += [
                     mul.a.eq(operands[8 * tap : 8 * tap + 8].as_signed()), mul.b.eq(weight),
                     mul.take.eq(at("begin", 0)),
                 ]  # fmt: skip
-                products.append(mul.product[:16].as_signed())
+                products.append(mul.product)
             bias = Signal(signed(ACCUMULATOR), name=f"bias_{lane}")
             with m.If(at("begin_tile", levels - 1)):
                 m.d.sync += bias.eq(channel.bias)
@@ -90,8 +89,8 @@ class LaneGroup(Elaboratable):
             results.append(self._requantized(m, lane, total, channel, at, levels + 1))
         ready, done = levels + 1, levels + 1 + REQUANTIZED
         m.d.comb += [
-            write.addr.eq(at("sum", ready)), write.data.eq(Cat(*sums)),
-            write.en.eq(at("emit", ready) & ~at("last", ready)), self.bytes.eq(Cat(*results)),
+            kept.to.eq(at("sum", ready)), kept.word.eq(Cat(*sums)),
+            kept.write.eq(at("emit", ready) & ~at("last", ready)), self.bytes.eq(Cat(*results)),
             self.write.eq(at("emit", done) & at("last", done)),
         ]  # fmt: skip
         return m
@@ -157,7 +156,7 @@ class LaneGroup(Elaboratable):
         coarse = step(total >> (before[2:] << 2), ACCUMULATOR, "coarse")
         shifted = step(coarse >> register(m, before[:2], f"fine_{lane}"), ACCUMULATOR, "shifted")
         operand = step(_saturated(shifted, OPERAND), OPERAND, "operand")  # now + 3
-        m.submodules[f"requantize_{lane}"] = mul = Multiplier(self.primitive)
+        m.submodules[f"requantize_{lane}"] = mul = Multiplier(OPERAND, self.primitive)
         m.d.comb += [
             mul.a.eq(operand), mul.b.eq(channel.multiplier), mul.take.eq(at("begin_tile", now + 3)),
         ]  # fmt: skip

@@ -62,8 +62,8 @@ class Loader(Elaboratable):
             m.d.sync += self.ready.eq(1)
         with m.If(self.start | self.begin):
             m.d.sync += self.ready.eq(0)
-        m.d.sync += self.word.eq(self.data)
         m.d.comb += [
+            self.word.eq(self.data),
             self.valid.eq(delayed(m, busy, 2, "busy")[-1]),
             self.index.eq(delayed(m, number, 2, "number")[-1]),
         ]

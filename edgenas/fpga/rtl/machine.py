@@ -1,11 +1,11 @@
 """The accelerator: a core that runs jobs, a mover beside it, each with commands of its own."""
 
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal
-from amaranth.lib.memory import Memory
 
 from edgenas.fpga.commands import COUNT, FIRST_AFTER, RUN, RUNS, TABLE, WEIGHTS, X, command_words
 from edgenas.fpga.rtl.core import Core
 from edgenas.fpga.rtl.job import fields_of, registers
+from edgenas.fpga.rtl.memory import Buffer
 from edgenas.fpga.rtl.mover import Mover
 from edgenas.fpga.shape import Shape
 
@@ -20,9 +20,9 @@ class Machine(Elaboratable):
     """
 
     def __init__(self, shape: Shape, primitive: bool = False) -> None:
-        self.shape = shape
+        self.shape, self.primitive = shape, primitive
         self.start, self.halted = Signal(name="start"), Signal(name="halted")
-        self.mover = Mover(shape)
+        self.mover = Mover(shape, primitive)
         self.job = registers(RUN)
         self.core = Core(shape, self.job, primitive)
         self.counters = {n: Signal(32, name=n) for n in COUNTERS}
@@ -53,8 +53,7 @@ class Machine(Elaboratable):
         shape, core, moved = self.shape, self.core, self.mover.moves_done
         per = command_words(RUN, shape.word_bits)
         depth = shape.run_slots * per
-        m.submodules.ring = ring = Memory(shape=shape.word_bits, depth=depth, init=[])
-        read, write = ring.read_port(), ring.write_port()
+        m.submodules.ring = ring = Buffer(shape.word_bits, depth, 1, self.primitive)
         enable, to = self.mover.targets[RUNS]
         command = Signal(per * shape.word_bits, name="command")
         wanted = fields_of(command, RUN)
@@ -62,9 +61,9 @@ class Machine(Elaboratable):
         awaited, absent, behind = (Signal(COUNT, name=n) for n in ("awaited", "absent", "behind"))
         done, running = Signal(COUNT, name="runs_done"), Signal(name="running_now")
         m.d.comb += [
-            write.en.eq(enable), write.addr.eq(to), write.data.eq(self.mover.word),
+            ring.write.eq(enable), ring.to.eq(to), ring.word.eq(self.mover.word), ring.at.eq(at),
             self.mover.runs_done.eq(done), behind.eq(moved - wanted["after_moves"]),
-            absent.eq(moved - awaited), read.addr.eq(at), read.en.eq(1),
+            absent.eq(moved - awaited),
         ]  # fmt: skip
         with m.FSM(name="runner"):
             with m.State("idle"), m.If(self.start):
@@ -75,7 +74,7 @@ class Machine(Elaboratable):
             with m.State("fetch"):
                 m.d.sync += [part.eq(part + 1), at.eq(Mux(at == depth - 1, 0, at + 1))]
                 with m.If(part != 0):
-                    m.d.sync += command.eq(Cat(command[shape.word_bits :], read.data))
+                    m.d.sync += command.eq(Cat(command[shape.word_bits :], ring.data))
                 with m.If(part == per):
                     m.d.sync += [part.eq(0), at.eq(at)]
                     m.next = "wait"

@@ -1,7 +1,6 @@
 """Loads and stores, one after another, over a port of a DRAM controller."""
 
 from amaranth.hdl import Elaboratable, Module, Mux, Signal, Value
-from amaranth.lib.memory import Memory
 
 from edgenas.fpga.commands import (
     COUNT,
@@ -18,8 +17,9 @@ from edgenas.fpga.commands import (
     encode,
 )  # fmt: skip
 from edgenas.fpga.rtl.job import fields_of
+from edgenas.fpga.rtl.memory import Buffer
 from edgenas.fpga.rtl.sequencer import ADDRESS
-from edgenas.fpga.rtl.wires import register
+from edgenas.fpga.rtl.wires import delayed
 from edgenas.fpga.shape import Shape
 
 DRAM = MOVE["dram"]  # bits of an address, in words
@@ -46,11 +46,11 @@ class Mover(Elaboratable):
 
     ``start``: fills the ring from DRAM address 0, which is a move too, and begins. ``targets``:
     (enable, address) of what ``word`` is loaded to. Results are read at
-    ``o_address``, ``o_data`` a cycle later.
+    ``o_address``, ``o_data`` two cycles later.
     """
 
-    def __init__(self, shape: Shape) -> None:
-        self.shape = shape
+    def __init__(self, shape: Shape, primitive: bool) -> None:
+        self.shape, self.primitive = shape, primitive
         self.start, self.halted = Signal(), Signal()
         self.port = DramPort(shape.word_bits)
         self.runs_done, self.moves_done = Signal(COUNT), Signal(COUNT)
@@ -65,8 +65,7 @@ class Mover(Elaboratable):
         m, shape, port = Module(), self.shape, self.port
         per = command_words(MOVE, shape.word_bits)
         depth = shape.move_slots * per
-        m.submodules.ring = ring = Memory(shape=shape.word_bits, depth=depth, init=[])
-        ring_read, ring_write = ring.read_port(), ring.write_port()
+        m.submodules.ring = ring = Buffer(shape.word_bits, depth, 1, self.primitive)
         command, move = Signal(per * shape.word_bits, name="command"), {}
         for name, value in fields_of(command, MOVE).items():
             move[name] = Signal(len(value), name=f"move_{name}")
@@ -78,9 +77,9 @@ class Mover(Elaboratable):
         storing, idle = Signal(name="storing"), Signal(name="queue_idle")
         behind = Signal(COUNT, name="behind")
         m.d.comb += [
-            behind.eq(self.runs_done - move["after_runs"]), ring_read.addr.eq(at),
-            ring_read.en.eq(1),
-        ]  # fmt: skip
+            behind.eq(self.runs_done - move["after_runs"]),
+            ring.at.eq(at),
+        ]
         with m.FSM(name="mover"):
             with m.State("idle"), m.If(self.start):
                 m.d.sync += [
@@ -90,7 +89,7 @@ class Mover(Elaboratable):
             with m.State("fetch"):
                 m.d.sync += [part.eq(part + 1), at.eq(Mux(at == depth - 1, 0, at + 1))]
                 with m.If(part != 0):
-                    last = ring_read.data << (per - 1) * shape.word_bits
+                    last = ring.data << (per - 1) * shape.word_bits
                     m.d.sync += command.eq(command >> shape.word_bits | last)
                 with m.If(part == per):
                     m.d.sync += [part.eq(0), at.eq(at)]
@@ -116,12 +115,12 @@ class Mover(Elaboratable):
         arriving = Signal(name="arriving")
         m.d.comb += [arriving.eq(port.rdata_valid & ~storing), self.word.eq(port.rdata)]
         for buffer, (enable, address) in (
-            *self.targets.items(), (MOVES, (ring_write.en, ring_write.addr)),
+            *self.targets.items(), (MOVES, (ring.write, ring.to)),
         ):  # fmt: skip
             m.d.comb += [
                 enable.eq(arriving & (move["buffer"] == buffer)), address.eq(seen.buffer),
             ]  # fmt: skip
-        m.d.comb += [ring_write.data.eq(port.rdata), self.o_address.eq(seen.buffer)]
+        m.d.comb += [ring.word.eq(port.rdata), self.o_address.eq(seen.buffer)]
         fetching = Signal(name="fetching")
         m.d.comb += idle.eq(self._stored(m, fetching, storing & ~seen.over))
         with m.If(arriving | fetching):
@@ -141,7 +140,7 @@ class Mover(Elaboratable):
             fetching.eq(more & (flying + filled < AHEAD)), port.wdata_valid.eq(filled != 0),
             port.wdata.eq(queue[:width]), popped.eq(port.wdata_valid & port.wdata_ready),
         ]  # fmt: skip
-        pushed = register(m, fetching, "pushed")
+        pushed = delayed(m, fetching, 2, "pushed")[-1]
         left = Signal(range(AHEAD + 1), name="left")
         m.d.comb += left.eq(filled - popped)
         m.d.sync += [flying.eq(flying + fetching - pushed), filled.eq(left + pushed)]

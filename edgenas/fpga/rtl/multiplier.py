@@ -1,6 +1,16 @@
 """One multiplier of the chip: registers before and behind it, the second operand held."""
 
-from amaranth.hdl import ClockSignal, Const, Elaboratable, Instance, Module, Signal, Value, signed
+from amaranth.hdl import (
+    Cat,
+    ClockSignal,
+    Const,
+    Elaboratable,
+    Instance,
+    Module,
+    Signal,
+    Value,
+    signed,
+)
 
 WIDTH = 18
 
@@ -8,24 +18,27 @@ WIDTH = 18
 class Multiplier(Elaboratable):
     """``product`` two cycles after ``a``: times what ``b`` was when ``take`` was last set.
 
-    ``primitive``: the MULT18X18D of Lattice's ECP5, else what it computes, for simulation.
+    Operands are signed and of ``bits``, at most 18. ``primitive``: the MULT18X18D of Lattice's
+    ECP5, else what it computes, for simulation.
     """
 
-    def __init__(self, primitive: bool) -> None:
-        self.primitive = primitive
-        self.a = Signal(signed(WIDTH))
-        self.b = Signal(signed(WIDTH))
+    def __init__(self, bits: int, primitive: bool) -> None:
+        self.bits, self.primitive = bits, primitive
+        self.a, self.b = Signal(signed(bits)), Signal(signed(bits))
         self.take = Signal()
-        self.product = Signal(signed(2 * WIDTH))
+        self.product = Signal(signed(2 * bits))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         if self.primitive:
+            # Zeros below cost no wires, copies of the sign above would.
+            below = WIDTH - self.bits
+            a, b = (Cat(Const(0, below), value) for value in (self.a, self.b))
             pins: dict[str, Value] = {}
             for i in range(WIDTH):
-                pins |= {f"i_A{i}": self.a[i], f"i_B{i}": self.b[i], f"i_C{i}": Const(0)}
-            for i in range(2 * WIDTH):
-                pins[f"o_P{i}"] = self.product[i]
+                pins |= {f"i_A{i}": a[i], f"i_B{i}": b[i], f"i_C{i}": Const(0)}
+            for i in range(2 * self.bits):
+                pins[f"o_P{2 * below + i}"] = self.product[i]
             m.submodules.dsp = Instance(
                 "MULT18X18D",
                 p_REG_INPUTA_CLK="CLK0", p_REG_INPUTA_CE="CE0",
@@ -36,8 +49,8 @@ class Multiplier(Elaboratable):
                 **pins,
             )  # fmt: skip
         else:
-            a, b = Signal(signed(WIDTH)), Signal(signed(WIDTH))
-            m.d.sync += [a.eq(self.a), self.product.eq(a * b)]
+            first, second = Signal.like(self.a), Signal.like(self.b)
+            m.d.sync += [first.eq(self.a), self.product.eq(first * second)]
             with m.If(self.take):
-                m.d.sync += b.eq(self.b)
+                m.d.sync += second.eq(self.b)
         return m

@@ -13,7 +13,7 @@ CYCLES = 6  # from coordinates to ``word``
 class Reader(Elaboratable):
     """``word``: ``CYCLES`` after its coordinates; ``second``: that of Y beside it, for additions.
 
-    ``ports``: (address, data a cycle later) of the buffers that are read.
+    ``ports``: (address, data two cycles later) of the buffers that are read.
     """
 
     def __init__(self, shape: Shape, job: dict[str, Signal]) -> None:
@@ -45,7 +45,7 @@ class Reader(Elaboratable):
         outside = Signal()
         m.d.sync += outside.eq(sides.any())
         outside = delayed(m, outside, 3, "outside")[3]
-        read = {b: register(m, data, f"read_{b}") for b, (_, data) in self.ports.items()}
+        read = {b: data for b, (_, data) in self.ports.items()}
         padding = Signal(self.shape.word_bits)
         for lane in range(self.shape.lanes):
             m.d.comb += padding[8 * lane : 8 * lane + 8].eq(job["padding"])
