@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgenas.cli_fpga import fpga
 from edgenas.cli_lut import lut
 from edgenas.cli_tables import build_emulator, build_runner, count, profile, tables_option
 from edgenas.errors import EdgenasError, GateNotMet, UsageError
@@ -141,7 +142,7 @@ _shelf_command("methods", "edgenas.methods", "search methods")
 _shelf_command("datasets", "edgenas.datasets", "sources of images")
 
 
-for command in (build_runner, build_emulator, profile, count, lut):
+for command in (build_runner, build_emulator, profile, count, lut, fpga):
     cli.add_command(command)
 
 

@@ -36,7 +36,8 @@ SPACE = load_space({
 
 def written(folder: Path, **more: object) -> Path:
     runtime = {
-        "kind": "rtl", "part": "a small one", "fmax_mhz": 50, "report": "none",
+        "kind": "rtl", "fmax_mhz": 50, "report": "none",
+        "part": {"chip": "LFE5U-25F", "package": "CABGA381", "speed_grade": 6},
         "dram": {"latency": 20, "reads": [3, 8], "writes": [3, 8]}, "shape": SHAPE, **more,
     }  # fmt: skip
     path = folder / "small.yaml"  # YAML holds JSON

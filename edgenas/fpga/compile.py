@@ -11,7 +11,7 @@ from edgenas.fpga.cycles import Dram, total_cycles
 from edgenas.fpga.fused import Bottleneck, fused
 from edgenas.fpga.layers import Layer, over, packed, unpacked
 from edgenas.fpga.lower import Step
-from edgenas.fpga.program import Program
+from edgenas.fpga.program import Commands, Program
 from edgenas.fpga.schedule import Task, schedule
 from edgenas.fpga.shape import Shape
 from edgenas.fpga.tasks import Tensor, Weights, addition, convolution
@@ -19,13 +19,17 @@ from edgenas.fpga.tasks import Tensor, Weights, addition, convolution
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """``image``: words of DRAM (n, lanes) uint8, the program first. ``cycles``: by the model."""
+    """``image``: words of DRAM (n, lanes) uint8, the program first. ``cycles``: by the model.
+
+    ``commands`` are that program; ``weights`` begin at that word.
+    """
 
     image: np.ndarray
     tensors: Mapping[str, Tensor]
     channels: Mapping[str, int]
     cycles: int
-    runs: int
+    commands: Commands
+    weights: int
 
     def given(self, name: str, x: np.ndarray) -> np.ndarray:
         """A copy of the image in which the tensor ``name`` is ``x`` (c, h, w) int8."""
@@ -69,7 +73,7 @@ def compiled(
     image = np.zeros((weights.base + weights.words, shape.lanes), np.uint8)
     image[:base] = commands.words()
     image[weights.base :] = np.concatenate(weights.parts)
-    return Compiled(image, placed, held, total_cycles(commands, dram), program.runs)
+    return Compiled(image, placed, held, total_cycles(commands, dram), commands, weights.base)
 
 
 def tasks_of(

@@ -69,7 +69,7 @@ class _Mover:
     def _move(self, move: Fields, begin: int) -> None:
         store = move["kind"] == STORE
         words, of = self.dram.writes if store else self.dram.reads
-        first = begin + (4 if store else 1 + self.dram.latency)
+        first = begin + (5 if store else 1 + self.dram.latency)
         # The controller has all but a word of cycles saved up when a move begins.
         more = of * move["words"] * move["repeats"] - (of + words - 1)
         last = first + max(0, -(-more // words))

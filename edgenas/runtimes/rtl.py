@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from edgenas.errors import UsageError
 from edgenas.fpga.cycles import Dram
+from edgenas.fpga.part import Part
 from edgenas.fpga.shape import Shape
 from edgenas.latency import Provenance
 from edgenas.sentinel import cache_folder
@@ -17,12 +18,12 @@ __all__ = ["Rtl"]
 
 @dataclass(frozen=True)
 class Rtl:
-    """Runs ``.fpga`` files. ``fmax_mhz``: what ``part`` reached in the place-and-route ``report``.
+    """Runs ``.fpga`` files. ``fmax_mhz``: a clock that ``part`` met in the ``report`` (its sha256).
 
     ``dram``: what its memory gives, in cycles of that clock. ``shape``: of the accelerator.
     """
 
-    part: str
+    part: Part
     fmax_mhz: float
     report: str
     dram: Dram

@@ -23,7 +23,7 @@ class Core(Elaboratable):
     """Runs ``job``, which stays as it is, from ``start`` to ``done`` (both a cycle).
 
     ``loads``: (enable, address) to write ``loaded`` into X, the weights or the table. O is read at
-    ``o_address``, ``o_data`` two cycles later.
+    ``o_address``, ``o_data`` three cycles later.
     """
 
     def __init__(self, shape: Shape, job: dict[str, Signal], primitive: bool) -> None:
@@ -60,19 +60,17 @@ class Core(Elaboratable):
         sizes = {X: shape.x_words, Y: shape.y_words, Z: shape.z_words, OUT: shape.o_words}
         buffers = {}
         for buffer, words in sizes.items():
-            memory = Buffer(shape.word_bits, words, 2, self.primitive)
+            memory = Buffer(shape.word_bits, words, 3, self.primitive)
             m.submodules[f"buffer_{'xyzo'[buffer]}"] = buffers[buffer] = memory
             address, data = reader.ports.get(buffer, (self.o_address, self.o_data))
             m.d.comb += [memory.at.eq(address), data.eq(memory.data)]
-        weights = Buffer(shape.word_bits, shape.weight_words, 2, self.primitive)
+        weights = Buffer(shape.word_bits, shape.weight_words, 3, self.primitive)
         m.submodules.weights = weights
         m.d.comb += [weights.at.eq(loader.address), loader.data.eq(weights.data)]
-        loaded = register(m, self.loaded, "loaded")
         for memory, name in ((buffers.pop(X), "x"), (weights, "weights")):
             enable, address = self.loads[name]
             m.d.comb += [
-                memory.write.eq(register(m, enable, f"{name}_en")),
-                memory.to.eq(register(m, address, f"{name}_to")), memory.word.eq(loaded),
+                memory.write.eq(enable), memory.to.eq(address), memory.word.eq(self.loaded),
             ]  # fmt: skip
         return buffers
 
@@ -134,7 +132,7 @@ class Core(Elaboratable):
         writing = delayed(m, write, 3, "writing")[-1]
         to = delayed(m, seq.out, latency(shape) + 3, "out")[-1]
         for buffer, memory in targets.items():
-            m.d.sync += [
+            m.d.comb += [
                 memory.write.eq(writing & (job["target"] == buffer)), memory.to.eq(to),
                 memory.word.eq(final),
             ]  # fmt: skip

@@ -43,9 +43,13 @@ class Loader(Elaboratable):
         ]
         tile_go = delayed(m, tile, after_tile(self.shape), "next_tile")[-1]
         m.d.comb += go.eq(self.start | tile_go | delayed(m, within, AFTER_BEGIN, "same_tile")[-1])
+        at = Signal(14, name="at")
+        m.d.comb += self.address.eq(at)
+        m.d.sync += at.eq(self.address)
         with m.If(busy):
+            m.d.comb += self.address.eq(at + 1)
             m.d.sync += [
-                number.eq(number + 1), self.address.eq(self.address + 1),
+                number.eq(number + 1),
                 ends.eq(number == Mux(whole, words, taps) - 2),
             ]  # fmt: skip
             with m.If(ends):
@@ -55,7 +59,7 @@ class Loader(Elaboratable):
                 busy.eq(1), number.eq(0), whole.eq(self.start | tile_go), ends.eq(0),
             ]  # fmt: skip
         with m.If(self.start):
-            m.d.sync += self.address.eq(self.base)
+            m.d.comb += self.address.eq(self.base)
         # Such that the last word of weights reaches the lanes just before the first operand, and
         # that the loader is free again when it has to go on.
         with m.If(busy & (number == Mux(whole, taps + 1, max(taps - 7, 0)))):

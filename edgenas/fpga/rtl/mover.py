@@ -1,6 +1,6 @@
 """Loads and stores, one after another, over a port of a DRAM controller."""
 
-from amaranth.hdl import Elaboratable, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Elaboratable, Module, Mux, Signal, Value
 
 from edgenas.fpga.commands import (
     COUNT,
@@ -23,7 +23,7 @@ from edgenas.fpga.rtl.wires import delayed
 from edgenas.fpga.shape import Shape
 
 DRAM = MOVE["dram"]  # bits of an address, in words
-AHEAD = 4  # words that are fetched before the controller takes them
+AHEAD = 4  # words that are fetched before the controller takes them; a power of two
 
 
 class DramPort:
@@ -46,7 +46,7 @@ class Mover(Elaboratable):
 
     ``start``: fills the ring from DRAM address 0, which is a move too, and begins. ``targets``:
     (enable, address) of what ``word`` is loaded to. Results are read at
-    ``o_address``, ``o_data`` two cycles later.
+    ``o_address``, ``o_data`` three cycles later.
     """
 
     def __init__(self, shape: Shape, primitive: bool) -> None:
@@ -132,20 +132,22 @@ class Mover(Elaboratable):
 
         Whether none is on its way.
         """
-        port, width = self.port, self.shape.word_bits
-        queue = Signal(AHEAD * width, name="queue")
+        port = self.port
+        queue = Array(Signal(self.shape.word_bits, name=f"queue_{i}") for i in range(AHEAD))
+        head, tail = (Signal(range(AHEAD), name=n) for n in ("head", "tail"))
         filled, flying = (Signal(range(AHEAD + 1), name=n) for n in ("filled", "flying"))
         popped = Signal(name="popped")
+        pushed = delayed(m, fetching, 3, "pushed")[-1]
         m.d.comb += [
             fetching.eq(more & (flying + filled < AHEAD)), port.wdata_valid.eq(filled != 0),
-            port.wdata.eq(queue[:width]), popped.eq(port.wdata_valid & port.wdata_ready),
+            port.wdata.eq(queue[head]), popped.eq(port.wdata_valid & port.wdata_ready),
         ]  # fmt: skip
-        pushed = delayed(m, fetching, 2, "pushed")[-1]
-        left = Signal(range(AHEAD + 1), name="left")
-        m.d.comb += left.eq(filled - popped)
-        m.d.sync += [flying.eq(flying + fetching - pushed), filled.eq(left + pushed)]
-        rest = Mux(popped, queue >> width, queue)
-        m.d.sync += queue.eq(Mux(pushed, rest | (self.o_data << left * width), rest))
+        m.d.sync += [
+            flying.eq(flying + fetching - pushed), filled.eq(filled + pushed - popped),
+            head.eq(head + popped), tail.eq(tail + pushed),
+        ]  # fmt: skip
+        with m.If(pushed):
+            m.d.sync += queue[tail].eq(self.o_data)
         return (filled == 0) & (flying == 0)
 
 

@@ -13,7 +13,7 @@ CYCLES = 6  # from coordinates to ``word``
 class Reader(Elaboratable):
     """``word``: ``CYCLES`` after its coordinates; ``second``: that of Y beside it, for additions.
 
-    ``ports``: (address, data two cycles later) of the buffers that are read.
+    ``ports``: (address, data three cycles later) of the buffers that are read.
     """
 
     def __init__(self, shape: Shape, job: dict[str, Signal]) -> None:
@@ -36,7 +36,7 @@ class Reader(Elaboratable):
         address = Signal(ADDRESS)
         m.d.sync += address.eq(base + x1)
         for buffer, (port, _) in self.ports.items():
-            m.d.sync += port.eq(address + job["second"] if buffer == Y else address)
+            m.d.comb += port.eq(address + job["second"] if buffer == Y else address)
         sides = Signal(4)
         m.d.sync += sides.eq(
             (self.x < 0) | (self.y < 0) << 1

@@ -1,0 +1,44 @@
+"""A chip for which the accelerator is placed and routed."""
+
+from dataclasses import dataclass, field
+
+from edgenas.errors import UsageError
+
+# What nextpnr calls them.
+CHIPS = {
+    f"LFE5U{kind}-{size}F": (f"--{prefix}{size}k", f"{prefix}{size}k")
+    for kind, prefix in (("", ""), ("M", "um-"), ("M5G", "um5g-"))
+    for size in (25, 45, 85)
+}  # fmt: skip
+PORTS = ("clk_in", "rx", "tx", "busy")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A Lattice ECP5 and what of its board matters: sites of its pins, and its oscillator."""
+
+    chip: str
+    package: str
+    speed_grade: int
+    board_mhz: float = 25
+    pins: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.chip not in CHIPS:
+            raise UsageError(f"there is no place and route for {self.chip}; for {', '.join(CHIPS)}")
+        if self.speed_grade not in (6, 7, 8):
+            raise UsageError(f"speed grades of an ECP5 are 6, 7 and 8, not {self.speed_grade}")
+        if unknown := self.pins.keys() - {*PORTS}:
+            raise UsageError(f"pins of the board are {', '.join(PORTS)}, not {sorted(unknown)}")
+
+    def __str__(self) -> str:
+        return f"{self.chip} {self.package} speed grade {self.speed_grade}"
+
+    @property
+    def constraints(self) -> str:
+        """As an .lpf file."""
+        lines = [
+            f'LOCATE COMP "{port}" SITE "{site}";\nIOBUF PORT "{port}" IO_TYPE=LVCMOS33;\n'
+            for port, site in self.pins.items()
+        ]
+        return "".join([*lines, f'FREQUENCY PORT "clk_in" {self.board_mhz:g} MHZ;\n'])
