@@ -48,8 +48,8 @@ class Vela:
         begin = self.family.replace("ethos-u", "Ethos_U") + "_"
         if self.system_config and not self.system_config.startswith(begin):
             raise UsageError(
-                f"runtime vela: system_config {self.system_config!r} is none of "
-                f"{self.accelerator}, whose begin with {begin}"
+                f"runtime vela: system_config {self.system_config!r} is not of "
+                f"{self.accelerator}: its names begin with {begin}"
             )
 
     @property
