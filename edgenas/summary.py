@@ -50,6 +50,7 @@ def summary(verdict: Mapping[str, Any], root: Path) -> str:
         f"note    {device}: {found['said']}; all are in verdict.json: layer_errors"
         for device, found in verdict.get("layer_errors", {}).items()
     ]
+    lines += _not_measured(verdict["candidates"])
     lines += _dear_repairs(verdict["candidates"])
     lines += _odd_tables(verdict["candidates"])
     lines.append("")
@@ -57,6 +58,12 @@ def summary(verdict: Mapping[str, Any], root: Path) -> str:
         lines.append(f"{root / d['file']}  {d['variant']}, {d['precision']}, for {d['device']}")
     lines.append(f"{root / 'report.html'}")
     return "\n".join(lines)
+
+
+def _not_measured(candidates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for device, how in sorted({(c["device"], c["latency"]["provenance"]) for c in candidates}):
+        if how != "measured":
+            yield f"note    {device}: its times are {how}, not measured"
 
 
 def _dear_repairs(candidates: Sequence[Mapping[str, Any]]) -> Iterator[str]:

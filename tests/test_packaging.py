@@ -91,15 +91,18 @@ def test_pins_name_no_build_and_no_place() -> None:
 def test_dependencies_are_what_is_imported() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {canonicalize_name(Requirement(r).name) for r in project["dependencies"]}
-    extra = project["optional-dependencies"]["fpga"]
-    fpga = {canonicalize_name(Requirement(r).name) for r in extra}
+    extras = {
+        folder: {canonicalize_name(Requirement(r).name) for r in extra}
+        for folder, extra in project["optional-dependencies"].items()
+    }
     homes = metadata.packages_distributions()
     sources = {path: path.read_text() for path in sorted((ROOT / "edgenas").rglob("*.py"))}
 
     for path, source in sources.items():
         for module in _imports(source) - {"edgenas"} - sys.stdlib_module_names:
             owners = {canonicalize_name(home) for home in homes.get(module, [module])}
-            known = declared | fpga if path.is_relative_to(ROOT / "edgenas" / "fpga") else declared
+            folder = path.relative_to(ROOT / "edgenas").parts[0]
+            known = declared | extras.get(folder, set())
             assert owners & known, f"{path.name} imports {module}, which is not a dependency"
 
     text = "".join(sources.values())

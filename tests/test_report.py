@@ -118,7 +118,9 @@ def test_what_was_simulated_is_not_called_measured(run: Path) -> None:
     change(run / "verdict.json", simulate)
     said = page(run).said
     assert "simulated p50" in said["verdict"] and "measured p50" not in said["verdict"]
-    assert said["candidates"].count("simulated") == 8
+    assert said["candidates"].count("simulated") == 8 + 4  # files, and what they stand under
+    assert not [part for part in said.values() if "p50 measured" in part]
+    assert "against simulated" in said["blocks"]
 
 
 def test_a_file_that_could_not_be_measured_has_no_number(run: Path) -> None:

@@ -35,3 +35,13 @@ def test_a_table_of_another_speed_is_noted(tmp_path: Path, speed: float, said: b
     text = summary(verdict, run)
     assert (f"took {speed:.2f} of what its table says" in text) is said
     assert (f"it was {'slower' if speed < 1 else 'faster'} when that was" in text) is said
+
+
+@pytest.mark.parametrize("how", ["measured", "simulated", "estimated"])
+def test_times_that_were_not_measured_are_noted(tmp_path: Path, how: str) -> None:
+    run = build_run(tmp_path)
+    verdict = read_json(run / "verdict.json")
+    for c in verdict["candidates"]:
+        c["latency"]["provenance"] = how
+    text = summary(verdict, run)
+    assert (f"note    cpu-litert: its times are {how}, not measured" in text) is (how != "measured")

@@ -26,6 +26,7 @@ def facts(shared: Record) -> dict[str, Any]:
     """What front.html.j2 shows; ``shared``: of the whole front, its search."""
     networks = {name: Record.read(folder) for name, folder in shared.networks.items()}
     lines = [line for name, record in networks.items() for line in _lines(name, record)]
+    how = " or ".join(sorted({record.how for record in networks.values()}))
     met = sum(r.verdict is not None and r.verdict.met for r in networks.values())
     return {
         "record": shared,
@@ -34,7 +35,8 @@ def facts(shared: Record) -> dict[str, Any]:
         "verdict": "met" if met == len(networks) else "missed",
         "sentence": f"{met} of {len(networks)} networks keep their budgets and every other gate.",
         "lines": lines,
-        "measured": _measured(networks),
+        "how": how,
+        "timed": _timed(networks, how),
         "pareto": curves.pareto(shared),
         "score": curves.search_score(shared),
         "convergence": curves.convergence(shared),
@@ -55,17 +57,19 @@ def _files(record: Record, device: str) -> list[Candidate]:
     return [c for c in files if c.device == device]
 
 
-def _measured(networks: Mapping[str, Record]) -> list[Chart]:
-    """One picture a device: every file that was measured, and those that are delivered."""
+def _timed(networks: Mapping[str, Record], how: str) -> list[Chart]:
+    """One picture a device: every file that was timed, and those that are delivered."""
     first = next(iter(networks.values()))
     return [
         chart
         for i, target in enumerate(first.profile.targets)
-        if (chart := _device_chart(networks, target.device, i)) is not None
+        if (chart := _device_chart(networks, target.device, i, how)) is not None
     ]
 
 
-def _device_chart(networks: Mapping[str, Record], device: str, index: int) -> Chart | None:
+def _device_chart(
+    networks: Mapping[str, Record], device: str, index: int, how: str
+) -> Chart | None:
     others: list[Point] = []
     best: list[Point] = []
     for name, record in networks.items():
@@ -78,9 +82,9 @@ def _device_chart(networks: Mapping[str, Record], device: str, index: int) -> Ch
         return None
     best.sort(key=lambda p: p.x)
     return Chart(
-        title=f"{device}: measured",
+        title=f"{device}: {how}",
         summary="; ".join(p.note for p in best) + ".",
-        x="measured p50, ms",
+        x=f"{how} p50, ms",
         y="accuracy of the file, test, %",
         series=tuple(
             s for s in (

@@ -79,6 +79,13 @@ class Record:
         """What the run is called."""
         return self.verdict.name if self.verdict else self.folder.resolve().name
 
+    @property
+    def how(self) -> str:
+        """What its latencies are: ``measured``, ``estimated`` ...; of several devices, all."""
+        files = self.verdict.candidates if self.verdict else ()
+        said = {c.latency.provenance for c in files if c.latency}
+        return " or ".join(sorted(said)) or "measured"
+
     def table_facts(self, device: str, precision: str) -> TableFacts | None:
         """Facts of the table of ``device`` for ``precision``."""
         return next(

@@ -136,7 +136,7 @@ def _card(record: Record, target: Target, index: int) -> BudgetCard:
         room=_room(measured if gate else predicted, target.limit_ms),
         predicted=q.ms(predicted),
         span=span,
-        gauge=_gauge(target.limit_ms, measured, predicted, bounds),
+        gauge=_gauge(target.limit_ms, measured, predicted, bounds, provenance),
     )
 
 
@@ -158,6 +158,7 @@ def _gauge(
     measured: float | None,
     predicted: float | None,
     bounds: tuple[float, float] | None,
+    provenance: str,
 ) -> Markup:
     """A bar to the measured value with its interval, the budget as a line, predicted as a ring."""
     known = [v for v in (limit, measured, predicted, *(bounds or ())) if v is not None]
@@ -181,7 +182,7 @@ def _gauge(
     marks.append(element("line", class_="limit", x1=at(limit), x2=at(limit), y1=2, y2=26))
     if predicted is not None:
         marks.append(element("circle", class_="guess", cx=at(predicted), cy=14, r=4.5))
-    said = f"measured {q.ms(measured)}, predicted {q.ms(predicted)}, budget {q.ms(limit)}"
+    said = f"{provenance} {q.ms(measured)}, predicted {q.ms(predicted)}, budget {q.ms(limit)}"
     return element("svg", *marks, class_="gauge", height=28, role="img", aria_label=said)
 
 

@@ -1,4 +1,4 @@
-"""A latency table as a page: what it predicts against what was measured, and what costs what."""
+"""A latency table as a page: what it predicts against whole networks, and what costs what."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,20 +117,20 @@ def _predicted(table: LatencyTable) -> Chart | None:
 
     def point(c: Checked) -> Point:
         ms = fit.p50_per_floor * (fit.intercept_ms + fit.slope * c.cost_ms)
-        note = f"{q.ms(c.p50_ms)} measured, {q.ms(ms)} predicted ({ms / c.p50_ms - 1:+.1%})"
+        note = f"{q.ms(c.p50_ms)} as a whole, {q.ms(ms)} predicted ({ms / c.p50_ms - 1:+.1%})"
         return Point(c.p50_ms, ms, note)
 
     known = tuple(map(point, h.networks[: fit.networks]))
     held = tuple(map(point, h.networks[fit.networks :]))
     ends = [p.x for p in (*known, *held)]
-    diagonal = tuple(Point(v, v, "as measured") for v in (min(ends), max(ends)))
+    diagonal = tuple(Point(v, v, "exact") for v in (min(ends), max(ends)))
     return Chart(
         title="Whole networks",
         summary="Each point is a random network; on the line the prediction is exact.",
-        x="measured p50, ms",
+        x="p50 of the whole network, ms",
         y="predicted p50, ms",
         series=(
-            Series("as measured", diagonal, "muted", "line"),
+            Series("exact", diagonal, "muted", "line"),
             Series("calibrated with", known, "muted", "rings"),
             Series("held out", held, "tone0", "dots"),
         ),

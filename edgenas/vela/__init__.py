@@ -1,0 +1,1 @@
+"""Arm Ethos-U NPUs, estimated by Arm's compiler Vela (docs/npu.md)."""
