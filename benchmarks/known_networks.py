@@ -1,19 +1,30 @@
-"""Networks that were measured on other FPGAs, as modules with random weights: time does not depend on them.
+"""Networks that were measured on other FPGAs, as modules, and as programs of the accelerator.
 
-Where TensorFlow's SAME pads one side of a stride of two, these pad both: shapes are the same.
+Weights are random: no time depends on them. Where TensorFlow's SAME pads one side at a stride of
+two, these pad both sides: shapes are the same.
 """
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import ceil, prod
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgenas.device import load_device
+from edgenas.errors import DeviceError
 from edgenas.export import exporter_for
-from edgenas.fpga.network import Network
+from edgenas.fpga.compile import Compiled, compiled
+from edgenas.fpga.lower import Step, steps, values
+from edgenas.fpga.network import INPUT, Network
+from edgenas.fpga.simulator import Counted, build, simulate
 from edgenas.graph import calibrate, trace
+from edgenas.runtimes.rtl import Rtl
+from edgenas.sentinel import cache_folder
 
 CLASSES = 1001  # of the zoo's networks from TensorFlow
 Build = Callable[[], nn.Module]
@@ -58,17 +69,19 @@ def divisible(n: float) -> int:
     return least + 8 if least < 0.9 * n else least
 
 
-def mobilenet_v1(width: float) -> nn.Module:
+def mobilenet_v1(width: float, classes: int = CLASSES) -> nn.Module:
     """arXiv:1704.04861, table 1."""
     cin = int(32 * width)
     parts = [conv(3, cin, 3, 2)]
     plan = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5]
     for cout, stride in (*plan, (1024, 2), (1024, 1)):
         parts += [depthwise(cin, 3, stride), conv(cin, cin := int(cout * width))]
-    return classifier(parts, cin)
+    return classifier(parts, cin, classes)
 
 
-def bottleneck(cin: int, cout: int, hidden: int, k: int, stride: int, skip: bool = True) -> nn.Module:
+def bottleneck(
+    cin: int, cout: int, hidden: int, k: int, stride: int, skip: bool = True
+) -> nn.Module:
     """Expand, depthwise, project (arXiv:1801.04381, figure 3)."""
     expand = [conv(cin, hidden)] if hidden != cin else []
     body = nn.Sequential(*expand, depthwise(hidden, k, stride), conv(hidden, cout, act=False))
@@ -97,7 +110,7 @@ def mobilenet_edgetpu(width: float) -> nn.Module:
     Where nothing is expanded, its fused block is the projection alone.
     """
     cin, cout = divisible(32 * width), divisible(16 * width)
-    parts = [conv(3, cin, 3, 2), conv(cin, cout, act=False)]
+    parts: list[nn.Module] = [conv(3, cin, 3, 2), conv(cin, cout, act=False)]
     fused = [(8, 32, 2), *[(4, 32, 1)] * 3, (8, 48, 2), *[(4, 48, 1)] * 3]
     for t, c, stride in fused:
         cin, cout = cout, divisible(c * width)
@@ -170,18 +183,75 @@ def resnet(depths: Sequence[int], strided: str, classes: int = CLASSES) -> nn.Mo
     return classifier(parts, cin, classes)
 
 
-def resnet18(classes: int) -> nn.Module:
-    """As ``resnet``, of blocks of two convolutions."""
-    parts: list[nn.Module] = [conv(3, 64, 7, 2), depthwise(64, 3, 2, act=False)]
-    cin = 64
-    for stage in range(4):
-        for i in range(2):
-            c, stride = 64 << stage, 2 if i == 0 and stage else 1
-            shortcut = conv(cin, c, 1, stride, act=False) if cin != c else None
-            body = nn.Sequential(conv(cin, c, 3, stride), conv(c, c, 3, act=False))
-            parts.append(Residual(body, shortcut, act=True))
-            cin = c
-    return classifier(parts, cin, classes)
+ZOO = {
+    "repository": "Xilinx/Vitis-AI", "commit": "00cfb6f8d86eef3ef199a342b3521ad6a2eacdd9",
+    "file": "model_zoo/README.md",
+    "operations": "Classification, column OPS",
+    "kv260": "Performance on Kria KV260 SOM, 1 * B4096F @ 300 MHz, E2E throughput, single thread",
+    "zcu104": "Performance on ZCU104, 2 * B4096 @ 300 MHz, E2E throughput, single thread",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Known:
+    """A network of the zoo: what it says of it, and ``build`` for images of ``size``.
+
+    ``replaced``: what of it the accelerator does not have, and ``build`` has something else for.
+    """
+
+    name: str
+    size: int
+    operations: str
+    kv260_fps: float
+    zcu104_fps: float
+    build: Build
+    replaced: str = ""
+
+
+_POOL = "max pool by a depthwise convolution of 3 x 3"
+_POOLS = f"{_POOL}, and each pool of 1 x 1 by one of 1 x 1"
+KNOWN = (
+    Known("tf_mobilenetv1_0.25", 128, "27.15M", 1470.42, 1375.03, partial(mobilenet_v1, 0.25)),
+    Known("tf_mobilenetv1_0.5", 160, "150M", 1002.62, 950.02, partial(mobilenet_v1, 0.5)),
+    Known("tf_mobilenetv1_1.0", 224, "1.14G", 354.19, 344.85, partial(mobilenet_v1, 1.0)),
+    Known("tf2_mobilenetv1", 224, "1.15G", 347.97, 339.56, partial(mobilenet_v1, 1.0, 1000)),
+    Known("tf_mobilenetv2_1.0", 224, "602M", 290.62, 284.18, partial(mobilenet_v2, 1.0)),
+    Known("tf_mobilenetv2_1.4", 224, "1.16G", 206.04, 203.20, partial(mobilenet_v2, 1.4)),
+    Known("tf_mobilenetEdge0.75", 224, "624M", 282.1, 278.38, partial(mobilenet_edgetpu, 0.75)),
+    Known("tf_mobilenetEdge1.0", 224, "990M", 232.17, 228.03, partial(mobilenet_edgetpu, 1.0)),
+    Known("tf_efficientnet-edgetpu-S", 224, "4.72G", 124.06, 122.86,
+          partial(efficientnet_edgetpu, 1.0, 1.0)),
+    Known("tf_efficientnet-edgetpu-M", 240, "7.34G", 86.03, 85.42,
+          partial(efficientnet_edgetpu, 1.0, 1.1)),
+    Known("tf_efficientnet-edgetpu-L", 300, "19.36G", 37.52, 37.33,
+          partial(efficientnet_edgetpu, 1.2, 1.4)),
+    Known("tf_resnetv1_50", 224, "6.97G", 94.21, 93.84,
+          partial(resnet, (3, 4, 6, 3), "last", 1000), _POOLS),
+    Known("tf_resnetv1_101", 224, "14.4G", 49.86, 49.54,
+          partial(resnet, (3, 4, 23, 3), "last", 1000), _POOLS),
+    Known("tf_resnetv1_152", 224, "21.83G", 33.98, 33.81,
+          partial(resnet, (3, 8, 36, 3), "last", 1000), _POOLS),
+    Known("tf_mlperf_resnet50", 224, "8.19G", 84.83, 84.21,
+          partial(resnet, (3, 4, 6, 3), "3x3"), _POOL),
+    Known("tf2_resnet50", 224, "7.76G", 93.80, 93.23,
+          partial(resnet, (3, 4, 6, 3), "1x1", 1000), _POOL),
+    Known("pt_resnet50", 224, "8.2G", 84.44, 83.56,
+          partial(resnet, (3, 4, 6, 3), "3x3", 1000), _POOL),
+)  # fmt: skip
+LEFT_OUT = {
+    "max pools and concatenations":
+        "tf_inceptionresnetv2, tf_inceptionv1, tf_inceptionv2, tf_inceptionv3 (3), tf_inceptionv4, "
+        "tf2_inceptionv3, pt_inceptionv3 (5), pt_squeezenet",
+    "five max pools, and 25088 inputs of a fully connected layer": "tf_vgg16 (3), tf_vgg19",
+    "max pools, and batch norms before convolutions": "tf_resnetv2_50, 101, 152",
+    "max pool, and not said how many classes": "pt_vehicle-type, make, color (ResNet-18)",
+    "swish and gates": "tf2_efficientnet-b0",
+    "hard-swish and gates": "tf2_mobilenetv3",
+    "attention": "tf_ViT",
+    "not said which channels are left":
+        "tf_mobilenetv1_1.0 pruned (2), tf_resnetv1_50 pruned (2), pt_resnet50 pruned (5)",
+    "not said which subnetwork": "pt_OFA-resnet50 (5), pt_OFA-depthwise-res50",
+}  # fmt: skip
 
 
 def integers(build: Build, shape: tuple[int, int, int], seed: int = 0) -> Network:
@@ -191,7 +261,8 @@ def integers(build: Build, shape: tuple[int, int, int], seed: int = 0) -> Networ
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     graph = calibrate(trace(module, shape), [torch.randn(1, *shape)])
     with tempfile.TemporaryDirectory() as folder:
         path = exporter_for("fpga").network(graph, Path(folder) / "net.fpga", {}).path
@@ -205,3 +276,49 @@ def macs(network: Network) -> int:
         if op.name in network.weights:
             found += network.weights[op.name].weight.size * prod(op.shape[1:])
     return found
+
+
+def accelerator(name: str = "ecp5-85f") -> Rtl:
+    """The accelerator of the device ``name``: its shape, clock and memory."""
+    runtime = load_device(name).runtime
+    assert isinstance(runtime, Rtl)
+    return runtime
+
+
+@dataclass(frozen=True, eq=False)
+class Accelerated:
+    """A network as a program of the accelerator ``on``."""
+
+    network: Network
+    found: Sequence[Step]
+    program: Compiled
+    on: Rtl
+
+    @classmethod
+    def of(cls, network: Network, on: Rtl) -> "Accelerated":
+        """Raises CapabilityError where the accelerator does not compute ``network``."""
+        found = steps(network, on.shape)
+        channels, size, _ = network.input
+        return cls(network, found, compiled(found, INPUT, channels, size, on.shape, on.dram), on)
+
+    @property
+    def ms(self) -> float:
+        """Of an image, by the model."""
+        return self.program.cycles / self.on.fmax_mhz / 1e3
+
+    def simulated(self, seed: int = 0) -> Counted:
+        """What its RTL counts on one random image.
+
+        Raises DeviceError where an output is not the reference's or cycles not the model's.
+        """
+        x = np.random.default_rng(seed).integers(-128, 128, self.network.input).astype(np.int8)
+        program, last = self.program, self.found[-1].name
+        after, counted = simulate(
+            build(self.on.shape, cache_folder()), program.given(INPUT, x), self.on.dram,
+            2 * program.cycles,
+        )  # fmt: skip
+        if wrong := int((program.taken(last, after) != values(self.found, x)[last]).sum()):
+            raise DeviceError(f"{wrong} outputs are not those of the reference")
+        if counted.cycles != program.cycles:
+            raise DeviceError(f"{counted.cycles} cycles, and {program.cycles} by the model")
+        return counted
