@@ -196,6 +196,7 @@ ZOO = {
 class Known:
     """A network of the zoo: what it says of it, and ``build`` for images of ``size``.
 
+    ``operations`` are two a multiply-accumulate, of mobilenetEdge one.
     ``replaced``: what of it the accelerator does not have, and ``build`` has something else for.
     """
 

@@ -59,8 +59,8 @@ FINN = {
     "cycles": "MVAU (MH / PE) * (MW / SIMD) * pixels, src/finn/custom_op/fpgadataflow/"
     "matrixvectoractivation_rtl.py at 039f7afef2eaacc961cf4ad1823c0a4be79eb713; "
     "VVAU (channels * k * k) / PE / SIMD * pixels, vectorvectoractivation.py at 39f0c9a6",
-    "left_out": "the units that make windows, which may be slower: 59724 cycles for depthwise 5x5 192 "
-    "@14 by their formula, run at 39f0c9a6",
+    "left_out": "the units that make windows, which may be slower: 59724 cycles for depthwise 5x5 "
+    "192 @14 by their formula, run at 39f0c9a6",
     "multipliers": "MVAU of 8 bits on DSP48: ceil(PE / 2) * SIMD, a comment of the same file (its "
     "own estimate is ceil(PE / 4) * SIMD for every DSP48, at "
     "0064baee6c3e121162091fb86964a3e519a41a3c, which is its 4 bit core's); VVAU, on DSP58 alone: "
