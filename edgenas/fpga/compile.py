@@ -51,11 +51,16 @@ def compiled(
 
     Raises CapabilityError for a step that has no room.
     """
+    sizes = {name: (channels, size)}
+    for step in found:
+        sizes |= {s.name: (s.channels, s.size) for s in (*step.apart, step)}
+    alone = {n: Tensor(n, 0, over(c, shape.lanes), size) for n, (c, size) in sizes.items()}
+    taken = [pair for step in found for pair in fastest(step, alone, shape, dram)]
+    found, chosen = [step for step, _ in taken], [how for _, how in taken]
     tensors, held, at = dict[str, Tensor](), dict[str, int](), 0
-    for tensor, c, n in ((name, channels, size), *((s.name, s.channels, s.size) for s in found)):
-        tensors[tensor], held[tensor] = Tensor(tensor, at, over(c, shape.lanes), n), c
+    for tensor in (name, *(step.name for step in found)):
+        tensors[tensor], held[tensor] = replace(alone[tensor], dram=at), sizes[tensor][0]
         at += tensors[tensor].words
-    chosen = [best(step, tensors, shape, dram) for step in found]
 
     def written(base: int) -> tuple[Program, Weights, Mapping[str, Tensor]]:
         placed = {n: replace(t, dram=t.dram + base) for n, t in tensors.items()}
@@ -90,8 +95,30 @@ def tasks_of(
             return addition(both, step.channels, (source, more[0]), target, weights, rows)
 
 
-def best(step: Step, tensors: Mapping[str, Tensor], shape: Shape, dram: Dram) -> tuple[int, int]:
-    """Rows and tiles with which ``step`` alone takes fewest cycles. Raises CapabilityError."""
+def fastest(
+    step: Step, tensors: Mapping[str, Tensor], shape: Shape, dram: Dram
+) -> list[tuple[Step, tuple[int, int]]]:
+    """``step`` as it is or apart, with rows and tiles of each. Raises CapabilityError."""
+    ways = []
+    error: CapabilityError | None = None
+    for parts in filter(None, ((step,), step.apart)):
+        try:
+            found = [best(part, tensors, shape, dram) for part in parts]
+        except CapabilityError as e:
+            error = e
+            continue
+        hows = [(part, (rows, tiles)) for part, (_, rows, tiles) in zip(parts, found, strict=True)]
+        ways.append((sum(cycles for cycles, *_ in found), hows))
+    if not ways:
+        assert error is not None
+        raise error
+    return min(ways, key=lambda way: way[0])[1]
+
+
+def best(
+    step: Step, tensors: Mapping[str, Tensor], shape: Shape, dram: Dram
+) -> tuple[int, int, int]:
+    """Fewest cycles of ``step`` alone, and with which rows and tiles. Raises CapabilityError."""
     match step.work:
         case Layer():
             tiles = _parts(over(step.channels, shape.lanes))
@@ -109,8 +136,7 @@ def best(step: Step, tensors: Mapping[str, Tensor], shape: Shape, dram: Dram) ->
         found.append((total_cycles(program.commands(), dram), *how))
     if not found:
         raise CapabilityError(f"{step.name} has no room in the buffers of the accelerator")
-    _, rows, columns = min(found)
-    return rows, columns
+    return min(found)
 
 
 def _parts(n: int) -> list[int]:

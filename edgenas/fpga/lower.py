@@ -20,13 +20,17 @@ _LARGEST_MEAN = 15
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """``work`` makes the tensor ``name``, (channels, size, size) int8, out of ``inputs``."""
+    """``work`` makes the tensor ``name``, (channels, size, size) int8, out of ``inputs``.
+
+    ``apart``: the same as several steps, whose maps all go through DRAM.
+    """
 
     name: str
     inputs: tuple[str, ...]
     work: Layer | Bottleneck | Sum
     channels: int
     size: int
+    apart: tuple["Step", ...] = ()
 
 
 def steps(network: Network, shape: Shape) -> list[Step]:
@@ -92,7 +96,8 @@ class _Lowering:
             added, last, count = self._sum(after, begin, last.name), after, count + 1
         expand = layers[0] if len(layers) == 3 else None
         work = Bottleneck(expand, layers[-2], layers[-1], added)
-        return Step(last.name, (begin,), work, last.shape[0], _size(last.shape)), count
+        apart = tuple(self.single(op) for op in ops[:count])
+        return Step(last.name, (begin,), work, last.shape[0], _size(last.shape), apart), count
 
     def _kind(self, op: Op) -> str:
         if op.kind != "conv":

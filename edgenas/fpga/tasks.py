@@ -70,22 +70,46 @@ def convolution(
 ) -> Iterator[Task]:
     """``rows`` of the output and ``tiles`` of its channels at a time.
 
-    Raises ValueError where that has no room.
+    Where the weights of all inputs have no room, sums stay while the next inputs come. Raises
+    ValueError where that has no room either.
     """
     shape = weights.shape
+    each = _inputs(layer, shape, tiles, source.tiles)
     for outputs in strips(target.tiles, tiles):
         channels = range(outputs.start * shape.lanes, min(layer.cout, outputs.stop * shape.lanes))
-        block: Block | None = weights.place(layer.words(shape, channels))
-        read = outputs if layer.depthwise else range(source.tiles)
+        reads = [outputs] if layer.depthwise else strips(source.tiles, each)
+        blocks = [
+            weights.place(layer.words(shape, channels, _channels(layer, shape, read)))
+            for read in reads
+        ]
         for strip in strips(layer.out_size, rows):
-            limits(shape, {}, len(strip) * layer.out_size)
-            part = _Part(layer, shape, strip, needed(layer, strip), read, outputs)
-            yield Task(
-                part.runs, (source.name,), target.name, block,
-                (source.part(part.held, read),),
-                (target.part(strip, outputs),),
-            )  # fmt: skip
-            block = None
+            pixels = len(strip) * layer.out_size
+            limits(shape, {}, pixels * (len(outputs) if len(reads) > 1 else 1))
+            for read, block in zip(reads, blocks, strict=True):
+                first, last = read is reads[0], read is reads[-1]
+                part = _Part(layer, shape, strip, needed(layer, strip), read, outputs, first, last)
+                yield Task(
+                    part.runs, (source.name,), target.name,
+                    block if strip.start == 0 or len(reads) > 1 else None,
+                    (source.part(part.held, read),),
+                    (target.part(strip, outputs),) if last else (),
+                )  # fmt: skip
+
+
+def _inputs(layer: Layer, shape: Shape, tiles: int, source: int) -> int:
+    """Tiles of the input at a time, of ``source``: all, or such that two parts have room."""
+    words = layer.k**2 * shape.lanes * tiles  # of the weights of an input tile
+    if layer.depthwise or source * words + tiles * shape.parameter_words <= shape.weight_words:
+        return source
+    room = shape.weight_words // 2 - tiles * shape.parameter_words
+    return max(1, min(source, room // words))
+
+
+def _channels(layer: Layer, shape: Shape, read: range) -> range | None:
+    """Inputs of the tiles ``read``."""
+    if layer.depthwise:
+        return None
+    return range(read.start * shape.lanes, min(layer.channels, read.stop * shape.lanes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +122,22 @@ class _Part:
     held: range
     read: range
     outputs: range
+    first: bool
+    last: bool
 
     def runs(self, weights: int, x: int, out: int) -> list[Fields]:
         layer, tiles = self.layer, len(self.outputs)
         rows = Rows(x, self.held, len(self.read), layer.size)
-        job = layer.job(self.shape, self.rows, rows, layer.channels, tiles)
-        return [{**job, "source": X, "target": OUT, "out_start": out, "weights": weights}]
+        read = _channels(layer, self.shape, self.read)
+        job = layer.job(
+            self.shape, self.rows, rows, layer.channels if read is None else len(read), tiles
+        )
+        whole = self.first and self.last
+        return [{
+            **job, "source": X, "target": OUT, "out_start": out, "weights": weights,
+            "first": int(self.first), "last": int(self.last),
+            "sums_step": 0 if whole else len(self.rows) * layer.out_size,
+        }]  # fmt: skip
 
 
 def addition(

@@ -8,10 +8,8 @@ from amaranth.hdl import (
     Elaboratable,
     Instance,
     Module,
-    ResetSignal,
     Signal,
 )
-from amaranth.lib.cdc import ResetSynchronizer
 
 from edgenas.fpga.link import ENDED, READ, START, WRITE, Clock
 from edgenas.fpga.rtl.machine import Machine
@@ -41,7 +39,7 @@ class Board(Elaboratable):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.domains.sync = ClockDomain("sync")
+        m.domains.sync = ClockDomain("sync", reset_less=True)  # it begins as it is configured
         m.submodules.machine = self.machine
         m.submodules.receiver = receiver = Receiver(self.clock.divisor)
         m.submodules.transmitter = transmitter = Transmitter(self.clock.divisor)
@@ -49,7 +47,7 @@ class Board(Elaboratable):
         if self.primitive:
             self._multiplied(m)
         else:
-            m.d.comb += [ClockSignal().eq(self.clk_in), ResetSignal().eq(0)]
+            m.d.comb += ClockSignal().eq(self.clk_in)
         self._received(m, receiver)
         self._sent(m, transmitter)
         return m
@@ -100,9 +98,8 @@ class Board(Elaboratable):
 
     def _multiplied(self, m: Module) -> None:
         """The clock of all, out of that of the board."""
-        clock, fast, locked = self.clock, Signal(name="fast"), Signal(name="locked")
+        clock, fast = self.clock, Signal(name="fast")
         m.d.comb += ClockSignal().eq(fast)
-        m.submodules.reset = ResetSynchronizer(~locked)
         m.submodules.pll = Instance(
             "EHXPLLL", a_FREQUENCY_PIN_CLKI=str(clock.board_mhz),
             a_FREQUENCY_PIN_CLKOP=str(clock.mhz), a_ICP_CURRENT="12", a_LPF_RESISTOR="8",
@@ -111,7 +108,7 @@ class Board(Elaboratable):
             p_OUTDIVIDER_MUXA="DIVA", p_CLKOP_ENABLE="ENABLED", p_FEEDBK_PATH="CLKOP",
             p_CLKI_DIV=clock.divided, p_CLKFB_DIV=clock.multiplied, p_CLKOP_DIV=clock.oscillates,
             p_CLKOP_CPHASE=clock.oscillates // 2, p_CLKOP_FPHASE=0, i_CLKI=self.clk_in,
-            i_CLKFB=fast, o_CLKOP=fast, o_LOCK=locked, i_RST=Const(0), i_STDBY=Const(0),
+            i_CLKFB=fast, o_CLKOP=fast, i_RST=Const(0), i_STDBY=Const(0),
             i_PHASESEL0=Const(0),
             i_PHASESEL1=Const(0), i_PHASEDIR=Const(1), i_PHASESTEP=Const(1),
             i_PHASELOADREG=Const(1), i_PLLWAKESYNC=Const(0), i_ENCLKOP=Const(0),

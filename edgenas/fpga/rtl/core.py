@@ -8,7 +8,7 @@ from edgenas.fpga.rtl.loader import Loader
 from edgenas.fpga.rtl.memory import Buffer
 from edgenas.fpga.rtl.reader import CYCLES, Reader
 from edgenas.fpga.rtl.sequencer import ADDRESS, Sequencer
-from edgenas.fpga.rtl.wires import delayed, register
+from edgenas.fpga.rtl.wires import copied, delayed, register
 from edgenas.fpga.shape import Shape
 
 BEHIND_LANES = 4  # cycles from bytes of the last group to a word in a buffer
@@ -96,16 +96,17 @@ class Core(Elaboratable):
         m.d.sync += [dense.eq(job["mode"] == DENSE), adds.eq(job["mode"] == ADD)]
         n, last = 8 * shape.lanes_of_group, shape.groups - 1
         results = []
+        own = copied if self.primitive else register
         for g in range(shape.groups):
             if g:  # a cycle behind the group before
-                flow = {k: register(m, s, f"{k}_{g}") for k, s in flow.items()}
+                flow = {k: own(m, s, f"{k}_{g}") for k, s in flow.items()}
             m.submodules[f"group_{g}"] = group = LaneGroup(shape, g, job, self.primitive)
             mine = {**flow, **{k: flow[k][n * g : n * (g + 1)] for k in ("own", "own_second")}}
             m.d.comb += [
                 *(group.control[k].eq(mine.pop(k)) for k in control),
                 *(getattr(group, k).eq(s) for k, s in mine.items()),
-                group.dense.eq(register(m, dense, f"dense_{g}")),
-                group.adds.eq(register(m, adds, f"adds_{g}")),
+                group.dense.eq(own(m, dense, f"dense_{g}")),
+                group.adds.eq(own(m, adds, f"adds_{g}")),
             ]  # fmt: skip
             results.append(delayed(m, group.bytes, last - g, f"bytes_{g}")[-1])
         return Cat(*results), group.write

@@ -3,7 +3,7 @@
 from amaranth.hdl import Cat, ClockSignal, Const, Elaboratable, Instance, Module, Signal, Value
 from amaranth.lib.memory import Memory
 
-from edgenas.fpga.rtl.wires import delayed, register
+from edgenas.fpga.rtl.wires import copied, delayed, register
 
 # Words that a DP16KD holds, and bits of each.
 _WIDTHS = {1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
@@ -59,10 +59,10 @@ class Buffer(Elaboratable):
         entries = min(n for n in _WIDTHS if n >= self.depth)
         each = _WIDTHS[entries]
         unused = _ADDRESS - (entries - 1).bit_length()
-        own, word = inputs, _copy(m, self.word, "word_in") if self.cycles == 3 else self.word
+        own, word = inputs, copied(m, self.word, "word_in") if self.cycles == 3 else self.word
         for number, first in enumerate(range(0, self.width, each)):
             if self.cycles == 3 and number % _NEAR == 0:
-                own = _copy(m, inputs, f"in_{number}")
+                own = copied(m, inputs, f"in_{number}")
             at, to, writes = self._split(own)
             data = self.data[first : first + each]
             # The lowest address bits of a word of two bytes enable them for writing.
@@ -84,18 +84,6 @@ class Buffer(Elaboratable):
                 p_WRITEMODE_A="NORMAL", p_WRITEMODE_B="NORMAL", p_GSR="AUTO",
                 i_CLKA=ClockSignal(), i_CLKB=ClockSignal(), i_WEA=writes, **pins,
             )  # fmt: skip
-
-
-def _copy(m: Module, value: Value, name: str) -> Signal:
-    """``value`` a cycle later, in registers of its own: synthesis would make one of equal ones."""
-    later = Signal(len(value), name=name)
-    for i in range(len(value)):
-        m.submodules[f"{name}_{i}"] = Instance(
-            "TRELLIS_FF", p_GSR="DISABLED", p_CEMUX="1", p_CLKMUX="CLK", p_LSRMUX="LSR",
-            p_REGSET="RESET", p_SRMODE="LSR_OVER_CE", i_CLK=ClockSignal(), i_LSR=Const(0),
-            i_DI=value[i], o_Q=later[i],
-        )  # fmt: skip
-    return later
 
 
 def _pins(name: str, value: Value, count: int) -> dict[str, Value]:
