@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgenas.device import load_device
 from edgenas.errors import DeviceError
 from edgenas.export import exporter_for
-from edgenas.fpga.compile import Compiled, compiled
+from edgenas.fpga.compile import Compiled, Compiler
 from edgenas.fpga.lower import Step, steps, values
 from edgenas.fpga.network import INPUT, Network
 from edgenas.fpga.simulator import Counted, build, simulate
@@ -300,7 +300,9 @@ class Accelerated:
         """Raises CapabilityError where the accelerator does not compute ``network``."""
         found = steps(network, on.shape)
         channels, size, _ = network.input
-        return cls(network, found, compiled(found, INPUT, channels, size, on.shape, on.dram), on)
+        return cls(
+            network, found, Compiler(on.shape, on.dram).program(found, INPUT, channels, size), on
+        )
 
     @property
     def ms(self) -> float:

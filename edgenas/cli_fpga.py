@@ -105,11 +105,12 @@ def compile(file: Path, device: str, out: Path, as_json: bool) -> None:
 
     Example: edgenas fpga compile runs/mine/model.fpga --device ecp5-85f --out board
     """
+    from edgenas.fpga.compile import Compiler
     from edgenas.fpga.model import Model
     from edgenas.fpga.plan import write_plan
 
     board = _rtl(device)
-    model = Model.load(file, board.shape, board.dram)
+    model = Model.load(file, Compiler(board.shape, board.dram))
     plan = write_plan(model, file, board.part, board.fmax_mhz, board.report, board.dram, out)
     if as_json:
         emit({k: v for k, v in plan.items() if k not in ("moves", "jobs", "tensors")})
@@ -143,11 +144,12 @@ def host(file: Path, device: str, port: str, inputs: Path | None, baud: int, as_
     """
     import numpy as np
 
+    from edgenas.fpga.compile import Compiler
     from edgenas.fpga.host import opened, serve
     from edgenas.fpga.model import Model
 
     board = _rtl(device)
-    model = Model.load(file, board.shape, board.dram)
+    model = Model.load(file, Compiler(board.shape, board.dram))
     if inputs is None:
         images = np.random.default_rng(0).integers(-128, 128, (1, *model.network.input))
         rounded = list(images.astype(np.int8))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.export import exporter_for
 from edgenas.fpga.commands import MOVE, RUN, TABLE, encode
-from edgenas.fpga.compile import compiled
+from edgenas.fpga.compile import Compiler
 from edgenas.fpga.cycles import Dram, total_cycles
 from edgenas.fpga.fused import Bottleneck, fused
 from edgenas.fpga.layers import Layer, over, packed, unpacked
@@ -216,7 +216,7 @@ def test_a_searched_kind_of_network_runs_whole_and_answers_as_its_reference(mach
     network = integers(module, (1, 12, 12), tmp_path, seen)
     found = steps(network, shape)
     assert any(isinstance(s.work, Bottleneck) for s in found)
-    program = compiled(found, INPUT, 1, 12, shape, DRAM)
+    program = Compiler(shape, DRAM).program(found, INPUT, 1, 12)
     begin, end = (network.scales[name] for name in (INPUT, found[-1].name))
     for x in seen[:3]:
         q = np.clip(np.rint(x.numpy() / begin.scale) + begin.zero, -128, 127).astype(np.int8)
@@ -293,7 +293,7 @@ def test_a_step_that_has_no_room_is_refused_by_name(tmp_path):
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1))
     found = steps(integers(net, (3, 32, 32), tmp_path), small)
     with pytest.raises(CapabilityError, match="0 has no room in the buffers"):
-        compiled(found, INPUT, 3, 32, small, DRAM)
+        Compiler(small, DRAM).program(found, INPUT, 3, 32)
 
 
 @given(cut=st.integers(0, 3000), flip=st.integers(0, 3000), bit=st.integers(0, 7))

@@ -93,7 +93,7 @@ def place_and_route(
 
     def tried(seed: int) -> Routed:
         nonlocal done
-        name = f"{part.speed_grade}-{mhz:g}-{seed}"
+        name = _name(part, mhz, seed)
         config = work / f"{name}.config"
         argv = [
             nextpnr, CHIPS[part.chip][0], "--package", part.package, "--speed",
@@ -119,18 +119,23 @@ def place_and_route(
     tools = {t: _version(tool) for t, tool in (("yosys", yosys), ("nextpnr-ecp5", nextpnr))}
     report = Report(str(part), asdict(shape), digest, mhz, found, tools)
     if report.best:
-        name = f"{part.speed_grade}-{mhz:g}-{report.best.seed}.bit"
-        shutil.copyfile(work / name, folder / "board.bit")
+        name = _name(part, mhz, report.best.seed)
+        shutil.copyfile(work / f"{name}.bit", folder / "board.bit")
     write_json(folder / "report.json", asdict(report))
     return report
 
 
+def _name(part: Part, mhz: float, seed: int) -> str:
+    """Of the files of one seed."""
+    return f"{part.chip}-{part.package}-{part.speed_grade}-{mhz:g}-{seed}"
+
+
 def _read(seed: int, made: Path) -> Routed:
     """What nextpnr said of the clock of all, the fastest one that it names."""
-    said: dict[str, Any] = read_json(made.with_name(f"{made.name}.json"))
+    said: dict[str, Any] = read_json(Path(f"{made}.json"))
     achieved = [c["achieved"] for net, c in said["fmax"].items() if "clk_in" not in net]
     used = {c: [said["utilization"][c][k] for k in ("used", "available")] for c in COUNTED}
-    return Routed(seed, min(achieved), sha256(made.with_name(f"{made.name}.bit")), used)
+    return Routed(seed, min(achieved), sha256(Path(f"{made}.bit")), used)
 
 
 def _make(made: Path, argv: list[str], minutes: float | None) -> bool:

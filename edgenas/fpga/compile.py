@@ -1,8 +1,9 @@
 """A network as a program: of each step the schedule that takes fewest cycles."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,41 +45,98 @@ class Compiled:
         return unpacked(words, self.channels[name], tensor.size, image.shape[1])
 
 
-def compiled(
-    found: Sequence[Step], name: str, channels: int, size: int, shape: Shape, dram: Dram
-) -> Compiled:
-    """The program of ``found``, whose input is ``name``.
+class Choice(NamedTuple):
+    """``rows`` of a step's output and ``tiles`` of channels at a time, and what it takes so."""
 
-    Raises CapabilityError for a step that has no room.
-    """
-    sizes = {name: (channels, size)}
-    for step in found:
-        sizes |= {s.name: (s.channels, s.size) for s in (*step.apart, step)}
-    alone = {n: Tensor(n, 0, over(c, shape.lanes), size) for n, (c, size) in sizes.items()}
-    taken = [pair for step in found for pair in fastest(step, alone, shape, dram)]
-    found, chosen = [step for step, _ in taken], [how for _, how in taken]
-    tensors, held, at = dict[str, Tensor](), dict[str, int](), 0
-    for tensor in (name, *(step.name for step in found)):
-        tensors[tensor], held[tensor] = replace(alone[tensor], dram=at), sizes[tensor][0]
-        at += tensors[tensor].words
+    cycles: int
+    rows: int
+    tiles: int
 
-    def written(base: int) -> tuple[Program, Weights, Mapping[str, Tensor]]:
-        placed = {n: replace(t, dram=t.dram + base) for n, t in tensors.items()}
-        weights, program = Weights(shape, base + at), Program(shape)
-        schedule(program, [
-            task for step, how in zip(found, chosen, strict=True)
-            for task in tasks_of(step, placed, weights, *how)
-        ])  # fmt: skip
-        return program, weights, placed
 
-    # How long a program is does not depend on where its tensors lie.
-    base = len(written(0)[0].commands().words())
-    program, weights, placed = written(base)
-    commands = program.commands()
-    image = np.zeros((weights.base + weights.words, shape.lanes), np.uint8)
-    image[:base] = commands.words()
-    image[weights.base :] = np.concatenate(weights.parts)
-    return Compiled(image, placed, held, total_cycles(commands, dram), commands, weights.base)
+@dataclass(frozen=True)
+class Compiler:
+    """For one accelerator and its memory; what it found for one step it knows for its like."""
+
+    shape: Shape
+    dram: Dram
+    _known: dict[Hashable, Choice | None] = field(default_factory=dict)
+
+    def program(self, found: Sequence[Step], name: str, channels: int, size: int) -> Compiled:
+        """Of the steps ``found``, whose input is ``name``.
+
+        Raises CapabilityError for a step that has no room.
+        """
+        shape, sizes = self.shape, {name: (channels, size)}
+        for step in found:
+            sizes |= {s.name: (s.channels, s.size) for s in (*step.apart, step)}
+        alone = {n: Tensor(n, 0, over(c, shape.lanes), size) for n, (c, size) in sizes.items()}
+        chosen = [pair for step in found for pair in self._fastest(step, alone)]
+        tensors, held, at = dict[str, Tensor](), dict[str, int](), 0
+        for tensor in (name, *(step.name for step, _ in chosen)):
+            tensors[tensor], held[tensor] = replace(alone[tensor], dram=at), sizes[tensor][0]
+            at += tensors[tensor].words
+
+        def written(base: int) -> tuple[Program, Weights, Mapping[str, Tensor]]:
+            placed = {n: replace(t, dram=t.dram + base) for n, t in tensors.items()}
+            weights, program = Weights(shape, base + at), Program(shape)
+            schedule(program, [
+                task for step, how in chosen
+                for task in tasks_of(step, placed, weights, how.rows, how.tiles)
+            ])  # fmt: skip
+            return program, weights, placed
+
+        # How long a program is does not depend on where its tensors lie.
+        base = len(written(0)[0].commands().words())
+        program, weights, placed = written(base)
+        commands = program.commands()
+        image = np.zeros((weights.base + weights.words, shape.lanes), np.uint8)
+        image[:base] = commands.words()
+        image[weights.base :] = np.concatenate(weights.parts)
+        cycles = total_cycles(commands, self.dram)
+        return Compiled(image, placed, held, cycles, commands, weights.base)
+
+    def _fastest(self, step: Step, tensors: Mapping[str, Tensor]) -> list[tuple[Step, Choice]]:
+        """``step`` as it is or apart. Raises CapabilityError where neither has room."""
+        ways, error = [], None
+        for parts in filter(None, ((step,), step.apart)):
+            try:
+                ways.append([(part, self._best(part, tensors)) for part in parts])
+            except CapabilityError as e:
+                error = error or e
+        if error and not ways:
+            raise error
+        return min(ways, key=lambda way: sum(choice.cycles for _, choice in way))
+
+    def _best(self, step: Step, tensors: Mapping[str, Tensor]) -> Choice:
+        """With which ``step`` alone takes fewest cycles. Raises CapabilityError."""
+        like = (step.work.geometry, step.channels, step.size, *(
+            (tensors[name].tiles, tensors[name].size) for name in step.inputs
+        ))  # fmt: skip
+        if like not in self._known:
+            self._known[like] = self._tried(step, tensors)
+        choice = self._known[like]
+        if choice is None:
+            raise CapabilityError(f"{step.name} has no room in the buffers of the accelerator")
+        return choice
+
+    def _tried(self, step: Step, tensors: Mapping[str, Tensor]) -> Choice | None:
+        match step.work:
+            case Layer():
+                tiles = _parts(over(step.channels, self.shape.lanes))
+            case Bottleneck():
+                tiles = _parts(over(step.work.depthwise.channels, self.shape.lanes))
+            case _:
+                tiles = [1]
+        found = []
+        for rows, columns in itertools.product(_parts(step.size), tiles):
+            program, weights = Program(self.shape), Weights(self.shape, 0)
+            try:
+                schedule(program, list(tasks_of(step, tensors, weights, rows, columns)))
+            except ValueError:  # no room
+                continue
+            cycles = total_cycles(program.commands(), self.dram)
+            found.append(Choice(cycles, rows, columns))
+        return min(found, default=None)
 
 
 def tasks_of(
@@ -93,50 +151,6 @@ def tasks_of(
             return fused(step.work, source, target, weights, rows, tiles)
         case both:
             return addition(both, step.channels, (source, more[0]), target, weights, rows)
-
-
-def fastest(
-    step: Step, tensors: Mapping[str, Tensor], shape: Shape, dram: Dram
-) -> list[tuple[Step, tuple[int, int]]]:
-    """``step`` as it is or apart, with rows and tiles of each. Raises CapabilityError."""
-    ways = []
-    error: CapabilityError | None = None
-    for parts in filter(None, ((step,), step.apart)):
-        try:
-            found = [best(part, tensors, shape, dram) for part in parts]
-        except CapabilityError as e:
-            error = e
-            continue
-        hows = [(part, (rows, tiles)) for part, (_, rows, tiles) in zip(parts, found, strict=True)]
-        ways.append((sum(cycles for cycles, *_ in found), hows))
-    if not ways:
-        assert error is not None
-        raise error
-    return min(ways, key=lambda way: way[0])[1]
-
-
-def best(
-    step: Step, tensors: Mapping[str, Tensor], shape: Shape, dram: Dram
-) -> tuple[int, int, int]:
-    """Fewest cycles of ``step`` alone, and with which rows and tiles. Raises CapabilityError."""
-    match step.work:
-        case Layer():
-            tiles = _parts(over(step.channels, shape.lanes))
-        case Bottleneck():
-            tiles = _parts(over(step.work.depthwise.channels, shape.lanes))
-        case _:
-            tiles = [1]
-    found = []
-    for how in itertools.product(_parts(step.size), tiles):
-        program = Program(shape)
-        try:
-            schedule(program, list(tasks_of(step, tensors, Weights(shape, 0), *how)))
-        except ValueError:  # no room
-            continue
-        found.append((total_cycles(program.commands(), dram), *how))
-    if not found:
-        raise CapabilityError(f"{step.name} has no room in the buffers of the accelerator")
-    return min(found)
 
 
 def _parts(n: int) -> list[int]:

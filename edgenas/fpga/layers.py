@@ -73,6 +73,13 @@ class Layer:
         """Of the output."""
         return (self.size + 2 * self.padding - self.k) // self.stride + 1
 
+    @property
+    def geometry(self) -> tuple[object, ...]:
+        """All that decides how long it takes."""
+        return (
+            self.size, self.channels, self.weight.shape, self.stride, self.padding, self.depthwise
+        )  # fmt: skip
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """int8 (channels, size, size) -> int8."""
         sums = convolved(

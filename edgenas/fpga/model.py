@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from edgenas.errors import DeviceError
-from edgenas.fpga.compile import Compiled, compiled
-from edgenas.fpga.cycles import Dram
+from edgenas.fpga.compile import Compiled, Compiler
 from edgenas.fpga.lower import Step, steps, values
 from edgenas.fpga.network import INPUT, Network
-from edgenas.fpga.shape import Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +20,12 @@ class Model:
     program: Compiled
 
     @classmethod
-    def load(cls, path: Path, shape: Shape, dram: Dram) -> "Model":
+    def load(cls, path: Path, compiler: Compiler) -> "Model":
         """Of a ``.fpga`` file. Raises CorruptFile, or CapabilityError for what has no room."""
         network, _ = Network.load(path)
-        found = steps(network, shape)
+        found = steps(network, compiler.shape)
         channels, size, _ = network.input
-        return cls(network, found, compiled(found, INPUT, channels, size, shape, dram))
+        return cls(network, found, compiler.program(found, INPUT, channels, size))
 
     def rounded(self, x: np.ndarray) -> np.ndarray:
         """An image as int8."""

@@ -10,8 +10,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ import numpy as np
 
 from edgenas.errors import CapabilityError, EdgenasError
 from edgenas.files import write_text
+from edgenas.fpga.compile import Compiler
 from edgenas.fpga.cycles import Dram
 from edgenas.fpga.model import Model
 from edgenas.fpga.part import Part
 from edgenas.fpga.shape import Shape
 from edgenas.fpga.simulator import build, simulate, simulator_path
+from edgenas.validate import construct
 
 Emit = Callable[[Mapping[str, Any]], None]
 _SLACK = 2  # a simulation that takes so many times the cycles of the model hangs
@@ -64,19 +68,11 @@ def probe(job: Mapping[str, Any], board: _Board, emit: Emit) -> None:
 def time_models(job: Mapping[str, Any], board: _Board, emit: Emit) -> None:
     """Each model once, as it always takes the same; its visits in the order given."""
     ns: dict[str, int] = {}
-
-    def cycles(path: str) -> int:
-        known = Path(job["cache"]) / "cycles" / board.key(Path(path).read_bytes())
-        if known.exists():  # a campaign asks several times, and the answer is always the same
-            return int(known.read_text())
-        model = Model.load(Path(path), board.shape, board.dram)
-        x = np.random.default_rng(0).integers(-128, 128, model.network.input).astype(np.int8)
-        _, taken = board.ran(model, x)
-        write_text(known, f"{taken}\n")
-        return taken
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        asked = [(m["id"], pool.submit(cycles, m["path"])) for m in job["models"]]
+    with _processes() as pool:
+        asked = [
+            (m["id"], pool.submit(_cycles, board, Path(m["path"]), Path(job["cache"])))
+            for m in job["models"]
+        ]
         for name, answer in asked:
             emit({"event": "loading", "id": name})
             try:
@@ -91,10 +87,33 @@ def time_models(job: Mapping[str, Any], board: _Board, emit: Emit) -> None:
     emit({"event": "end", "timed_ns": 0})
 
 
+def _cycles(board: _Board, path: Path, folder: Path) -> int:
+    """Of an image of random numbers: all take the same."""
+    known = folder / "cycles" / board.key(path.read_bytes())
+    if known.exists():  # a campaign asks several times
+        return int(known.read_text())
+    model = Model.load(path, _compiler(board.shape, board.dram))
+    x = np.random.default_rng(0).integers(-128, 128, model.network.input).astype(np.int8)
+    _, taken = board.ran(model, x)
+    write_text(known, f"{taken}\n")
+    return taken
+
+
+@cache
+def _compiler(shape: Shape, dram: Dram) -> Compiler:
+    """One a process, so that blocks which it has seen are known."""
+    return Compiler(shape, dram)
+
+
+def _processes() -> ProcessPoolExecutor:
+    """Compiling and the reference are Python, which runs on one processor a process."""
+    return ProcessPoolExecutor(os.cpu_count(), get_context("fork"))
+
+
 def predict(job: Mapping[str, Any], board: _Board, emit: Emit) -> None:
     """Image by image."""
     inputs = np.load(job["inputs"], mmap_mode="r", allow_pickle=False)
-    model = Model.load(Path(job["model"]), board.shape, board.dram)
+    model = Model.load(Path(job["model"]), Compiler(board.shape, board.dram))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         outputs = []
         for y, _ in pool.map(lambda x: board.ran(model, model.rounded(x)), inputs):
@@ -120,10 +139,11 @@ def main() -> int:
         except BrokenPipeError:
             os._exit(141)  # the host is gone
 
-    shape, cache = Shape(**job["shape"]), Path(job["cache"])
+    shape, folder = Shape(**job["shape"]), Path(job["cache"])
     try:
-        simulator = (simulator_path if job["verb"] == "probe" else build)(shape, cache)
-        VERBS[job["verb"]](job, _Board(shape, Dram(**job["dram"]), simulator), emit)
+        simulator = (simulator_path if job["verb"] == "probe" else build)(shape, folder)
+        dram = construct(Dram, job["dram"], "dram")
+        VERBS[job["verb"]](job, _Board(shape, dram, simulator), emit)
     except EdgenasError as e:
         emit({"event": "refused", "reason": str(e)})
         return 3

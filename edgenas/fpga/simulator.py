@@ -100,7 +100,7 @@ def verilated(sources: Sequence[Path], top: str, bench: Path, work: Path, **defi
     binary = work / "simulate"
     runtime = [root / "include" / f"{name}.cpp" for name in ("verilated", "verilated_threads")]
     _run([
-        *command, "-O2", "-march=native", "-std=gnu++17", "-w",
+        *command, level, "-march=native", "-std=gnu++17", "-w",
         *(f"-D{name}={value}" for name, value in defined.items()),
         f"-I{made}", f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}",
         *map(str, [*sorted(made.glob("*.cpp")), *runtime, bench]),
