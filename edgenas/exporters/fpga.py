@@ -8,7 +8,7 @@ from typing import ClassVar
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError
 from edgenas.fpga.network import Network, Op, Scale, Weights
-from edgenas.graph import Add, Conv, Graph, Linear, Mean, Node
+from edgenas.graph import Add, Conv, Graph, HardSwish, Linear, Mean, Node
 from edgenas.quantization import Quantized
 
 __all__ = ["Fpga"]
@@ -65,4 +65,6 @@ def _op(node: Node) -> Op:
             return Op(node.name, "add", node.inputs, node.shape)
         case Mean():
             return Op(node.name, "mean", node.inputs, node.shape)
+        case HardSwish():
+            return Op(node.name, "hard-swish", node.inputs, node.shape)
     raise CapabilityError(f"the accelerator has no {type(node).__name__} ({node.name})")

@@ -42,7 +42,8 @@ class Layer:
     """A convolution on integers, of squares.
 
     ``weight`` (cout, cin, k, k) int8, or (c, 1, k, k) depthwise. ``bias`` (cout,): with what the
-    zero point of the input takes away. ``scales``: of each channel.
+    zero point of the input takes away. ``scales``: of each channel. ``table`` (256,) int8: what
+    becomes of a byte in the end, if not itself, by the byte as a number without a sign.
     """
 
     size: int
@@ -57,6 +58,7 @@ class Layer:
     zero_out: int
     low: int = LEAST
     high: int = MOST
+    table: np.ndarray | None = None
 
     @property
     def k(self) -> int:
@@ -77,7 +79,8 @@ class Layer:
     def geometry(self) -> tuple[object, ...]:
         """All that decides how long it takes."""
         return (
-            self.size, self.channels, self.weight.shape, self.stride, self.padding, self.depthwise
+            self.size, self.channels, self.weight.shape, self.stride, self.padding, self.depthwise,
+            self.table is None,
         )  # fmt: skip
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -85,7 +88,8 @@ class Layer:
         sums = convolved(
             x, self.weight, self.bias, self.stride, self.padding, self.zero_in, self.depthwise
         )
-        return requantized(sums, self.scales, self.zero_out, self.low, self.high)
+        y = requantized(sums, self.scales, self.zero_out, self.low, self.high)
+        return y if self.table is None else self.table[y.view(np.uint8)]
 
     def words(
         self, shape: Shape, outputs: range | None = None, inputs: range | None = None
@@ -137,7 +141,15 @@ class Layer:
             "x_start": -self.padding, "y_start": first, "height": self.size, "width": self.size,
             "out_plane": n, "out_pitch": tiles * n, "padding": self.zero_in,
             "zero": self.zero_out, "low": self.low, "high": self.high,
+            "table": int(self.table is not None),
         }  # fmt: skip
+
+
+def unchanged(channels: int, size: int, zero: int) -> Layer:
+    """What leaves a map with the zero point ``zero`` as it is."""
+    ones, scales = np.ones((channels, 1, 1, 1), np.int8), (Requantizer.of(1.0),) * channels
+    bias = np.full(channels, -zero, np.int64)
+    return Layer(size, channels, ones, bias, scales, 1, 0, True, zero, zero)
 
 
 def _dense(weight: np.ndarray, taps: int) -> np.ndarray:

@@ -2,16 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from edgenas.errors import CapabilityError
 from edgenas.fpga.fused import Bottleneck
-from edgenas.fpga.layers import Layer
+from edgenas.fpga.layers import Layer, unchanged
 from edgenas.fpga.network import INPUT, Network, Op
-from edgenas.fpga.reference import Requantizer
+from edgenas.fpga.reference import LEAST, MOST, Requantizer
 from edgenas.fpga.shape import Shape
 from edgenas.fpga.sums import Sum
 
@@ -39,7 +39,7 @@ def steps(network: Network, shape: Shape) -> list[Step]:
     found: list[Step] = []
     ops = list(network.ops)
     while ops:
-        step, count = lowering.block(ops) or (lowering.single(ops[0]), 1)
+        step, count = lowering.block(ops) or lowering.activated(ops) or (lowering.single(ops[0]), 1)
         found.append(step)
         ops = ops[count:]
     return found
@@ -72,7 +72,22 @@ class _Lowering:
                 work = self._mean(op)
             case "add":
                 work = self._sum(op, *op.inputs)
+            case "hard-swish":
+                zero = self.network.scales[op.inputs[0]].zero
+                same = unchanged(op.shape[0], _size(op.shape), zero)
+                work = replace(same, table=self._hard_swish(op))
         return Step(op.name, op.inputs, work, op.shape[0], _size(op.shape))
+
+    def activated(self, ops: Sequence[Op]) -> tuple[Step, int] | None:
+        """A layer with the hard-swish behind it, which nothing else reads."""
+        op, *rest = ops[:2]
+        if op.kind not in ("conv", "linear") or not rest or rest[0].kind != "hard-swish":
+            return None
+        (after,) = rest
+        if after.inputs != (op.name,) or self._readers[op.name] > 1:
+            return None
+        work = replace(self._layer(op), table=self._hard_swish(after))
+        return Step(after.name, op.inputs, work, op.shape[0], _size(op.shape)), 2
 
     def block(self, ops: Sequence[Op]) -> tuple[Step, int] | None:
         """The bottleneck that begins with ``ops``, and how many of them it is."""
@@ -118,6 +133,14 @@ class _Lowering:
             tuple(_requantizer(op, s) for s in scales), op.stride, op.padding, op.groups > 1,
             x.zero, y.zero,
         )  # fmt: skip
+
+    def _hard_swish(self, op: Op) -> np.ndarray:
+        """(256,) int8, by a byte without its sign."""
+        x, y = self.network.scales[op.inputs[0]], self.network.scales[op.name]
+        real = (np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float64) - x.zero) * x.scale
+        wanted = real * np.clip(real + 3, 0, 6) / 6
+        table: np.ndarray = np.clip(np.rint(wanted / y.scale) + y.zero, LEAST, MOST)
+        return table.astype(np.int8)
 
     def _mean(self, op: Op) -> Layer:
         channels, *_ = shape = self.network.shape(op.inputs[0])

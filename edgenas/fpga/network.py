@@ -15,7 +15,7 @@ from edgenas.files import aside
 from edgenas.validate import construct
 
 INPUT = "input"
-Kind = Literal["conv", "linear", "add", "mean"]
+Kind = Literal["conv", "linear", "add", "mean", "hard-swish"]
 _KEY = "network"  # in the file's metadata, beside what it tells of itself
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from edgenas.fpga.commands import WEIGHTS, Fields, X
+from edgenas.fpga.commands import TABLE, WEIGHTS, Fields, X
 from edgenas.fpga.program import Program
 from edgenas.fpga.shape import Shape
 
@@ -28,7 +28,8 @@ class Task:
     """Jobs that share what is loaded for them.
 
     ``runs`` gets where weights, inputs and outputs lie in their buffers. Without ``weights`` or
-    ``inputs`` those of the task before are there still. ``reads``, ``writes``: names of tensors.
+    ``inputs`` those of the task before are there still, and so is a ``table``. ``reads``,
+    ``writes``: names of tensors.
     """
 
     runs: Callable[[int, int, int], Sequence[Fields]]
@@ -37,6 +38,7 @@ class Task:
     weights: Block | None
     inputs: tuple[Block, ...]
     outputs: tuple[Block, ...]
+    table: Block | None = None
 
 
 def schedule(program: Program, tasks: Sequence[Task]) -> None:
@@ -50,6 +52,9 @@ def schedule(program: Program, tasks: Sequence[Task]) -> None:
         size = sum(b.total for b in task.outputs)
         out, stored = outputs.take(size)
         after = max(weights.use(), inputs.use(), stored)
+        if task.table:  # there is one, which jobs before may use
+            block = task.table
+            after = max(after, program.load(TABLE, block.dram, 0, block.words, program.runs))
         last = 0
         for fields in task.runs(weights.at, inputs.at, out):
             last = program.run(after, **fields)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgenas.fpga.commands import OUT, Fields, X, Y
-from edgenas.fpga.layers import Layer, Rows
-from edgenas.fpga.reference import Requantizer
+from edgenas.fpga.layers import Layer, Rows, unchanged
 from edgenas.fpga.schedule import Block, Task, limits
 from edgenas.fpga.shape import Shape
 from edgenas.fpga.sums import Sum
@@ -75,6 +74,10 @@ def convolution(
     """
     shape = weights.shape
     each = _inputs(layer, shape, tiles, source.tiles)
+    table: Block | None = None
+    if layer.table is not None:
+        words = np.repeat(layer.table.view(np.uint8)[:, None], shape.lanes, 1)
+        table = weights.place(words)
     for outputs in strips(target.tiles, tiles):
         channels = range(outputs.start * shape.lanes, min(layer.cout, outputs.stop * shape.lanes))
         reads = [outputs] if layer.depthwise else strips(source.tiles, each)
@@ -92,8 +95,9 @@ def convolution(
                     part.runs, (source.name,), target.name,
                     block if strip.start == 0 or len(reads) > 1 else None,
                     (source.part(part.held, read),),
-                    (target.part(strip, outputs),) if last else (),
+                    (target.part(strip, outputs),) if last else (), table,
                 )  # fmt: skip
+                table = None
 
 
 def _inputs(layer: Layer, shape: Shape, tiles: int, source: int) -> int:
@@ -149,7 +153,7 @@ def addition(
     Raises ValueError where that has no room.
     """
     shape, size = weights.shape, target.size
-    copy = _copy(channels, size, both.zero_b)
+    copy = unchanged(channels, size, both.zero_b)
     parts = copy.words(shape), both.words(shape, target.tiles)
     block: Block | None = weights.place(*parts)
     for strip in strips(size, rows):
@@ -161,14 +165,6 @@ def addition(
             (target.part(strip),),
         )  # fmt: skip
         block = None
-
-
-def _copy(channels: int, size: int, zero: int) -> Layer:
-    """A layer that leaves all as it is."""
-    ones = np.ones((channels, 1, 1, 1), np.int8)
-    scales = (Requantizer.of(1.0),) * channels
-    bias = np.full(channels, -zero, np.int64)
-    return Layer(size, channels, ones, bias, scales, 1, 0, True, zero, zero)
 
 
 @dataclass(frozen=True, eq=False)
