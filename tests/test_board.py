@@ -1,11 +1,18 @@
 """The machine behind a wire, as it is routed: what its host is asked, bit by bit."""
 
+import json
+import os
+import pty
+import re
+import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from amaranth.back import verilog
 
+from edgenas.cli import main
 from edgenas.errors import DeviceError, UsageError
 from edgenas.fpga.compile import Compiler
 from edgenas.fpga.host import serve
@@ -33,6 +40,58 @@ def test_a_host_gets_the_answers_of_the_reference_image_after_image(simulated, t
         assert counted.cycles > program.cycles  # it waits for the wire
         assert 0 < counted.issued <= counted.running < counted.cycles
         assert counted.written > 0 and counted.read > counted.written
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> str:
+    runtime = {
+        "kind": "rtl", "fmax_mhz": 4, "report": "none", "shape": asdict(SHAPE),
+        "part": {"chip": "LFE5U-25F", "package": "CABGA381", "speed_grade": 6},
+        "dram": asdict(DRAM),
+    }  # fmt: skip
+    path = tmp_path / "small.yaml"
+    path.write_text(json.dumps({"transport": {"kind": "local"}, "runtime": runtime}))
+    return str(path)
+
+
+def test_a_board_at_a_serial_port_is_compared_with_the_reference(
+    simulated, device, tmp_path, capsys
+):
+    file, images = network(tmp_path)
+    np.save(tmp_path / "x.npy", images[:2])
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([simulated], stdin=ours, stdout=ours) as board:
+        port = os.ttyname(theirs)
+        asked = ["fpga", "host", str(file.path), "--device", device, "--port", port]
+        assert main([*asked, "--inputs", str(tmp_path / "x.npy"), "--json"]) == 0
+        answers = json.loads(capsys.readouterr().out)
+        assert main(asked) == 0
+        board.kill()
+    assert len(answers) == 2 and answers[0]["running"] == answers[1]["running"]
+    assert re.match(r"image 0: \d as the reference, \d+ cycles", capsys.readouterr().out)
+    np.save(tmp_path / "x.npy", images[0])
+    assert main([*asked, "--inputs", str(tmp_path / "x.npy")]) == 2
+    assert "the network takes float32 (n, 1, 8, 8)" in capsys.readouterr().err
+    assert main([*asked[:-1], str(tmp_path / "none")]) == 4
+    assert "none: No such file or directory; is the board connected" in capsys.readouterr().err
+
+
+def test_what_a_host_of_ones_own_needs_is_in_a_folder(device, tmp_path, capsys):
+    file, _ = network(tmp_path)
+    out = tmp_path / "board"
+    assert main(["fpga", "compile", str(file.path), "--device", device, "--out", str(out)]) == 0
+    assert "(estimated)" in capsys.readouterr().out
+    plan = json.loads((out / "plan.json").read_text())
+    image = np.fromfile(out / "image.bin", np.uint8).reshape(plan["words"], SHAPE.lanes)
+    program = Model.load(file.path, Compiler(SHAPE, DRAM)).program
+    np.testing.assert_array_equal(image, program.image)
+    assert plan["cycles"] == program.cycles and len(plan["jobs"]) == len(program.commands.runs)
+    given = plan["input"]
+    assert (given["channels"], given["size"], given["words"]) == (1, 8, 64)
+    (tmp_path / "bad.fpga").write_bytes(b"no network")
+    bad = ["fpga", "compile", str(tmp_path / "bad.fpga"), "--device", device, "--out", str(out)]
+    assert main(bad) != 0
+    assert "cannot be read as a network" in capsys.readouterr().err
 
 
 def test_what_no_board_says_is_one_line():

@@ -98,7 +98,8 @@ def place_and_route(
         argv = [
             nextpnr, CHIPS[part.chip][0], "--package", part.package, "--speed",
             str(part.speed_grade), "--json", netlist.name, "--lpf", "board.lpf",
-            "--lpf-allow-unconstrained", "--freq", f"{mhz:g}", "--seed", str(seed), "--router",
+            "--lpf-allow-unconstrained", "--freq", f"{mhz:g}", "--seed", str(seed),
+            "--placer", "static", "--router",
             "router2", "--timing-allow-fail", "--report", f"{name}.json", "--log", f"{name}.log",
             "--textcfg", "@", "-q",
         ]  # fmt: skip

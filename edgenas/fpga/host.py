@@ -1,6 +1,7 @@
 """The host of a board (rtl/board.py): keeps its DRAM, and gives and takes its words."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ def opened(port: str, baud: int) -> Iterator[tuple[Receive, Send]]:
         with Serial(port, baud, timeout=_PATIENCE_S) as wire:
             yield lambda: wire.read(max(1, wire.in_waiting)), wire.write
     except SerialException as e:
-        raise DeviceError(f"{port}: {e}; is the board connected, and may you open it?") from e
+        why = os.strerror(e.errno) if e.errno else str(e)
+        raise DeviceError(f"{port}: {why}; is the board connected, and may you open it?") from e
 
 
 def serve(receive: Receive, send: Send, image: np.ndarray) -> tuple[np.ndarray, Counted]:
