@@ -4,7 +4,7 @@
 
 Layers, blocks and whole networks are compiled for the device ecp5-85f and simulated in RTL, one
 image, from DRAM to DRAM with all weights; outputs and cycles are checked. Multiplier blocks are
-those of the last row of benchmarks/results/place_and_route.json. FINN's cycles are its own formulas
+those of devices/ecp5-85f.report.json. FINN's cycles are its own formulas
 for at most as many multipliers: a pipeline with all weights on the chip, at the pace of its slowest
 layer. Published figures hold what their authors measured, on other chips.
 
@@ -15,6 +15,7 @@ import argparse
 from dataclasses import asdict
 from functools import partial
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 from known_networks import (
@@ -31,7 +32,7 @@ from known_networks import (
     mobilenet_v1,
     mobilenet_v2,
 )
-from results_file import RESULTS, write_results
+from results_file import write_results
 
 from edgenas.errors import UsageError
 from edgenas.files import read_json
@@ -92,11 +93,11 @@ PUBLISHED: tuple[dict[str, Any], ...] = (
 
 def multiplier_blocks(shape: Shape) -> int:
     """Of the routed accelerator. Raises UsageError where it had another shape."""
-    path = RESULTS / "place_and_route.json"
+    path = Path(__file__).parents[1] / "devices" / "ecp5-85f.report.json"
     routed = read_json(path)
     if routed["shape"] != asdict(shape):
-        raise UsageError(f"{path} is of another shape: run benchmarks/place_and_route.py")
-    return int(routed["rows"][-1]["used"]["MULT18X18D"]["used"])
+        raise UsageError(f"{path} is of another shape: run edgenas fpga build ecp5-85f")
+    return int(routed["best"]["used"]["MULT18X18D"][0])
 
 
 def largest(n: int, most: int) -> int:
