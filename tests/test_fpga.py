@@ -278,6 +278,15 @@ def test_a_step_that_has_no_room_is_refused_by_name(tmp_path):
         Compiler(small, DRAM).program(found, INPUT, 3, 32)
 
 
+def test_what_no_command_can_say_is_refused(tmp_path):
+    net, shape = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), Shape(sums=4096, o_words=4096)
+    found = steps(integers(net, (1, 2050, 2050), tmp_path), shape)
+    with pytest.raises(
+        CapabilityError, match=r"too large for the accelerator: \w+ = \d+ does not fit 11 bits"
+    ):
+        Compiler(shape, DRAM).program(found, INPUT, 1, 2050)
+
+
 @given(cut=st.integers(0, 3000), flip=st.integers(0, 3000), bit=st.integers(0, 7))
 @settings(max_examples=100, deadline=None)
 def test_a_damaged_file_is_one_line(cut, flip, bit, tmp_path_factory):

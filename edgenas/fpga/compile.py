@@ -64,7 +64,7 @@ class Compiler:
     def program(self, found: Sequence[Step], name: str, channels: int, size: int) -> Compiled:
         """Of the steps ``found``, whose input is ``name``.
 
-        Raises CapabilityError for a step that has no room.
+        Raises CapabilityError for a step that has no room, and for what no command can say.
         """
         shape, sizes = self.shape, {name: (channels, size)}
         for step in found:
@@ -86,11 +86,15 @@ class Compiler:
             return program, weights, placed
 
         # How long a program is does not depend on where its tensors lie.
-        base = len(written(0)[0].commands().words())
-        program, weights, placed = written(base)
-        commands = program.commands()
+        try:
+            base = len(written(0)[0].commands().words())
+            program, weights, placed = written(base)
+            commands = program.commands()
+            words = commands.words()
+        except ValueError as e:
+            raise CapabilityError(f"the network is too large for the accelerator: {e}") from e
         image = np.zeros((weights.base + weights.words, shape.lanes), np.uint8)
-        image[:base] = commands.words()
+        image[:base] = words
         image[weights.base :] = np.concatenate(weights.parts)
         cycles = total_cycles(commands, self.dram)
         return Compiled(image, placed, held, cycles, commands, weights.base)
