@@ -28,7 +28,7 @@ def run_cycles(run: Fields, shape: Shape) -> int:
     # An iteration lasts until the weights of the next are there.
     within, between = max(pixels, shape.taps, 7), max(pixels, 15 + levels)
     reads = run["tiles"] * (iterations - 1) * within + (run["tiles"] - 1) * between + pixels
-    return shape.taps + 4 + reads + 25 + shape.groups + levels
+    return shape.taps + 4 + reads + 26 + shape.groups + levels
 
 
 def total_cycles(commands: Commands, dram: Dram) -> int:
@@ -94,7 +94,7 @@ class _Runner:
         if max(self.awaited, run["after_moves"]) > len(moves):
             return False
         fetched = max(self.now, moves[self.awaited - 1]) + self.per + 2
-        start = max(fetched, moves[run["after_moves"] - 1]) + 2
+        start = max(fetched, moves[run["after_moves"] - 1]) + 4
         self.now = start + run_cycles(run, self.shape) + 1
         self.done.append(self.now)
         self.awaited = run["next_after"]

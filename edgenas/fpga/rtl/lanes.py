@@ -12,7 +12,7 @@ from edgenas.fpga.rtl.wires import delayed, register
 from edgenas.fpga.shape import Shape
 
 ACCUMULATOR = 32
-REQUANTIZED = 11  # cycles from a whole sum to a byte
+REQUANTIZED = 12  # cycles from a whole sum to a byte
 
 # What comes with each operand, and how wide it is.
 CONTROL = {"emit": 1, "first": 1, "last": 1, "begin": 1, "begin_tile": 1, "shift": 1, "sum": 12}
@@ -160,18 +160,20 @@ class LaneGroup(Elaboratable):
         m.d.comb += [
             mul.a.eq(operand), mul.b.eq(channel.multiplier), mul.take.eq(at("begin_tile", now + 3)),
         ]  # fmt: skip
-        after = held(channel.after, now + 5, "after")
-        wide = step(mul.product >> (after[3:] << 3), 2 * OPERAND, "wide")
+        # Multipliers lie in few rows: a cycle to come from there.
+        product = register(m, mul.product, f"product_{lane}")
+        after = register(m, held(channel.after, now + 5, "after"), f"late_{lane}")
+        wide = step(product >> (after[3:] << 3), 2 * OPERAND, "wide")
         value = step(
             wide >> register(m, after[:3], f"rest_{lane}"), 2 * OPERAND, "value"
-        )  # now + 7
+        )  # now + 8
         small = step(_saturated(value, 11), 11, "small")
         rounded = step(((small + 1) >> 1) + job["zero"], 11, "rounded")
         clamped = step(
             Mux(rounded < job["low"], job["low"], Mux(rounded > job["high"], job["high"], rounded)),
             8, "clamped",
         )  # fmt: skip
-        return register(m, clamped, f"byte_{lane}")  # now + 11
+        return register(m, clamped, f"byte_{lane}")  # now + 12
 
 
 def _saturated(value: Signal, width: int) -> Value:

@@ -7,6 +7,7 @@ from edgenas.fpga.rtl.core import Core
 from edgenas.fpga.rtl.job import fields_of, registers
 from edgenas.fpga.rtl.memory import Buffer
 from edgenas.fpga.rtl.mover import Mover
+from edgenas.fpga.rtl.wires import register
 from edgenas.fpga.shape import Shape
 
 COUNTERS = ("cycles", "running", "issued", "stalled")
@@ -65,6 +66,11 @@ class Machine(Elaboratable):
             self.mover.runs_done.eq(done), behind.eq(moved - wanted["after_moves"]),
             absent.eq(moved - awaited),
         ]  # fmt: skip
+        # Registers of their own: the job's many lie all over the chip.
+        reached, take = register(m, ~behind[-1], "reached"), Signal(name="take_job")
+        m.d.sync += take.eq(0)
+        with m.If(take):
+            m.d.sync += [signal.eq(wanted[name]) for name, signal in self.job.items()]
         with m.FSM(name="runner"):
             with m.State("idle"), m.If(self.start):
                 m.d.sync += [at.eq(0), done.eq(0), awaited.eq(FIRST_AFTER)]
@@ -77,9 +83,13 @@ class Machine(Elaboratable):
                     m.d.sync += command.eq(Cat(command[shape.word_bits :], ring.data))
                 with m.If(part == per):
                     m.d.sync += [part.eq(0), at.eq(at)]
-                    m.next = "wait"
-            with m.State("wait"), m.If(~behind[-1]):
-                m.d.sync += [signal.eq(wanted[name]) for name, signal in self.job.items()]
+                    m.next = "compare"
+            with m.State("compare"):
+                m.next = "wait"
+            with m.State("wait"), m.If(reached):
+                m.d.sync += take.eq(1)
+                m.next = "take"
+            with m.State("take"):
                 m.next = "settle"
             with m.State("settle"):
                 m.next = "start"
