@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgenas.errors import UsageError
+from edgenas.errors import GateNotMet, UsageError
 from edgenas.printing import Number, emit, json_option
 
 if TYPE_CHECKING:  # `edgenas --help` must not wait for it
@@ -73,9 +73,9 @@ def build(
         return
     click.echo("seed  MHz")
     for seed in report.seeds:
-        click.echo(f"{seed.seed:>4}  {seed.fmax_mhz or float('nan'):.1f}")
-    if report.best is None or report.best.fmax_mhz is None or report.median_mhz is None:
-        raise UsageError(
+        click.echo(f"{seed.seed:>4}  {f'{seed.fmax_mhz:.1f}' if seed.fmax_mhz else 'not routed'}")
+    if report.best is None or report.best.fmax_mhz is None:
+        raise GateNotMet(
             f"no seed was routed in {minutes:g} minutes: try more --minutes or --seeds"
         )
     cells = ", ".join(f"{n} of {most} {cell}" for cell, (n, most) in report.best.used.items())
@@ -84,8 +84,8 @@ def build(
         f"{cells}\n{folder / 'board.bit'}\n{folder / 'report.json'}"
     )
     if report.best.fmax_mhz < asked:
-        raise UsageError(
-            f"no seed reached {asked:g} MHz; ask for less, e.g. --mhz {report.best.fmax_mhz:.0f}"
+        raise GateNotMet(
+            f"no seed reached {asked:g} MHz; ask for less, e.g. --mhz {int(report.best.fmax_mhz)}"
         )
 
 
