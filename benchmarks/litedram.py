@@ -1,6 +1,6 @@
 """What LiteDRAM's own controller makes of the accelerator's accesses, beside our model of it.
 
-    python benchmarks/litedram.py [--quick]
+    python benchmarks/litedram.py [--quick] [--mhz 50]
 
 Makes the controller that LiteDRAM has for a DDR3 on an ECP5, at the clock of the device ecp5-85f,
 in a Python environment of its own, and simulates it by Verilator; every word is checked. Measured
@@ -25,13 +25,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import product
-from math import gcd
+from math import ceil, gcd
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from known_networks import Accelerated, accelerator, integers, mobilenet_v1
+from known_networks import Accelerated, accelerator, integers, mobilenet_v1, mobilenet_v2
 from results_file import write_results
 from torch import nn
 
@@ -40,7 +41,8 @@ from edgenas.fpga.commands import HALT, MOVE, STORE, command_words
 from edgenas.fpga.cycles import Dram, total_cycles
 from edgenas.fpga.lower import values
 from edgenas.fpga.network import INPUT
-from edgenas.fpga.simulator import verilated
+from edgenas.fpga.shape import Shape
+from edgenas.fpga.simulator import simulator_path, verilated
 from edgenas.runtimes.rtl import Rtl
 from edgenas.sentinel import cache_folder
 from edgenas.space import load_space
@@ -48,6 +50,7 @@ from edgenas.space import load_space
 HERE = Path(__file__).parent
 PINNED = {"litedram": "2024.12", "litex": "2024.12", "migen": "0.10.0"}
 MODULE = "MT41K256M16"
+FITTED_ON = 3  # networks; the others are held out
 ROWS = 4096  # of each bank that are kept in memory
 ROW, ALL_BANKS = 128, 1024  # words of a row, and of that row of all banks
 BURSTS = (8, 32, 64, 128, 512)
@@ -55,7 +58,7 @@ STREAM = 16384  # words of a pattern
 SINGLE = 600  # accesses that are timed each
 # What the mover needs before a store's first word is there.
 FETCH = 4
-# The machine that stands for the accelerator where nothing but patterns is measured.
+# What stands for the accelerator where nothing but patterns is measured.
 NOBODY = """
 module machine(input clk, input rst, input start, output halted, output [31:0] cycles,
     output cmd_valid, input cmd_ready, output cmd_we, output [23:0] cmd_addr, output wdata_valid,
@@ -72,9 +75,10 @@ def interpreter() -> Path:
     home = cache_folder() / "litedram" / digest
     python = home / "bin" / "python"
     if not (home / "installed").exists():
-        pinned = [f"{name}=={version}" for name, version in PINNED.items()]
+        pinned = [f"{name}=={pin}" for name, pin in PINNED.items()]
         _said([sys.executable, "-m", "venv", "--clear", str(home)], "no environment for LiteDRAM")
-        _said([str(python), "-m", "pip", "install", "-q", *pinned], "LiteDRAM is not installed")
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+        _said([*pip, *pinned], "LiteDRAM is not installed")
         (home / "installed").touch()
     return python
 
@@ -189,10 +193,10 @@ def patterns() -> Iterator[tuple[dict[str, Any], list[Row]]]:
         )  # fmt: skip
 
 
-def measured(controller: Controller, per: float) -> list[dict[str, Any]]:
+def measured(controller: Controller, gap: int, per: float = 1) -> list[dict[str, Any]]:
     """Of all patterns; ``per``: cycles of the accelerator in one of the controller."""
     asked = list(patterns())
-    times = controller.play([row for _, rows in asked for row in rows], gap=6)
+    times = controller.play([row for _, rows in asked for row in rows], gap)
     found, at = [], 0
     for what, rows in asked:
         its = times.part(slice(at, at + len(rows)))
@@ -207,6 +211,11 @@ def measured(controller: Controller, per: float) -> list[dict[str, Any]]:
             numbers = {"words_per_cycle": sum(r[2] * r[3] for r in rows) / its.all / per}
         found.append({**what, **numbers})
     return found
+
+
+def apart(shape: Shape) -> int:
+    """Cycles from a move's last word to the next one's first command, as in cycles.py."""
+    return 5 + command_words(MOVE, shape.word_bits)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -240,8 +249,7 @@ class Moved:
              m.get("dram_step", 0), 1)
             for m in commands.moves if m["kind"] != HALT
         ]  # fmt: skip
-        # From a move's last word to the next one's first command, as in cycles.py.
-        times = controller.play(rows, gap=5 + per)
+        times = controller.play(rows, apart(commands.shape))
         table = np.array(rows)
         return cls(name, run, table[:, 0] == 1, table[:, 2] * table[:, 3], times.last)
 
@@ -270,26 +278,45 @@ class Moved:
 
 
 def ratios(most: float, largest: int = 16) -> list[tuple[int, int]]:
-    """Of small integers, at most ``most``."""
+    """Of small integers, at most ``most`` and not far below it."""
     return [
         (a, b) for b in range(1, largest + 1) for a in range(1, b + 1)
-        if gcd(a, b) == 1 and most / 2 < a / b <= most
+        if gcd(a, b) == 1 and 0.7 * most < a / b <= most
     ]  # fmt: skip
 
 
-def fitted(all_moved: Sequence[Moved], reads: float, writes: float) -> Dram:
-    """Least typical error of a move with no sum of a network below what was measured."""
+def fitted(
+    all_moved: Sequence[Moved], counted: Sequence[int], rows: Sequence[dict[str, Any]]
+) -> Dram:
+    """Least error of the worst program; no program, nor all loads or all stores, too fast.
 
-    def best(options: Iterator[Dram], write: bool) -> Dram:
-        kept = [d for d in options if all(m.error(d, write) >= 0 for m in all_moved)]
-        if not kept:
-            raise DeviceError("no steady rate is slow enough for what was measured")
-        kind = "writes" if write else "reads"
-        return min(kept, key=lambda d: max(m.compared(d)[kind]["typical"] for m in all_moved))
+    No faster than ``rows``, the patterns, say that the controller ever is; its latency is that of
+    a word in another row.
+    """
+    most = {r["access"]: r["words_per_cycle"] for r in rows if r["pattern"] == "sequential"}
+    latency = next(
+        ceil(r["median"]) for r in rows
+        if r["pattern"] == "single" and r["access"] == "read" and r["row"] == "another"
+    )  # fmt: skip
 
-    loads = best((Dram(n, r, (1, 1)) for n in range(8, 41) for r in ratios(reads)), False)
-    stores = best((Dram(0, (1, 1), w) for w in ratios(writes)), True)
-    return Dram(loads.latency, loads.reads, stores.writes)
+    def slow_enough(dram: Dram, write: bool) -> bool:
+        own = sum(m.modelled(dram, write).sum() for m in all_moved)
+        return bool(own >= sum(m.took[m.write == write].sum() for m in all_moved))
+
+    reads = [r for r in ratios(most["read"]) if slow_enough(Dram(latency, r, r), False)]
+    writes = [w for w in ratios(most["write"]) if slow_enough(Dram(latency, w, w), True)]
+    found: dict[Dram, float] = {}
+    for r, w in product(reads, writes):
+        dram = Dram(latency, r, w)
+        errors = [
+            total_cycles(m.run.program.commands, dram) / n - 1
+            for m, n in zip(all_moved, counted, strict=True)
+        ]
+        if min(errors) >= 0:
+            found[dram] = max(errors)
+    if not found:
+        raise DeviceError("no steady rate is slow enough for what was measured")
+    return min(found, key=found.__getitem__)
 
 
 def executed(moved: Moved, controller: Controller) -> dict[str, Any]:
@@ -308,21 +335,26 @@ def executed(moved: Moved, controller: Controller) -> dict[str, Any]:
 
 
 def networks(on: Rtl, quick: bool) -> Iterator[tuple[str, Accelerated]]:
-    """Random ones of two spaces, and one that was measured on boards."""
+    """Random ones of two spaces, and two that were measured on boards."""
 
     def of(build: Callable[[], nn.Module], size: int) -> Accelerated:
         return Accelerated.of(integers(build, (3, size, size)), on)
 
-    for preset, size, classes in (("tiny", 32, 10), ("proxyless", 224, 1000)):
-        if quick and size > 32:
-            return
+    def drawn(preset: str, size: int, classes: int, seed: int) -> tuple[str, Accelerated]:
         space = load_space({
             "kind": "mobile", "preset": preset, "resolution": size, "channels": 3,
             "classes": classes,
         })  # fmt: skip
-        drawn = space.sample(random.Random(0))
-        yield f"{preset}, {size} px", of(lambda s=space, d=drawn: s.build(d), size)  # type: ignore[misc]
-    yield "MobileNetV1 0.25, 128 px", of(lambda: mobilenet_v1(0.25), 128)
+        architecture = space.sample(random.Random(seed))
+        name = f"{preset} at {size} px, seed {seed}"
+        return name, of(lambda: space.build(architecture), size)
+
+    yield drawn("tiny", 32, 10, 0)
+    if not quick:
+        yield drawn("proxyless", 224, 1000, 0)
+        yield "MobileNetV1 0.25 at 128 px", of(lambda: mobilenet_v1(0.25), 128)
+        yield drawn("tiny", 32, 10, 1)
+        yield "MobileNetV2 1.0 at 224 px", of(lambda: mobilenet_v2(1.0), 224)
 
 
 def main() -> None:
@@ -331,9 +363,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="One small network, nothing written.")
-    quick = parser.parse_args().quick
+    parser.add_argument("--mhz", type=float, help="Another clock; then nothing is written.")
+    options = parser.parse_args()
     on = accelerator()
-    mhz = on.fmax_mhz
+    mhz, quick = options.mhz or on.fmax_mhz, options.quick
+    simulator_path(on.shape, cache_folder())  # says what is missing
     from amaranth.back import verilog
 
     from edgenas.fpga.rtl.machine import Machine
@@ -349,23 +383,28 @@ def main() -> None:
             # At half the clock its four DRAM clocks a cycle are as long as those of the ECP5.
             "litedram_gen --sim": (Controller.of("gen", mhz / 2, work / "gen"), 2.0),
         }  # fmt: skip
-        found = {"ecp5": {"made": controller.made, "rows": measured(controller, 1.0)}}
-        found |= {n: {"made": c.made, "rows": measured(c, per)} for n, (c, per) in others.items()}
-        for name, one in found.items():
-            print(f"{name}: {json.dumps(one['made'])}")
-            print("\n".join(line(row) for row in one["rows"]), flush=True)
+        gap = apart(on.shape)
+        found: dict[str, dict[str, Any]] = {
+            "ecp5": {"made": controller.made, "rows": measured(controller, gap)}
+        }
+        found |= {
+            n: {"made": c.made, "rows": measured(c, gap, per)} for n, (c, per) in others.items()
+        }
+        for name, said in found.items():
+            print(f"{name}: {json.dumps(said['made'])}")
+            print("\n".join(line(r) for r in said["rows"]), flush=True)
         moved = [Moved.of(name, run, controller) for name, run in networks(on, quick)]
-        steady = {
-            r["access"]: r["words_per_cycle"]
-            for r in found["ecp5"]["rows"] if r["pattern"] == "sequential"
-        }  # fmt: skip
-        fit = fitted(moved, steady["read"], steady["write"])
+        runs = [executed(one, controller) for one in moved]
+        of = slice(FITTED_ON)
+        fit = fitted(moved[of], [r["cycles"] for r in runs[of]], found["ecp5"]["rows"])
         rows = []
-        for one in moved:
-            row: dict[str, Any] = {"network": one.name, "executed": executed(one, controller)}
+        for number, (one, ran) in enumerate(zip(moved, runs, strict=True)):
+            row: dict[str, Any] = {
+                "network": one.name, "held_out": number >= FITTED_ON, "executed": ran
+            }  # fmt: skip
             for name, dram in (("device", on.dram), ("fitted", fit)):
                 cycles = total_cycles(one.run.program.commands, dram)
-                error = cycles / row["executed"]["cycles"] - 1
+                error = cycles / ran["cycles"] - 1
                 row[name] = {**one.compared(dram), "cycles": cycles, "error": error}
                 print(
                     f"{one.name}, {dram}: "
@@ -374,14 +413,14 @@ def main() -> None:
                         f"cycles (a move {row[name][kind]['typical']:.1%}), "
                         for kind in ("reads", "writes")
                     )
-                    + f"program {error:+.2%} of {row['executed']['cycles']}", flush=True,
+                    + f"program {error:+.2%} of {ran['cycles']}", flush=True,
                 )  # fmt: skip
             rows.append(row)
     print(f"fitted: {fit}")
-    if not quick:
+    if not quick and mhz == on.fmax_mhz:
         print(write_results(
-            "litedram", versions=PINNED, mhz=mhz, seed=0, device=asdict(on.dram),
-            fitted=asdict(fit), controllers=found, rows=rows,
+            "litedram", versions=PINNED | {"verilator": version("verilator")}, mhz=mhz, seed=0,
+            device=asdict(on.dram), fitted=asdict(fit), controllers=found, rows=rows,
         ))  # fmt: skip
 
 
