@@ -54,7 +54,11 @@ def steps(options: Options, cost: Cost, picked: Mapping[str, str] | None = None)
     for axis in _AXES:
         values = sorted({op.arg(axis, 0) for op in every})
         for value in values if len(values) > 1 else ():
-            pairs = [p for of in places.values() for p in _pairs(of.values(), axis, value)]
+            pairs = [
+                pair
+                for of in places.values()
+                for pair in _pairs(of.values(), axis, values[0], value)
+            ]
             known = [
                 (ms / base_ms, ops.macs(op) / ops.macs(base))
                 for base, op in pairs
@@ -67,13 +71,15 @@ def steps(options: Options, cost: Cost, picked: Mapping[str, str] | None = None)
     return found
 
 
-def _pairs(place: Iterable[OpSpec], axis: str, value: int) -> list[tuple[OpSpec, OpSpec]]:
-    """Options of one place that differ in ``axis`` alone: at its smallest value, at ``value``."""
+def _pairs(
+    place: Iterable[OpSpec], axis: str, least: int, value: int
+) -> list[tuple[OpSpec, OpSpec]]:
+    """Options of one place that differ in ``axis`` alone: at ``least``, at ``value``."""
     alike: dict[tuple[object, ...], dict[int, OpSpec]] = {}
     for op in place:
         rest = tuple((name, v) for name, v in op.args if name != axis)
         alike.setdefault((op.kind, op.cin, op.cout, op.size, rest), {})[op.arg(axis, 0)] = op
-    return [(of[min(of)], of[value]) for of in alike.values() if value in of]
+    return [(of[least], of[value]) for of in alike.values() if least in of and value in of]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -107,7 +113,7 @@ class Cell:
 class Place:
     """One choice with a cell for each option, None where it has none such.
 
-    ``macs``, millions, and ``rate``, of the table's best, are those of the option that was chosen.
+    ``macs``, millions, and ``rate``, of the best of all options, are those of what was chosen.
     """
 
     choice: str
@@ -250,7 +256,7 @@ def _device(
         if rate and best:
             note += f", {q.percent(rate / best, 0)} of the best rate"
         heat = None if ratio is None else (ratio - 1) / (most - 1) if most > 1 else 0.0
-        return Cell(q.column(ms, places), small, note, heat, chosen)
+        return Cell(q.column(ms, places) if ms != 0 else "0", small, note, heat, chosen)
 
     rows = []
     for choice, of in priced.options.items():
@@ -300,21 +306,21 @@ def _shape(labels: Mapping[str, Sequence[OpSpec]]) -> str:
     if executed is None:
         return ""
     first, last = executed[0], executed[-1]
-    return f"{first.cin}→{last.cout}, {first.size}→{ops.output_size(last)} px"
+    out = ops.output_size(last)
+    size = f"{first.size}" if out == first.size else f"{first.size}→{out}"
+    return f"{first.cin}→{last.cout}, {size} px"
 
 
 def _sentence(priced: _Priced, picked: Mapping[str, str]) -> str:
-    """What the choices cost together, beside the cheapest and the dearest."""
-    chosen = [of.get(picked.get(choice, "")) for choice, of in priced.ms.items()]
-    ends = [[ms for ms in of.values() if ms is not None] for of in priced.ms.values()]
-    known = [ms for ms in chosen if ms is not None]
-    if len(known) < len(chosen) or not all(ends):
+    """What the choices cost together; empty where an option has no cost."""
+    known = [[ms for ms in of.values() if ms is not None] for of in priced.ms.values()]
+    chosen = [ms for c, of in priced.ms.items() if (ms := of.get(picked.get(c, ""))) is not None]
+    if len(chosen) < len(priced.ms) or list(map(len, known)) != list(map(len, priced.ms.values())):
         return ""
-    departs = sum(
-        bool(ms) and ms != priced.least(choice) for choice, ms in zip(priced.ms, known, strict=True)
-    )
+    dearer = sum(ms > (priced.least(c) or ms) for c, ms in zip(priced.ms, chosen, strict=True))
     return (
-        f"The options that were chosen take {q.ms(math.fsum(known))} together; the cheapest would "
-        f"take {q.ms(math.fsum(map(min, ends)))}, the dearest {q.ms(math.fsum(map(max, ends)))}. "
-        f"At {departs} of {len(known)} places more than the cheapest block is spent."
+        f"The options that were chosen take {q.ms(math.fsum(chosen))} together. The cheapest, "
+        f"skips included, would take {q.ms(math.fsum(map(min, known)))}, the dearest "
+        f"{q.ms(math.fsum(map(max, known)))}. At {dearer} of {len(chosen)} places a dearer block "
+        "than the cheapest was chosen."
     )
