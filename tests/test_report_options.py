@@ -169,6 +169,13 @@ def test_an_axis_is_told_apart_from_the_others(kernel: float, expansion: float) 
     )  # fmt: skip
 
 
+def test_a_ratio_is_the_geometric_mean_of_all_places() -> None:
+    found = steps(OPTIONS, lambda op: 8.0 if op.arg("k", 3) == 7 and op.size > 4 else 1.0)
+    large = sum(of["k3e3"][0].size > 4 for of in OPTIONS.values())
+    assert 0 < large < len(OPTIONS)
+    assert at(found, "k", 7).time == pytest.approx(8 ** (large / len(OPTIONS)))
+
+
 def test_gates_and_activations_are_axes_too() -> None:
     space = Mobile.configured({"preset": "tiny-v3"})
     options = {
