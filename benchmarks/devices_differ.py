@@ -1,20 +1,23 @@
 """One space, one task, one relative budget, three devices: how do the found networks differ?
 
-    python benchmarks/devices_differ.py [--share 50] [--seeds 3] [--epochs 6] [--images 24000]
+    python benchmarks/devices_differ.py [--share 50] [--largest 20] [--seeds 3]
 
 The budget is ``--share`` percent of the way from the fastest to the slowest network of the space by
 each device's own int8-static table, which is made where ``--tables`` lacks it: simulated for the
 FPGA, measured for the CPU, estimated for the NPU. Two policies:
 
-largest    most multiply-accumulates within the budget: exact, trains nothing, has no seed
+largest    the ``--largest`` networks of most multiply-accumulates within the budget: exact, trains
+           nothing, has no seed but for the order of equals
 proxyless  the search of a run, Fashion-MNIST; a supernet a seed that learns for the three devices
            together, so that nothing but the table differs between them
 
 Each network is then predicted on the other devices too: its share of their budget. Nothing is
-trained to the end and no file is measured. Writes benchmarks/results/devices_differ.json.
+trained to the end and no file is measured. Writes benchmarks/results/devices_differ.json after each
+seed; ``--seeds 0`` keeps the searched networks that are in it.
 """
 
 import argparse
+import random
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +26,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from results_file import write_results
+from results_file import rows_before, write_results
 
 from edgenas import ops
 from edgenas.budgets import Latency
@@ -33,8 +36,8 @@ from edgenas.methods.proxyless import Proxyless
 from edgenas.pipeline.profile import extremes_ms
 from edgenas.predict import Predictor, require_trusted
 from edgenas.profile import profile
-from edgenas.project import project
 from edgenas.report.options import steps
+from edgenas.samplers import Largest
 from edgenas.search import Ledger, Objective, Problem
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import Architecture
@@ -87,29 +90,27 @@ class Asked:
         }  # fmt: skip
 
 
-def largest(space: Mobile, asked: Asked) -> Architecture:
-    """Of most multiply-accumulates within the budget."""
-    sizes = {
-        c.name: torch.tensor(
-            [float(sum(map(ops.macs, o))) for o in space.option_ops(c.name)], dtype=torch.float64
-        )
-        for c in space.choices
-    }
-    return project(space, sizes, asked.objective.budgets)
+def largest(space: Mobile, asked: Asked, count: int) -> Iterator[Architecture]:
+    """Of most multiply-accumulates within the budget, the largest first."""
+    sampler = Largest(space, asked.objective, ops.macs, random.Random(0))
+    for _ in range(count):
+        proposal = sampler.ask()
+        if proposal is None:
+            return
+        yield proposal.arch
 
 
 def searched(
     space: Mobile, asked: Mapping[str, Asked], args: argparse.Namespace, bars: Bars
 ) -> Iterator[tuple[int, dict[str, Architecture], list[float]]]:
     """Seed by seed, a network for each device, and how undecided each search was at the end."""
-    method = Proxyless(epochs=args.epochs, arch_every=args.arch_every, samples=0)
     settings = {"dataset": "fashion-mnist", "train_images": args.images}
     for seed in range(args.seeds):
         task = load_task(settings, seed)
         problem = Problem(space, task, tuple(a.objective for a in asked.values()), seed=seed)
         with tempfile.TemporaryDirectory() as scratch:
             ledger = Ledger(Path(scratch) / "ledger.jsonl")
-            found = method.run(problem, ledger, bars)
+            found = method(args).run(problem, ledger, bars)
             # of even probabilities: 1 has not decided anything
             entropies = [level["entropy"] for level in ledger.epochs("search")[-1]["levels"]]
         yield seed, dict(zip(asked, found.archs, strict=True)), entropies
@@ -170,6 +171,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--share", type=float, default=50.0)
+    parser.add_argument("--largest", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--arch-every", type=int, default=2)
@@ -188,23 +190,37 @@ def main() -> None:
             )
             for name in DEVICES
         }
+        tables = {name: a.described(space) for name, a in asked.items()}
         rows = [
-            {"policy": "largest", "for": name, "seed": None, **row(space, asked, largest(space, a))}
+            {"policy": "largest", "for": name, "seed": None, **row(space, asked, arch)}
             for name, a in asked.items()
+            for arch in largest(space, a, args.largest)
         ]
+        if not args.seeds:
+            rows += [r for r in rows_before("devices_differ") if r["policy"] == "proxyless"]
         for seed, found, entropies in searched(space, asked, args, bars):
             for (name, arch), entropy in zip(found.items(), entropies, strict=True):
-                rows.append(
-                    {"policy": "proxyless", "for": name, "seed": seed, "entropy": entropy,
-                     **row(space, asked, arch)}
-                )  # fmt: skip
-    tables = {name: a.described(space) for name, a in asked.items()}
+                about = {"policy": "proxyless", "for": name, "seed": seed, "entropy": entropy}
+                rows.append({**about, **row(space, asked, arch)})
+            write(args, space, tables, rows)
     show(tables, rows)
+    print(write(args, space, tables, rows))
+
+
+def write(
+    args: argparse.Namespace, space: Mobile, tables: dict[str, Any], rows: list[dict[str, Any]]
+) -> Path:
+    """The result of what there is."""
     setup = {k: v for k, v in vars(args).items() if k != "tables"}
-    print(write_results(
-        "devices_differ", setup=setup, space=space.describe(), tables=tables, rows=rows,
-        fields=asdict(Proxyless(epochs=args.epochs, arch_every=args.arch_every, samples=0)),
-    ))  # fmt: skip
+    return write_results(
+        "devices_differ", setup=setup, method=asdict(method(args)), space=space.describe(),
+        tables=tables, rows=rows,
+    )  # fmt: skip
+
+
+def method(args: argparse.Namespace) -> Proxyless:
+    """How it is searched."""
+    return Proxyless(epochs=args.epochs, arch_every=args.arch_every, samples=0)
 
 
 if __name__ == "__main__":
