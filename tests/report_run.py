@@ -127,6 +127,13 @@ def _search(
         blocks.append({"choice": choice.name, "op": op, "label": label})
         raw = {o: rng.random() * (6 if o == label else 1) + (o == label) for o in choice.options}
         odds[choice.name] = {o: v / sum(raw.values()) for o, v in raw.items()}
+    options = {
+        c.name: {
+            label: [str(o) for o in executed]
+            for label, executed in zip(c.options, SPACE.option_ops(c.name), strict=True)
+        }
+        for c in SPACE.choices
+    }
     blocks.append({"choice": None, "op": head, "label": "head"})
     blocks.append({"choice": None, "op": classifier, "label": "classifier"})
     predicted = {}
@@ -137,7 +144,7 @@ def _search(
         run / "search/search.json",
         {"method": "proxyless", "architecture": arch.to_json(), "labels": labels,
          "ops": [str(o) for o in SPACE.ops(arch)], "blocks": blocks, "predicted": predicted,
-         "probabilities": odds},
+         "probabilities": odds, "options": options},
     )  # fmt: skip
 
 

@@ -544,6 +544,8 @@ def test_a_network_is_delivered_at_the_width_and_resolution_that_were_found(
     assert size in (8, 10) and f"@{size} " in found["ops"][0]
     assert {b["choice"] for b in found["blocks"]} == {None, "s1b1", "s1b2", "s2b1", "s2b2"}
     assert set(found["probabilities"]["width"]) == {"w1", "w2"}
+    picked = [op for c, of in found["options"].items() for op in of[found["labels"][c]]]
+    assert picked and picked == found["ops"][2:-2]  # at the width that was found
     for fmt, shape in (("onnx", [1, size, size]), ("tflite", [size, size, 1])):
         path = root / v["delivered"][fmt]["file"]
         assert json.loads(exporter_for(fmt).inspect(path).metadata["input"]) == [1, size, size]

@@ -77,7 +77,8 @@ def run(whole: Path, tmp_path: Path) -> Path:
 def test_a_finished_run_has_every_section(whole: Path) -> None:
     shown = page(whole)
     assert [str(s["id"]) for s in shown.all("section")] == [
-        "verdict", "candidates", "accuracy", "tried", "network", "blocks", "progress", "provenance",
+        "verdict", "candidates", "accuracy", "tried", "network", "why", "blocks", "progress",
+        "provenance",
     ]  # fmt: skip
     links = {str(a["href"]) for a in shown.all("a")}
     assert links == {f"#{s['id']}" for s in shown.all("section")} | {"model.onnx", "model.tflite"}

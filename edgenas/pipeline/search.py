@@ -70,6 +70,7 @@ def _described(ctx: Context, level: int, arch: Architecture) -> dict[str, Any]:
         "ops": [str(o) for o in layers],
         "labels": _labels(ctx.space, arch),
         "blocks": _blocks(ctx.space, arch),
+        "options": _options(ctx.space, arch),
         "predicted": {
             device: {
                 "p50_ms": predictor.p50_ms(layers),
@@ -126,6 +127,20 @@ def _blocks(space: Space, arch: Architecture) -> list[dict[str, str | None]]:
         for c, option in picked
     ]
     return fixed(range(start)) + middle + fixed(range(start + len(searched), len(layers)))
+
+
+def _options(space: Space, arch: Architecture) -> dict[str, dict[str, list[str]]]:
+    """What each option of each choice would execute at its place, the rest as in ``arch``."""
+    if not isinstance(space, Relaxable):
+        return {}
+    context = context_of(space, arch)
+    return {
+        c.name: {
+            label: [str(o) for o in executed]
+            for label, executed in zip(c.options, context.options[c.name], strict=True)
+        }
+        for c in space.choices if c.name not in context.picks
+    }  # fmt: skip
 
 
 STAGE = Stage("search", ("profile",), _settings, _work)

@@ -66,13 +66,14 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Found:
-    """search/search.json."""
+    """search/search.json. ``options``: choice -> label of an option -> what it executes."""
 
     method: str
     architecture: dict[str, Any]
     blocks: tuple[Block, ...]
     predicted: dict[str, Prediction] = field(default_factory=dict)
     probabilities: dict[str, dict[str, float]] | None = None
+    options: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 import edgenas
 from edgenas.latency import LatencyTable
-from edgenas.report import compare, curves, front, network, summary, table
+from edgenas.report import compare, curves, front, network, options, summary, table
 from edgenas.report import quantity as q
 from edgenas.report.record import Record
 
@@ -59,6 +59,7 @@ def _facts(record: Record) -> dict[str, Any]:
         "pareto": curves.pareto(record),
         "score": curves.search_score(record),
         "network": network.network(record),
+        "option_costs": options.option_costs(record),
         "comparisons": network.comparisons(record),
         "convergence": curves.convergence(record),
         "training": curves.training(record),
