@@ -1,6 +1,5 @@
-// What Lattice's documents say of three hard blocks of an ECP5, as far as the accelerator uses them:
-// memory in FPGA-TN-02204, multipliers in FPGA-TN-02205, the clock generator in FPGA-TN-02200. Other
-// parameters than the accelerator's end the simulation.
+// What three hard blocks of an ECP5 do, as far as the accelerator uses them: written by us, for pins and
+// parameters to which yosys maps memories and products too. Others than these end the simulation.
 
 module MULT18X18D #(
   parameter REG_INPUTA_CLK = "NONE", REG_INPUTA_CE = "CE0", REG_INPUTB_CLK = "NONE",

