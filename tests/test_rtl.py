@@ -130,5 +130,14 @@ def test_what_it_cannot_compute_and_what_makes_no_sense_is_one_line(device, tmp_
         predict(device, artifact, x)
     with pytest.raises(UsageError, match="runtime rtl: fmax_mhz cannot be 0"):
         load_device(str(written(tmp_path, fmax_mhz=0)))
+    for name, size in (("x_words", 1), ("sums", 0), ("weight_words", 1 << 15), ("move_slots", 3)):
+        with pytest.raises(UsageError, match=f"{name} of an accelerator can be"):
+            load_device(str(written(tmp_path, shape={**SHAPE, name: size})))
+    with pytest.raises(UsageError, match="run_slots and move_slots are powers of two"):
+        load_device(str(written(tmp_path, shape={**SHAPE, "run_slots": 12})))
+    for dram in ({"latency": 0}, {"latency": 10**9}, {"reads": [9, 8]}, {"writes": [0, 8]}):
+        usual = {"latency": 20, "reads": [3, 8], "writes": [3, 8]}
+        with pytest.raises(UsageError, match="dram: a latency of 1 to 1000 cycles"):
+            load_device(str(written(tmp_path, dram={**usual, **dram})))
     with pytest.raises(UsageError, match="lanes"):
         load_device(str(written(tmp_path, shape={**SHAPE, "lanes": 6})))

@@ -6,6 +6,7 @@ Each constant here is one of the RTL; tests hold the whole against simulation, c
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from edgenas.errors import UsageError
 from edgenas.fpga.commands import FIRST_AFTER, HALT, MOVE, RUN, STORE, Fields, command_words
 from edgenas.fpga.program import Commands
 from edgenas.fpga.shape import Shape
@@ -18,6 +19,14 @@ class Dram:
     latency: int
     reads: tuple[int, int]
     writes: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        rates = (self.reads, self.writes)
+        if not 1 <= self.latency <= 1000 or not all(0 < n <= of <= 1000 for n, of in rates):
+            raise UsageError(
+                "dram: a latency of 1 to 1000 cycles, and words of cycles that are no fewer: not "
+                f"{self.latency}, {list(self.reads)}, {list(self.writes)}"
+            )
 
 
 def run_cycles(run: Fields, shape: Shape) -> int:

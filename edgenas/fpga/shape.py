@@ -6,6 +6,13 @@ from edgenas.errors import UsageError
 
 BYTE = 8
 
+_MOST_LANES = 32  # as many groups, beyond which a job would end before its last word
+# Least and most of each, by the bits of the commands.
+_SIZES = {
+    **dict.fromkeys(("x_words", "y_words", "z_words", "o_words", "weight_words"), (16, 1 << 14)),
+    "sums": (16, 1 << 12), "run_slots": (8, 1024), "move_slots": (8, 1024),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -37,6 +44,14 @@ class Shape:
             raise UsageError(
                 f"an accelerator has 4 or 8 taps, and as many lanes at least: {powers}"
             )
+        if self.lanes > _MOST_LANES:
+            raise UsageError(f"an accelerator has at most {_MOST_LANES} lanes, not {self.lanes}")
+        for name, (least, most) in _SIZES.items():
+            if not least <= (n := getattr(self, name)) <= most:
+                raise UsageError(f"{name} of an accelerator can be {least} to {most}, not {n}")
+        slots = {"run_slots": self.run_slots, "move_slots": self.move_slots}
+        if any(n & (n - 1) for n in slots.values()):
+            raise UsageError(f"run_slots and move_slots are powers of two: {slots}")
 
     @property
     def word_bits(self) -> int:
