@@ -5,7 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -63,7 +63,9 @@ def test_the_netlist_that_is_routed_answers_as_the_reference(built: Path, tmp_pa
     ]  # fmt: skip
     board = verilated(sources, "board", BENCH, tmp_path, "-O0", DIVISOR=MHZ)
     first, second = answers(board, tmp_path, 2)
-    assert first == second and first.written > 0
+    # How long it waits for the wire is the host's.
+    assert replace(first, cycles=0) == replace(second, cycles=0)
+    assert 0 < first.issued < first.running < first.cycles
 
 
 def test_a_tool_that_fails_or_is_absent_is_one_line(built, tmp_path, monkeypatch, capsys):
