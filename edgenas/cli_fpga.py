@@ -55,9 +55,10 @@ def build(
     Example: edgenas fpga build ecp5-85f
     """
     from edgenas.console import Bars
+    from edgenas.device import load_device
     from edgenas.fpga.build import place_and_route, processors
 
-    board, folder = _rtl(device), out / device
+    board, folder = _rtl(device), out / load_device(device).name
     asked = mhz or board.fmax_mhz
     with Bars() as bars:
         at_once = min(seeds, jobs or processors())
@@ -131,8 +132,9 @@ def compile(file: Path, device: str, out: Path, as_json: bool) -> None:
     help=".npy of images, float32 (n, c, h, w); else one of random integers.",
 )  # fmt: skip
 @click.option(
-    "--baud", default=1_000_000, show_default=True, help="As its bitstream was built for."
-)
+    "--baud", default=1_000_000, show_default=True, type=click.IntRange(300, 12_000_000),
+    help="As its bitstream was built for.",
+)  # fmt: skip
 @json_option
 def host(file: Path, device: str, port: str, inputs: Path | None, baud: int, as_json: bool) -> None:
     """Run FILE, a .fpga network, on a board at PORT, and compare its answers with the reference.
@@ -176,8 +178,11 @@ def _images(path: Path, shape: tuple[int, int, int]) -> "np.ndarray":
 
     try:
         images: np.ndarray = np.load(path, allow_pickle=False)
-    except ValueError as e:
-        raise UsageError(f"{path} cannot be read as an array: {e}") from e
+        whole = isinstance(images, np.ndarray) and bool(np.isfinite(images).all())
+    except (ValueError, TypeError, EOFError) as e:
+        raise UsageError(f"{path} cannot be read as an array of images: {e}") from e
+    if not whole or images.ndim != 4 or not len(images):
+        raise UsageError(f"{path} holds no images (n, c, h, w), or what is no finite number")
     if images.shape[1:] != shape or images.dtype != np.float32:
         raise UsageError(
             f"{path} holds {images.dtype} {images.shape}, and the network takes float32 (n, "

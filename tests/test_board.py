@@ -69,9 +69,14 @@ def test_a_board_at_a_serial_port_is_compared_with_the_reference(
         board.kill()
     assert len(answers) == 2 and answers[0]["running"] == answers[1]["running"]
     assert re.match(r"image 0: \d as the reference, \d+ cycles", capsys.readouterr().out)
-    np.save(tmp_path / "x.npy", images[0])
-    assert main([*asked, "--inputs", str(tmp_path / "x.npy")]) == 2
-    assert "the network takes float32 (n, 1, 8, 8)" in capsys.readouterr().err
+    for wrong, said in (
+        (images[:2, :, :7], "the network takes float32 (n, 1, 8, 8)"),
+        (images[0], "holds no images (n, c, h, w)"),
+        (images * np.nan, "holds no images (n, c, h, w), or what is no finite number"),
+    ):
+        np.save(tmp_path / "x.npy", wrong)
+        assert main([*asked, "--inputs", str(tmp_path / "x.npy")]) == 2
+        assert said in capsys.readouterr().err
     assert main([*asked[:-1], str(tmp_path / "none")]) == 4
     assert "none: No such file or directory; is the board connected" in capsys.readouterr().err
 

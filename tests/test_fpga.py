@@ -278,6 +278,41 @@ def test_a_step_that_has_no_room_is_refused_by_name(tmp_path):
         Compiler(small, DRAM).program(found, INPUT, 3, 32)
 
 
+class Between(torch.nn.Module):
+    """Another layer stands between the two of a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dw = torch.nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.other, self.pw = torch.nn.Conv2d(4, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.dw(x), self.other(x)
+        return self.pw(a) + b
+
+
+def test_what_stands_between_two_layers_of_a_block_is_no_part_of_it(machine, tmp_path):
+    shape, simulator = machine
+    network = integers(Between(), (4, 6, 6), tmp_path)
+    found = steps(network, shape)
+    program = Compiler(shape, DRAM).program(found, INPUT, 4, 6)
+    x = images(np.random.default_rng(0), 4, 6)
+    after, counted = simulate(simulator, program.given(INPUT, x), DRAM, LIMIT)
+    assert counted.cycles == program.cycles
+    last = found[-1].name
+    np.testing.assert_array_equal(program.taken(last, after), values(found, x)[last])
+
+
+@pytest.mark.parametrize(("net", "size", "said"), [
+    (torch.nn.Conv2d(3, 4, 3), (8, 6), r"square images, not \(8, 6\)"),
+    (torch.nn.Conv2d(3, 4, 1, padding=1), (8, 8), "less padding than its kernel, not 1 and 1 of 1"),
+    (torch.nn.Conv2d(3, 4, 9, stride=8), (16, 16), "strides up to 7"),
+])  # fmt: skip
+def test_shapes_that_it_does_not_compute_are_refused_by_name(net, size, said, tmp_path):
+    with pytest.raises(CapabilityError, match=said):
+        steps(integers(torch.nn.Sequential(net), (3, *size), tmp_path), Shape())
+
+
 def test_what_no_command_can_say_is_refused(tmp_path):
     net, shape = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)), Shape(sums=4096, o_words=4096)
     found = steps(integers(net, (1, 2050, 2050), tmp_path), shape)

@@ -135,9 +135,11 @@ def test_what_it_cannot_compute_and_what_makes_no_sense_is_one_line(device, tmp_
             load_device(str(written(tmp_path, shape={**SHAPE, name: size})))
     with pytest.raises(UsageError, match="run_slots and move_slots are powers of two"):
         load_device(str(written(tmp_path, shape={**SHAPE, "run_slots": 12})))
-    for dram in ({"latency": 0}, {"latency": 10**9}, {"reads": [9, 8]}, {"writes": [0, 8]}):
-        usual = {"latency": 20, "reads": [3, 8], "writes": [3, 8]}
-        with pytest.raises(UsageError, match="dram: a latency of 1 to 1000 cycles"):
+    usual = {"latency": 20, "reads": [3, 8], "writes": [3, 8]}
+    for dram in ({"latency": 2}, {"reads": [9, 8]}, {"reads": [1, 1]}, {"writes": [0, 8]}):
+        with pytest.raises(UsageError, match="dram: latency is 3 cycles or more"):
             load_device(str(written(tmp_path, dram={**usual, **dram})))
+    with pytest.raises(UsageError, match="cannot be had with 14 on their way"):
+        load_device(str(written(tmp_path, dram={**usual, "latency": 63})))
     with pytest.raises(UsageError, match="lanes"):
         load_device(str(written(tmp_path, shape={**SHAPE, "lanes": 6})))

@@ -41,6 +41,8 @@ class Fpga:
 def _integers(graph: Graph) -> Network:
     if graph.precision != "int8-static":
         raise CapabilityError(f"fpga files are written in int8-static only, not {graph.precision}")
+    if graph.input[1] != graph.input[2]:
+        raise CapabilityError(f"the accelerator takes square images, not {graph.input[1:]}")
     numbers = Quantized(graph)
     weights = {}
     for node in graph.nodes:

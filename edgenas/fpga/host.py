@@ -28,7 +28,7 @@ def opened(port: str, baud: int) -> Iterator[tuple[Receive, Send]]:
     from serial import Serial, SerialException
 
     try:
-        with Serial(port, baud, timeout=_PATIENCE_S) as wire:
+        with Serial(port, baud, timeout=_PATIENCE_S, write_timeout=_PATIENCE_S) as wire:
             yield lambda: wire.read(max(1, wire.in_waiting)), wire.write
     except SerialException as e:
         why = os.strerror(e.errno) if e.errno else str(e)

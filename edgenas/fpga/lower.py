@@ -15,7 +15,7 @@ from edgenas.fpga.reference import LEAST, MOST, Requantizer
 from edgenas.fpga.shape import Shape
 from edgenas.fpga.sums import Sum
 
-_LARGEST_MEAN = 15
+_LARGEST_MEAN, _LARGEST_STRIDE = 15, 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,8 @@ class Step:
 
 def steps(network: Network, shape: Shape) -> list[Step]:
     """In order. Raises CapabilityError for what the accelerator does not compute."""
+    if network.input[1] != network.input[2]:
+        raise CapabilityError(f"the accelerator takes square images, not {network.input[1:]}")
     lowering = _Lowering(network, shape)
     found: list[Step] = []
     ops = list(network.ops)
@@ -93,8 +95,9 @@ class _Lowering:
         """The bottleneck that begins with ``ops``, and how many of them it is."""
         chain = [ops[0]]
         for op in ops[1:3]:
-            if op.inputs == (chain[-1].name,) and self._readers[chain[-1].name] == 1:
-                chain.append(op)
+            if op.inputs != (chain[-1].name,) or self._readers[chain[-1].name] > 1:
+                break
+            chain.append(op)
         kinds = [self._kind(op) for op in chain]
         count = 3 if kinds == ["1x1", "depthwise", "1x1"] else 2
         if count == 2 and kinds[:2] != ["depthwise", "1x1"]:
@@ -126,6 +129,11 @@ class _Lowering:
         x, y = self.network.scales[op.inputs[0]], self.network.scales[op.name]
         if op.groups > 1 and not op.groups == shape[0] == len(held.weight):
             raise CapabilityError(f"{op.name}: the accelerator has no groups of several channels")
+        if op.padding >= held.weight.shape[2] or op.stride > _LARGEST_STRIDE:
+            raise CapabilityError(
+                f"{op.name}: the accelerator has strides up to {_LARGEST_STRIDE} and less padding "
+                f"than its kernel, not {op.stride} and {op.padding} of {held.weight.shape[2]}"
+            )
         taken = x.zero * held.weight.reshape(len(held.weight), -1).astype(np.int64).sum(1)
         scales = held.scales.astype(np.float64) * x.scale / y.scale
         return Layer(

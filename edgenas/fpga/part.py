@@ -10,6 +10,7 @@ CHIPS = {
     for kind, prefix in (("", ""), ("M", "um-"), ("M5G", "um5g-"))
     for size in (25, 45, 85)
 }  # fmt: skip
+_BLOCKS = {"25": (56, 28), "45": (108, 72), "85": (208, 156)}  # memories, multipliers
 PORTS = ("clk_in", "rx", "tx", "busy")
 
 
@@ -30,6 +31,12 @@ class Part:
             raise UsageError(f"speed grades of an ECP5 are 6, 7 and 8, not {self.speed_grade}")
         if unknown := self.pins.keys() - {*PORTS}:
             raise UsageError(f"pins of the board are {', '.join(PORTS)}, not {sorted(unknown)}")
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Memories and multipliers that it has."""
+        memories, multipliers = _BLOCKS[self.chip[-3:-1]]
+        return {"DP16KD": memories, "MULT18X18D": multipliers}
 
     def __str__(self) -> str:
         return f"{self.chip} {self.package} speed grade {self.speed_grade}"

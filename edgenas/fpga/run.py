@@ -144,7 +144,7 @@ def main() -> int:
         simulator = (simulator_path if job["verb"] == "probe" else build)(shape, folder)
         dram = construct(Dram, job["dram"], "dram")
         VERBS[job["verb"]](job, _Board(shape, dram, simulator), emit)
-    except EdgenasError as e:
+    except (EdgenasError, OSError) as e:
         emit({"event": "refused", "reason": str(e)})
         return 3
     return 0

