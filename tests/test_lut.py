@@ -358,7 +358,7 @@ def test_plot_draws_every_row_and_network_and_escapes(
     assert main(["lut", "plot", str(path)]) == 0
     page = Path(capsys.readouterr().out.strip()).read_text()
     assert all(str(op) in page for op in [*OPS, CONV]) and "no kernel" in page
-    assert page.count("measured, ") == 2 * len(networks)  # a wide and a narrow picture
+    assert page.count("as a whole, ") == 2 * len(networks)  # a wide and a narrow picture
     assert "plain sum" in page and "it is &lt;hot&gt;" in page and "<b>board" not in page
     bare = table(fit=None, held_out=None)
     bare.save(path)
