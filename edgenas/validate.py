@@ -1,7 +1,7 @@
 """Mapping -> frozen dataclass, strictly: unknown keys, wrong types and units get one clear line."""
 
 from collections.abc import Mapping
-from dataclasses import Field, fields
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
@@ -35,10 +35,7 @@ def construct(cls: type[T], data: Mapping[str, Any], where: str) -> T:
 
     Raises UsageError that names the key, what it holds and what would be right.
     """
-    known = [f.name for f in fields(cls) if f.init]
-    for key in data:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}.{nearest(str(key), known)}")
+    _known(cls, data, where)
     try:
         return TypeAdapter(cls).validate_python(dict(data))
     except ValidationError as e:
@@ -47,6 +44,17 @@ def construct(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         got = "" if first["type"] == "missing" else f", not {first['input']!r}"
         said = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{got}"
         raise UsageError(" ".join(said.split())) from e  # a key may hold anything, a new line too
+
+
+def _known(cls: type[_Dataclass], data: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError for a key that no field has, in dataclasses within it too."""
+    known = {f.name: f.type for f in fields(cls) if f.init}
+    for key, value in data.items():
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}.{nearest(str(key), list(known))}")
+        inner = known[key]
+        if isinstance(inner, type) and is_dataclass(inner) and isinstance(value, Mapping):
+            _known(inner, value, f"{where}: {key}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

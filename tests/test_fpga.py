@@ -1,5 +1,6 @@
 """The accelerator: its RTL against its reference, bit by bit, and against its cycle model."""
 
+import json
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -10,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.export import exporter_for
@@ -320,6 +323,27 @@ def test_what_no_command_can_say_is_refused(tmp_path):
         CapabilityError, match=r"too large for the accelerator: \w+ = \d+ does not fit 11 bits"
     ):
         Compiler(shape, DRAM).program(found, INPUT, 1, 2050)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda said: said["scales"].pop("0"), r"no scale of \['0'\]"),
+    (lambda said: said["ops"][0].update(inputs=["nothing"]), r"0 reads \['nothing'\]"),
+    (lambda said: said["ops"][0].update(inputs=[]), r"0 reads \[\]"),
+    (lambda said: said["ops"][0].update(stride=0), "0 is "),
+    (lambda said: said["ops"][0].update(shape=[2, 5, 5]), "out of .* it would be"),
+    (lambda said: said["ops"].clear(), "it has no operators"),
+])  # fmt: skip
+def test_a_file_whose_parts_do_not_go_together_is_one_line(change, said, tmp_path):
+    network = integers(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3)), (1, 6, 6), tmp_path)
+    path = tmp_path / "net.fpga"
+    with safe_open(path, "np") as file:
+        metadata, arrays = dict(file.metadata()), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    told = json.loads(metadata["network"])
+    change(told)
+    save_file(arrays, path, metadata={**metadata, "network": json.dumps(told)})
+    assert [op.name for op in network.ops] == ["0"]
+    with pytest.raises(CorruptFile, match=said):
+        Network.load(path)
 
 
 @given(cut=st.integers(0, 3000), flip=st.integers(0, 3000), bit=st.integers(0, 7))

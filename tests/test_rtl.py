@@ -133,6 +133,8 @@ def test_what_it_cannot_compute_and_what_makes_no_sense_is_one_line(device, tmp_
     for name, size in (("x_words", 1), ("sums", 0), ("weight_words", 1 << 15), ("move_slots", 3)):
         with pytest.raises(UsageError, match=f"{name} of an accelerator can be"):
             load_device(str(written(tmp_path, shape={**SHAPE, name: size})))
+    with pytest.raises(UsageError, match=r"runtime: shape: unknown key 'x_word'\. Did you mean"):
+        load_device(str(written(tmp_path, shape={**SHAPE, "x_word": 512})))
     with pytest.raises(UsageError, match="run_slots and move_slots are powers of two"):
         load_device(str(written(tmp_path, shape={**SHAPE, "run_slots": 12})))
     usual = {"latency": 20, "reads": [3, 8], "writes": [3, 8]}

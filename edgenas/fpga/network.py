@@ -16,6 +16,7 @@ from edgenas.validate import construct
 
 INPUT = "input"
 Kind = Literal["conv", "linear", "add", "mean", "hard-swish"]
+_INPUTS: dict[Kind, int] = {"conv": 1, "linear": 1, "mean": 1, "hard-swish": 1, "add": 2}
 _KEY = "network"  # in the file's metadata, beside what it tells of itself
 
 
@@ -62,6 +63,38 @@ class Network:
         """Of the tensor ``name``."""
         return self.input if name == INPUT else next(o.shape for o in self.ops if o.name == name)
 
+    def check(self) -> None:
+        """Raise ValueError where its parts do not go together."""
+        if not self.ops:
+            raise ValueError("it has no operators")
+        shapes: dict[str, tuple[int, ...]] = {INPUT: self.input}
+        for op in self.ops:
+            given = [shapes.get(name, ()) for name in op.inputs]
+            if op.name in shapes or not all(given) or len(given) != _INPUTS[op.kind]:
+                raise ValueError(f"{op.name} reads {list(op.inputs)}")
+            if missing := {op.name, *op.inputs} - self.scales.keys():
+                raise ValueError(f"there is no scale of {sorted(missing)}")
+            if (made := self._made(op, given[0])) != op.shape or set(given) != {given[0]}:
+                raise ValueError(f"{op.name} is {op.shape}, out of {given} it would be {made}")
+            shapes[op.name] = op.shape
+
+    def _made(self, op: Op, given: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that ``op`` makes of ``given``, or nothing."""
+        if op.kind in ("add", "hard-swish"):
+            return given
+        if op.kind == "mean":
+            return given[:1]
+        held = self.weights[op.name]
+        cout, cin, *kernel = held.weight.shape
+        if len(held.bias) != cout or len(held.scales) != cout or min(op.stride, op.groups) < 1:
+            return ()
+        if op.kind == "linear" or len(given) != 3:
+            return (cout,) if cin == given[0] else ()
+        (k, other), (channels, *size) = kernel, given
+        if k != other or cin * op.groups != channels or op.padding < 0:
+            return ()
+        return (cout, *((n + 2 * op.padding - k) // op.stride + 1 for n in size))
+
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
         """Integers as safetensors, all else as JSON in their metadata."""
         said = {
@@ -90,7 +123,9 @@ class Network:
             }  # fmt: skip
             scales = {n: construct(Scale, s, f"{path}: {n}") for n, s in said["scales"].items()}
             c, h, w = said["input"]
-            return cls((int(c), int(h), int(w)), ops, scales, weights), metadata
+            network = cls((int(c), int(h), int(w)), ops, scales, weights)
+            network.check()
+            return network, metadata
         except (
             SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, UsageError,
         ) as e:  # fmt: skip
