@@ -1,5 +1,6 @@
 """``edgenas fpga``: the accelerator's bitstream, and networks on a board that holds it."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,14 +21,17 @@ def fpga() -> None:
     """Build the accelerator for an FPGA, and run networks on a board that holds it."""
 
 
-def _rtl(device: str) -> "Rtl":
+def _accelerator(device: str) -> tuple[str, "Rtl"]:
+    """Its name, and what runs there."""
     from edgenas.device import load_device
     from edgenas.runtimes.rtl import Rtl
 
-    runtime = load_device(device).runtime
-    if not isinstance(runtime, Rtl):
-        raise UsageError(f"{device} is no accelerator of edgenas: its runtime is {runtime.name}")
-    return runtime
+    found = load_device(device)
+    if not isinstance(found.runtime, Rtl):
+        raise UsageError(
+            f"{device} is no accelerator of edgenas: its runtime is {found.runtime.name}"
+        )
+    return found.name, found.runtime
 
 
 @fpga.command()
@@ -55,13 +59,12 @@ def build(
     Example: edgenas fpga build ecp5-85f
     """
     from edgenas.console import Bars
-    from edgenas.device import load_device
-    from edgenas.fpga.build import place_and_route, processors
+    from edgenas.fpga.build import place_and_route
 
-    board, folder = _rtl(device), out / load_device(device).name
-    asked = mhz or board.fmax_mhz
+    name, board = _accelerator(device)
+    folder, asked = out / name, mhz or board.fmax_mhz
     with Bars() as bars:
-        at_once = min(seeds, jobs or processors())
+        at_once = min(seeds, jobs or os.cpu_count() or 1)
         bars.console.print(
             f"{board.part}, {asked:g} MHz: {seeds} seeds, {at_once} at once, at most {minutes:g} "
             f"minutes each, to {folder}", highlight=False, soft_wrap=True,
@@ -109,7 +112,7 @@ def compile(file: Path, device: str, out: Path, as_json: bool) -> None:
     from edgenas.fpga.model import Model
     from edgenas.fpga.plan import write_plan
 
-    board = _rtl(device)
+    _, board = _accelerator(device)
     model = Model.load(file, Compiler(board.shape, board.dram))
     plan = write_plan(model, file, board.part, board.fmax_mhz, board.report, board.dram, out)
     if as_json:
@@ -149,7 +152,7 @@ def host(file: Path, device: str, port: str, inputs: Path | None, baud: int, as_
     from edgenas.fpga.host import opened, serve
     from edgenas.fpga.model import Model
 
-    board = _rtl(device)
+    _, board = _accelerator(device)
     model = Model.load(file, Compiler(board.shape, board.dram))
     if inputs is None:
         images = np.random.default_rng(0).integers(-128, 128, (1, *model.network.input))

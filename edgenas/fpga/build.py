@@ -1,7 +1,6 @@
 """The accelerator as a bitstream, by yosys, nextpnr and ecppack, and what clock it reaches."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,7 @@ COUNTED = ("DP16KD", "MULT18X18D", "TRELLIS_COMB", "TRELLIS_FF")
 
 @dataclass(frozen=True)
 class Routed:
-    """Of one seed. ``fmax_mhz`` None: not routed in ``minutes``."""
+    """Of one seed. ``fmax_mhz`` None: not routed in time. ``used``: cells, of how many."""
 
     seed: int
     fmax_mhz: float | None
@@ -39,7 +38,7 @@ class Routed:
 class Report:
     """``seeds`` were asked for ``asked_mhz``; of the ``best`` the bitstream is kept.
 
-    ``median_mhz``: of those that were routed. ``used``: cells of the chip, and how many it has.
+    ``median_mhz``: of those that were routed.
     """
 
     part: str
@@ -207,8 +206,3 @@ def _version(tool: str) -> str:
     """As it says itself."""
     done = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False)
     return (done.stdout + done.stderr).strip().splitlines()[-1]
-
-
-def processors() -> int:
-    """Of this machine."""
-    return os.cpu_count() or 1
