@@ -23,6 +23,7 @@ USER edgenas
 COPY --chown=edgenas:edgenas pyproject.toml Makefile README.md LICENSE ./
 COPY --chown=edgenas:edgenas .ci .ci
 COPY --chown=edgenas:edgenas devices devices
+COPY --chown=edgenas:edgenas docs/demo.yaml docs/
 COPY --chown=edgenas:edgenas edgenas/__init__.py edgenas/
 RUN make venv TORCH="${TORCH}" PIP_ARGS="${PIP_ARGS}"
 

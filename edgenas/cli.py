@@ -33,8 +33,9 @@ def cli() -> None:
 
     \b
     edgenas doctor                      what this machine can do
-    edgenas profile cpu-onnxruntime     measure a latency table
-    edgenas run docs/demo.yaml          the whole chain, from table to verified files
+    edgenas init                        write demo.yaml, an example to change
+    edgenas run demo.yaml               the whole chain, from table to verified files
+    edgenas profile cpu-onnxruntime     measure a latency table alone
     """
 
 
@@ -48,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(e), e.exit_code)
     except click.exceptions.Exit as e:
         return e.exit_code
+    except click.exceptions.NoArgsIsHelpError as e:
+        click.echo(e.format_message())
+        return 2
     except click.UsageError as e:
         command = e.ctx.command_path if e.ctx else "edgenas"
         said = " ".join(e.format_message().split()).rstrip(".")
@@ -264,15 +268,28 @@ def _done(
 
 
 @cli.command()
+@click.argument("file", type=click.Path(path_type=Path), default=Path("demo.yaml"))
+def init(file: Path) -> None:
+    """Write an example config to FILE, demo.yaml where none is named; what is there stays.
+
+    Example: edgenas init mine.yaml
+    """
+    from edgenas.example import write_example
+
+    write_example(file)
+    click.echo(f"{file}: change what it says of data and devices, then: edgenas run {file}")
+
+
+@cli.command()
 @_run_options
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped; it must be there.")
 def run(resume: bool, **options: Any) -> None:
     """Run all stages of CONFIG: profile, search, train, compress, export, verify, report.
 
     A run that was stopped goes on where it was; a stage whose inputs are unchanged is skipped.
-    CONFIG may also be a run directory.
+    CONFIG may also be a run directory. 'edgenas init' writes one to begin with.
 
-    Example: edgenas run docs/demo.yaml
+    Example: edgenas run demo.yaml
     """
     _run("verify", must_exist=resume, **options)
 
@@ -324,7 +341,7 @@ def compress(
 
 
 def _stage_command(name: str, what: str) -> None:
-    @cli.command(name, help=f"{what}\n\nExample: edgenas {name} docs/demo.yaml")
+    @cli.command(name, help=f"{what}\n\nExample: edgenas {name} demo.yaml")
     @_run_options
     def command(**options: Any) -> None:
         _run(name, **options)

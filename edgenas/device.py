@@ -151,7 +151,8 @@ def load_device(name: str) -> Device:
     if path is None:
         raise UnknownName(
             f"no device {name!r}.{nearest(name, list(device_files()))}. "
-            "A new board is a file: see docs/devices.md"
+            f"A new board is a file devices/{Path(name).name}.yaml, e.g. transport: {{kind: ssh, "
+            "host: pi.local}, runtime: {kind: onnxruntime}"
         )
     facts = construct(_File, read_yaml(path), str(path))
     return Device(

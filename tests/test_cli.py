@@ -1,16 +1,19 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import steady
 
 from edgenas import cli
+from edgenas.config import load_config
 from edgenas.errors import DeviceError, GateNotMet, UnstableMeasurement, UsageError
 
 HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "pydantic", "scipy", "rich")
@@ -47,6 +50,7 @@ def test_help_waits_for_no_heavy_import() -> None:
         "verify",
         "report",
         "run",
+        "init",
     ],
 )
 def test_every_command_has_help_with_an_example(
@@ -55,6 +59,54 @@ def test_every_command_has_help_with_an_example(
     assert cli.main([command, "--help"]) == 0
     out = capsys.readouterr().out
     assert "Example: edgenas" in out or command == "lut"
+
+
+@pytest.mark.parametrize("group", [[], ["lut"], ["fpga"]])
+def test_a_group_alone_prints_its_help(
+    group: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([*group, "-h"]) == 0
+    asked = capsys.readouterr()
+    assert cli.main(group) == 2
+    alone = capsys.readouterr()
+    assert alone == asked and not alone.err
+    assert "Commands:\n" in alone.out and len(alone.out.splitlines()) > 8
+
+
+def _help_of(command: click.Command, words: tuple[str, ...]) -> Iterator[str]:
+    with click.Context(command, info_name=words[-1]) as context:
+        yield command.get_help(context)
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _help_of(inner, (*words, name))
+
+
+def test_help_names_no_file_that_only_the_repository_has() -> None:
+    helps = list(_help_of(cli.cli, ("edgenas",)))
+    assert len(helps) > 25
+    for text in helps:
+        assert not re.search(r"\b(docs|benchmarks|tests|edgenas)/", text), text
+
+
+def test_init_writes_a_config_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init"]) == 0
+    assert cli.main(["init", "mine.yaml"]) == 0
+    assert "edgenas run mine.yaml" in capsys.readouterr().out
+    assert [load_config(Path(n)).name for n in ("demo.yaml", "mine.yaml")] == ["demo", "mine"]
+
+
+def test_init_leaves_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("seed: 1\n")
+    (tmp_path / "nowhere.yaml").symlink_to(tmp_path / "absent")
+    for name in ("mine.yaml", "nowhere.yaml"):
+        assert cli.main(["init", str(tmp_path / name)]) == 2
+        assert f"{name} is there" in capsys.readouterr().err
+    assert cli.main(["init", str(tmp_path / "absent" / "mine.yaml")]) == 1
+    assert "mine.yaml" in capsys.readouterr().err
+    assert mine.read_text() == "seed: 1\n" and not (tmp_path / "absent").exists()
 
 
 @pytest.mark.parametrize("listing", ["devices", "spaces", "methods", "datasets"])

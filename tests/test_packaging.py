@@ -56,6 +56,7 @@ def test_every_source_file_and_nothing_else(wheel: zipfile.ZipFile) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     data = {f"edgenas/_data/devices/{path.name}" for path in (ROOT / "devices").iterdir()}
+    data.add("edgenas/_data/demo.yaml")
     assert "edgenas/py.typed" in source
     assert {n for n in wheel.namelist() if ".dist-info/" not in n} == source | data
 
@@ -79,6 +80,21 @@ def test_an_installed_copy_finds_its_devices(wheel: zipfile.ZipFile, tmp_path: P
     found = {Path(path) for path in json.loads(done.stdout)}
     assert {"cpu-onnxruntime.yaml", "cpu-litert.yaml"} <= DEVICES
     assert found == {site / "edgenas" / "_data" / "devices" / name for name in DEVICES}
+
+
+def test_an_installed_copy_writes_its_example(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    site, home = tmp_path / "site", tmp_path / "home"
+    home.mkdir()
+    wheel.extractall(site)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgenas", "init"],
+        cwd=home,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (home / "demo.yaml").read_bytes() == (ROOT / "docs" / "demo.yaml").read_bytes()
 
 
 def test_pins_name_no_build_and_no_place() -> None:
