@@ -1,7 +1,12 @@
 """edgenas: search, shrink and ship a network that meets a latency budget measured on the device."""
 
 import importlib
+import os
 from typing import Any
+
+# ONNX Runtime reports to its makers and writes into the user's folders unless it finds this when it
+# is loaded; what we start here inherits it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
 

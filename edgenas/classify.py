@@ -11,6 +11,7 @@ image: the three likeliest classes, softmax.
 import importlib
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ def pixels(path: str, channels: int, height: int, width: int) -> Any:
 
 def onnx(path: str) -> Callable[[Any], Any]:
     """A function from (1, c, h, w) float32 to logits."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it reports, and writes into ~/.cache
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,5 +1,6 @@
 """What makes this machine a transport: a child process."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,7 +11,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
 
+from edgenas.artifact import sha256
 from edgenas.errors import DeviceError
+from edgenas.files import aside
 
 TAIL_LINES = 3
 
@@ -32,14 +35,26 @@ class Here:
             raise DeviceError(f"cannot fetch {remote}: {e.strerror}") from e
 
     def place(self, files: Mapping[str, Path], folder: str) -> str:
-        """A copy of each. Raises DeviceError where that cannot be written."""
+        """A copy of each; none is replaced before all are there whole. Raises DeviceError."""
+        into = Path(folder)
         try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            for name, path in files.items():
-                shutil.copyfile(path, Path(folder) / name)
+            for name in files:
+                if (into / name).is_dir():
+                    raise DeviceError(f"cannot write {into / name}: it is a folder")
+            with contextlib.ExitStack() as all_of_them:
+                for name, path in files.items():
+                    copy = all_of_them.enter_context(aside(into / name))
+                    shutil.copyfile(path, copy)
+                    if sha256(copy) != sha256(path):
+                        raise DeviceError(
+                            f"{into / name} was not written whole: is the disk sound?"
+                        )
         except OSError as e:
-            raise DeviceError(f"cannot write {folder}: {e.strerror or e}") from e
-        return str(Path(folder).resolve())
+            raise DeviceError(
+                f"cannot write {e.filename or folder}: {e.strerror or e}; what was there is as it "
+                "was"
+            ) from e
+        return str(into.resolve())
 
     def scratch(self) -> AbstractContextManager[str]:
         """A temporary folder, removed at the end."""

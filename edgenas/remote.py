@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from edgenas.artifact import sha256
 from edgenas.errors import DeviceError, UsageError
 
 T = TypeVar("T")
@@ -43,6 +44,34 @@ ls {files}
 _UNPACK = """
 mkdir -p {part} && tar xf - -C {part} && mv {part}/* {files}/ && rm -rf {part}
 code=$?; rm -rf {part}; exit $code
+"""
+
+# Nothing is replaced before all of it lies there whole: aside on the same disk, by size and hash.
+_PLACE = """
+whole() {{
+  [ "$(wc -c < "$1")" -eq "$2" ] || return 1
+  [ -z "$tool" ] || [ "$($tool < "$1" | cut -c 1-64)" = "$3" ]
+}}
+bring() {{
+  if [ -d "$into/$4" ]; then echo "$into/$4 is a folder" >&2; exit 1; fi
+  cp "$1" "$part/$4" || {{ echo "what was in $into is as it was" >&2; exit 1; }}
+  whole "$part/$4" "$2" "$3" || {{
+    rm -f "$1"
+    echo "$4 did not arrive whole, what was in $into is as it was: try again" >&2
+    exit 1
+  }}
+}}
+into={into}; part=$into/.edgenas-part-{token}
+tool=sha256sum; command -v sha256sum > /dev/null || tool='shasum -a 256'
+command -v "${{tool%% *}}" > /dev/null || tool=
+mkdir -p "$into" || exit
+find "$into" -maxdepth 1 -type d -name '.edgenas-part-*' -mtime +0 -exec rm -rf {{}} +
+mkdir "$part" || exit
+trap 'rm -rf "$part"' EXIT
+{bring}
+sync "$part"/* 2> /dev/null || sync
+{move}
+cd "$into" && pwd
 """
 
 # The wrapper outlives the connection. The lock is the board's: it is void when its wrapper is gone.
@@ -152,14 +181,24 @@ class Remote(ABC):
 
     def place(self, files: Mapping[str, Path], folder: str) -> str:
         """As ``Transport.place``."""
-        there = self.push(list(files.values()))
-        into = shlex.quote(folder)
-        copies = [
-            f"cp {shlex.quote(path)} {into}/{shlex.quote(name)}"
-            for name, path in zip(files, there, strict=True)
-        ]
-        script = " && ".join([f"mkdir -p {into}", *copies, f"cd {into}", "pwd"])
-        return self._again(partial(self._said, script)).decode(errors="replace").strip()
+        there = dict(zip(files, self.push(list(files.values())), strict=True))
+        facts = {name: (path.stat().st_size, sha256(path)) for name, path in files.items()}
+
+        def placed() -> bytes:
+            quoted = {name: shlex.quote(name) for name in files}
+            lines = {
+                "bring": [
+                    shlex.join(["bring", there[name], str(size), digest, name])
+                    for name, (size, digest) in facts.items()
+                ],
+                "move": [f'mv -f "$part"/{n} "$into"/{n} || exit' for n in quoted.values()],
+            }
+            steps = {key: "\n".join(each) for key, each in lines.items()}
+            return self._said(
+                _PLACE.format(into=shlex.quote(folder), token=uuid.uuid4().hex, **steps)
+            )
+
+        return self._again(placed).decode(errors="replace").strip()
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:

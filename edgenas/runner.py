@@ -104,7 +104,7 @@ class OnnxRuntime:
     """ONNX files on one execution provider; io-binding, so that no copy on the host is timed."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it writes into ~/.cache
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it reports, and writes into ~/.cache
         self.ort = _package("onnxruntime", "onnxruntime")
         self.version = str(self.ort.__version__)
         self.threads = job["threads"]

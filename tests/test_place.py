@@ -1,0 +1,138 @@
+"""What is put on a board to stay there replaces what was there whole, or not at all."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edgenas.device import Transport
+from edgenas.errors import DeviceError
+from edgenas.remote import Answer, Remote
+from edgenas.transports.local import Local
+
+
+@dataclass(frozen=True)
+class Shell(Remote):
+    """A board that is a shell of this machine."""
+
+    folder: str
+    python: str = "python3"
+    patience_s: float = 1.0
+    path: str = os.environ["PATH"]
+
+    @property
+    def label(self) -> str:
+        return "shell"
+
+    def run(self, script: str, stdin: bytes = b"") -> Answer:
+        done = subprocess.run(
+            ["/bin/sh", "-c", script], input=stdin, capture_output=True, check=False,
+            env={"PATH": self.path},
+        )  # fmt: skip
+        return Answer(done.returncode, done.stdout, done.stderr.decode())
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 128 kB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(path)]
+    if os.getuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount a small disk")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.fixture(params=["here", "there"])
+def board(request: pytest.FixtureRequest, tmp_path: Path) -> Transport:
+    return Local() if request.param == "here" else Shell(str(tmp_path / "ours"))
+
+
+def file(path: Path, kilobytes: int) -> Path:
+    path.write_bytes(os.urandom(1024 * kilobytes))
+    return path
+
+
+@pytest.mark.parametrize(("model", "words"), [(100, 1), (200, 1), (4, 120), (60, 60)])
+def test_a_disk_that_is_too_small_keeps_what_it_has(
+    board: Transport, disk: Path, tmp_path: Path, model: int, words: int
+) -> None:
+    old = {"model.onnx": file(tmp_path / "a", 48), "model.json": file(tmp_path / "b", 1)}
+    there = Path(board.place(old, str(disk / "model")))
+    before = {p.name: p.read_bytes() for p in there.iterdir()}
+    assert before == {name: path.read_bytes() for name, path in old.items()}
+    new = {"model.onnx": file(tmp_path / "c", model), "model.json": file(tmp_path / "d", words)}
+    with pytest.raises(DeviceError, match=r"No space left on device.*as it was") as e:
+        board.place(new, str(disk / "model"))
+    assert "\n" not in str(e.value)
+    assert {p.name: p.read_bytes() for p in there.iterdir()} == before
+    small = {"model.onnx": file(tmp_path / "c", 32), "model.json": file(tmp_path / "d", 2)}
+    board.place(small, str(disk / "model"))
+    assert {p.name: p.read_bytes() for p in there.iterdir()} == {
+        name: path.read_bytes() for name, path in small.items()
+    }
+
+
+def test_what_a_link_points_at_is_not_written(board: Transport, tmp_path: Path) -> None:
+    kept, into = file(tmp_path / "kept", 1), tmp_path / "model"
+    content = kept.read_bytes()
+    into.mkdir()
+    (into / "x").symlink_to(kept)
+    board.place({"x": file(tmp_path / "a", 2)}, str(into))
+    assert kept.read_bytes() == content and not (into / "x").is_symlink()
+
+
+def test_a_folder_in_the_way_is_said(board: Transport, tmp_path: Path) -> None:
+    (tmp_path / "model" / "y").mkdir(parents=True)
+    (tmp_path / "model" / "x").write_text("old")
+    with pytest.raises(DeviceError, match=r"model/y.* is a folder"):
+        board.place({n: file(tmp_path / "a", 2) for n in "xy"}, str(tmp_path / "model"))
+    assert (tmp_path / "model" / "x").read_text() == "old"
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["x", "y"]
+
+
+def test_a_file_that_did_not_arrive_whole_is_never_used(tmp_path: Path) -> None:
+    board = Shell(str(tmp_path / "ours"))
+    model = file(tmp_path / "a", 2)
+    (sent,) = board.push([model])
+    for spoilt in (b"", model.read_bytes()[:-1], b"x" * 2048):
+        Path(board.place({"model": file(tmp_path / "b", 1)}, str(tmp_path / "model")))
+        before = (tmp_path / "model" / "model").read_bytes()
+        Path(sent).write_bytes(spoilt)
+        held = [*(tmp_path / "model").iterdir()]
+        try:
+            board.place({"model": model}, str(tmp_path / "model"))
+        except DeviceError as e:
+            assert "did not arrive whole" in str(e)
+            assert (tmp_path / "model" / "model").read_bytes() == before
+        assert [*(tmp_path / "model").iterdir()] == held
+        board.place({"model": model}, str(tmp_path / "model"))  # it is sent anew
+        assert (tmp_path / "model" / "model").read_bytes() == model.read_bytes()
+
+
+@pytest.mark.parametrize("tools", ["sha256sum", "shasum", ""])
+def test_a_board_without_a_tool_to_hash_compares_sizes(tmp_path: Path, tools: str) -> None:
+    (tmp_path / "bin").mkdir()
+    for tool in [
+        "mkdir",
+        "find",
+        "ls",
+        "tar",
+        "mv",
+        "rm",
+        "cp",
+        "wc",
+        "cut",
+        "sync",
+        *tools.split(),
+    ]:
+        found = next(d for d in os.environ["PATH"].split(":") if Path(d, tool).exists())
+        (tmp_path / "bin" / tool).symlink_to(Path(found, tool))
+    board = Shell(str(tmp_path / "ours"), path=f"{tmp_path}/bin")
+    model = file(tmp_path / "a", 2)
+    board.place({"model": model}, str(tmp_path / "model"))
+    assert (tmp_path / "model" / "model").read_bytes() == model.read_bytes()
