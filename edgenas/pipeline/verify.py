@@ -176,7 +176,7 @@ def _missed(ctx: Context, choices: Mapping[str, Choice], number: int) -> dict[st
         "limit_ms": {t["device"]: t["limit_ms"] for t in ctx.targets},
     }
     ctx.ledger().append("repair", "round", **record)
-    ctx.progress(f"over budget: making {record['variant']}", 0, 1)
+    ctx.progress(f"over budget: making {record['variant']}", 1, 1)
     return record
 
 
