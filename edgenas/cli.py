@@ -300,7 +300,7 @@ def run(resume: bool, **options: Any) -> None:
     "--weights",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Its trained weights: .safetensors, or .pt of a state dict.",
+    help="Its trained weights: a .safetensors, or what torch.save wrote, e.g. a checkpoint.",
 )
 @click.option(
     "--data",

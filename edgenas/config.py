@@ -58,8 +58,8 @@ class Target:
 class Train:
     """How the found network is trained: as of ``edgenas.train.TrainRecipe``.
 
-    ``from_supernet`` continues from the search's weights. ``weights``: a .safetensors file, or a
-    .pt of a state dict, that is taken instead of training.
+    ``from_supernet`` continues from the search's weights. ``weights``: a file as of
+    ``edgenas.state_dicts.taken``, whose weights are taken instead of training.
     """
 
     epochs: int = 10

@@ -386,11 +386,11 @@ def test_a_network_is_cut_to_a_budget_and_delivered(brought: Path) -> None:
     ("weights", "more", "says"),
     [
         ("nowhere.pt", NORMALISED, "there is no nowhere.pt"),
-        ("data.npz", NORMALISED, "weights are a .safetensors, or a .pt"),
-        ("whole.pt", NORMALISED, "save net.state_dict(), not the whole module"),
-        ("cut.pt", NORMALISED, "cannot be read as weights"),
+        ("data.npz", NORMALISED, "holds no weights of PyTorch: it is an .npz of NumPy"),
+        ("whole.pt", NORMALISED, "holds a whole module (torch.nn.modules.linear.Linear)"),
+        ("cut.pt", NORMALISED, "it is cut off or damaged"),
         ("nan.pt", NORMALISED, "holds NaN or infinity in 'fc2.bias'"),
-        ("prefix.pt", NORMALISED, "and holds others, e.g. 'module.blocks.0.a.0.weight'"),
+        ("other.pt", NORMALISED, "and holds others, e.g. 'other.blocks.0.a.0.weight'"),
         ("wide.pt", NORMALISED, "'fc2.bias' is (4,) there, and (3,) here"),
         ("random.pt", NORMALISED, "no more than one class alone would"),
         ("w.pt", ("--set", "task.mean=[0.5, 0.5]"), "one number for each of 1 channels"),
@@ -411,7 +411,8 @@ def test_weights_that_do_not_fit_are_one_line(
     torch.save(state, tmp_path / "random.pt")
     torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
     (tmp_path / "cut.pt").write_bytes((brought / "w.pt").read_bytes()[:999])
-    torch.save({f"module.{k}": v for k, v in state.items()}, tmp_path / "prefix.pt")
+    renamed = {f"other.{k}" if k.startswith("blocks") else k: v for k, v in state.items()}
+    torch.save(renamed, tmp_path / "other.pt")
     torch.save({**state, "fc2.bias": torch.zeros(4)}, tmp_path / "wide.pt")
     torch.save({**state, "fc2.bias": torch.full((3,), math.nan)}, tmp_path / "nan.pt")
     done = compress(tmp_path, "--latency", "50 ms", *more, weights=weights)

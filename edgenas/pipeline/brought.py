@@ -12,8 +12,9 @@ from edgenas.config import Config, overridden, parse_config
 from edgenas.errors import UsageError
 from edgenas.export import exporter_for
 from edgenas.graph import lowered, trace
-from edgenas.pipeline.context import Context, load_weights
+from edgenas.pipeline.context import Context
 from edgenas.spec import Architecture
+from edgenas.state_dicts import filled, taken
 from edgenas.task import DATASETS
 from edgenas.train import accuracy
 
@@ -59,14 +60,23 @@ def brought(ctx: Context, arch: Architecture) -> nn.Module:
 
     Raises UsageError or CorruptFile where they are not its own.
     """
+    return _brought(ctx, arch)[0]
+
+
+def _brought(ctx: Context, arch: Architecture) -> tuple[nn.Module, tuple[str, ...]]:
+    """And what there is to say of where the weights lay in their file."""
     assert ctx.config.train.weights is not None
-    return load_weights(ctx.space.build(arch), Path(ctx.config.train.weights))
+    path, net = Path(ctx.config.train.weights), ctx.space.build(arch)
+    found = taken(net, path)
+    return filled(net, found.tensors, path), found.said
 
 
 def weights_digest(config: Config) -> str | None:
     """Of the file ``train.weights``. Raises UsageError where there is none."""
     if (weights := config.train.weights) is None:
         return None
+    if Path(weights).is_dir():
+        raise UsageError(f"train: weights: {weights} is a folder; name the file in it")
     if not Path(weights).is_file():
         raise UsageError(f"train: weights: there is no {weights}")
     return sha256(Path(weights))
@@ -78,7 +88,9 @@ def refuse_unfit(ctx: Context, arch: Architecture) -> None:
     Raises UsageError where it classifies no better than chance, CapabilityError where a target's
     format cannot hold it, CorruptFile.
     """
-    net, task = brought(ctx, arch), ctx.task.at(ctx.space.input_of(arch)[1])
+    (net, said), task = _brought(ctx, arch), ctx.task.at(ctx.space.input_of(arch)[1])
+    for line in said:
+        ctx.progress(line, 1, 1)
     right = accuracy(net, task, "test", SCORED)
     ctx.progress(f"{ctx.config.train.weights}: {right:.1%} of the test images right", 1, 1)
     _, labels = task.tensors("test", SCORED)

@@ -6,15 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import torch
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from safetensors.torch import save
+from torch import nn
 
 from edgenas.compress.mixed import mixed
 from edgenas.compress.quantize import load_quantized
 from edgenas.config import Config
 from edgenas.device import Device, load_device
-from edgenas.errors import CorruptFile, UsageError
+from edgenas.errors import UsageError
 from edgenas.files import aside, read_json
 from edgenas.graph import INPUT, Graph, Held, trace
 from edgenas.latency import LatencyTable
@@ -22,6 +21,7 @@ from edgenas.predict import Predictor
 from edgenas.search import Ledger
 from edgenas.space import Space, load_space
 from edgenas.spec import Architecture, OpSpec
+from edgenas.state_dicts import filled, taken
 from edgenas.task import Task, load_task
 
 HEADROOM = 0.97  # what is made for a budget aims a little below it, so that once suffices
@@ -219,47 +219,7 @@ def save_weights(net: nn.Module, path: Path) -> None:
 
 
 def load_weights(net: nn.Module, path: Path) -> nn.Module:
-    """Inverse of ``save_weights``, channels last; of a .pt too, where that holds a state dict.
-
-    Raises UsageError or CorruptFile.
-    """
+    """Inverse of ``save_weights``, channels last. Raises UsageError or CorruptFile."""
     if not path.exists():
         raise UsageError(f"there is no {path}")
-    held = _tensors(path)
-    want = net.state_dict()
-    missing, extra = sorted(want.keys() - held.keys()), sorted(held.keys() - want.keys())
-    if missing or extra:
-        raise CorruptFile(
-            f"{path} does not hold this network: it lacks {len(missing)} of {len(want)} tensors"
-            + (f", e.g. {missing[0]!r}" if missing else "")
-            + (f", and holds others, e.g. {extra[0]!r}" if extra else "")
-        )
-    if wrong := [k for k, t in want.items() if t.shape != held[k].shape]:
-        have, need = (tuple(of[wrong[0]].shape) for of in (held, want))
-        raise CorruptFile(
-            f"{path} does not hold this network: {wrong[0]!r} is {have} there, and {need} here"
-        )
-    if wrong := [k for k, t in held.items() if not torch.isfinite(t).all()]:
-        raise CorruptFile(f"{path} holds NaN or infinity in {wrong[0]!r}")
-    net.load_state_dict(held)
-    # torch's stubs know memory_format only together with a tensor
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return net.eval()
-
-
-def _tensors(path: Path) -> Mapping[str, Tensor]:
-    """Of a file; a .pt is read without running code."""
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise UsageError(f"{path}: weights are a .safetensors, or a .pt or .pth of a state dict")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:  # the two readers share no class of errors
-        whole = "; save net.state_dict(), not the whole module" if "ights only" in str(e) else ""
-        raise CorruptFile(f"{path} cannot be read as weights{whole}") from e
-    for key in ("state_dict", "model"):
-        held = held.get(key, held) if isinstance(held, Mapping) else held
-    if not isinstance(held, Mapping) or not all(isinstance(t, Tensor) for t in held.values()):
-        raise CorruptFile(f"{path} holds no state dict")
-    return held
+    return filled(net, taken(net, path).tensors, path)
