@@ -42,7 +42,7 @@ Network = tuple[OpSpec, ...]
 
 def cells(path: Path) -> tuple[list[Network], dict[str, np.ndarray]]:
     """The first 1,900 cells, an operator an edge, and their ms on each device."""
-    with gzip.open(path, "rt") as file:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [row for row, _ in zip(csv.DictReader(file), range(1900), strict=False)]
     networks = [
         tuple(

@@ -70,7 +70,7 @@ def mobilenet_v3_small(width: float, size: int, channels: int, classes: int) -> 
 
 def published(path: Path, size: int, channels: int, classes: int) -> tuple[OpSpec, ...]:
     """A network of the authors of ProxylessNAS, from its JSON."""
-    net: Mapping[str, Any] = json.loads(path.read_text())
+    net: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     cin = net["first_conv"]["out_channels"]
     layers = [OpSpec.of("conv", channels, cin, size, k=3, s=2)]
     size, halvings = -(-size // 2), iter(_PUBLISHED_STRIDES)

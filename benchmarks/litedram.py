@@ -84,7 +84,9 @@ def interpreter() -> Path:
 
 
 def _said(argv: Sequence[str], wrong: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        argv, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
         raise CapabilityError(f"{wrong}: {last[-1]}")
@@ -130,7 +132,7 @@ class Controller:
             "LiteDRAM makes no controller",
         )  # fmt: skip
         shutil.copyfile(HERE / "litedram_board.v", board)
-        other.write_text(machine)
+        other.write_text(machine, encoding="utf-8")
         bench = HERE / "litedram_bench.cpp"
         return cls(verilated([verilog, board, other], "board", bench, work), json.loads(said))
 
@@ -155,7 +157,11 @@ class Controller:
 
     def _run(self, *argv: str) -> str:
         done = subprocess.run(
-            [str(self.simulator), *argv], capture_output=True, text=True, check=False
+            [str(self.simulator), *argv],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
         if done.returncode:
             raise DeviceError(done.stderr.strip() or f"the bench ended with {done.returncode}")

@@ -99,7 +99,7 @@ def main() -> None:
     """OUT.v, and what it is."""
     mhz, phy, module, rows, refresh, path = sys.argv[1:]
     top = Top(float(mhz), phy, module, int(rows), refresh)
-    Path(path).write_text(str(verilog.convert(top, top.ports, name="litedram")))
+    Path(path).write_text(str(verilog.convert(top, top.ports, name="litedram")), encoding="utf-8")
     print(json.dumps(top.said))
 
 

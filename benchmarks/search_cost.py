@@ -139,7 +139,9 @@ def measured(side: str, options: int, network: int, what: str) -> dict[str, floa
     """The figures of one child."""
     argv = [sys.executable, __file__, "--child", side, "--options", str(options)]
     argv += ["--network", str(network), "--what", what]
-    out = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(
+        argv, check=True, capture_output=True, encoding="utf-8", errors="replace"
+    ).stdout
     row: dict[str, float] = json.loads(out.splitlines()[-1])
     return row
 

@@ -88,7 +88,11 @@ def main() -> None:
             path = work / f"{name.replace(' ', '-')}.{made.precision}.tensorrt"
             exporter.network(made, path, {})
             done = subprocess.run(
-                [python, "-c", BUILD, path], capture_output=True, text=True, check=True
+                [python, "-c", BUILD, path],
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                check=True,
             )
             row = {"network": name, "precision": made.precision, **json.loads(done.stdout)}
             said = [line for line in done.stderr.splitlines() if line.strip()]

@@ -48,7 +48,7 @@ def build(mirror: str | None, progress: Progress) -> Path:
         progress("compiling the counter", 3, STEPS)
         _plugin(folder / "count.so")
         (folder / "guest" / "proc").mkdir()
-        (folder / "guest" / "proc" / "cpuinfo").write_text(emulator.CPUINFO)
+        (folder / "guest" / "proc" / "cpuinfo").write_text(emulator.CPUINFO, encoding="utf-8")
         progress("compiling the counter", STEPS, STEPS)
     return built
 
@@ -71,7 +71,7 @@ def _debian(architecture: str, packages: Sequence[str], mirror: str, into: Path)
             (apt / empty).mkdir(parents=True)
         (apt / "status").touch()
         (apt / "sources.list").write_text(
-            f"deb [signed-by={KEYS}] {mirror} {emulator.SUITE} main\n"
+            f"deb [signed-by={KEYS}] {mirror} {emulator.SUITE} main\n", encoding="utf-8"
         )
         settings = {
             "APT::Architecture": architecture,
@@ -121,7 +121,12 @@ def _plugin(into: Path) -> None:
 
 def _run(argv: Sequence[str], **environment: str) -> None:
     done = subprocess.run(
-        argv, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        argv,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        env={**os.environ, **environment},
     )
     if done.returncode:
         lines = done.stderr.splitlines()

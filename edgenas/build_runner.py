@@ -76,7 +76,10 @@ def _compiled(arch: str, ncnn: Path, work: Path, progress: Progress) -> Path:
         target = (
             f"-target {arch}-linux-musl -mcpu={native.CPU[arch]}" if tool.startswith("c") else ""
         )
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ziglang {tool} {target} "$@"\n')
+        script.write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" -m ziglang {tool} {target} "$@"\n',
+            encoding="utf-8",
+        )
         script.chmod(0o755)
         compilers[tool] = script
     (work / "toolchain.cmake").write_text(
@@ -85,12 +88,14 @@ def _compiled(arch: str, ncnn: Path, work: Path, progress: Progress) -> Path:
         f"set(CMAKE_C_COMPILER {compilers['cc']})\n"
         f"set(CMAKE_CXX_COMPILER {compilers['c++']})\n"
         f'set(CMAKE_AR {compilers["ar"]} CACHE FILEPATH "")\n'
-        f'set(CMAKE_RANLIB {compilers["ranlib"]} CACHE FILEPATH "")\n'
+        f'set(CMAKE_RANLIB {compilers["ranlib"]} CACHE FILEPATH "")\n',
+        encoding="utf-8",
     )
     every = {path.stem for path in (ncnn / "src" / "layer").glob("*.h")}
     without = [f"WITH_LAYER_{layer}" for layer in sorted(every - set(native.LAYERS))]
     switches = [*without, *(f"NCNN_{name}" for name in native.OFF)]
-    (work / "off.cmake").write_text("".join(f'set({s} OFF CACHE BOOL "")\n' for s in switches))
+    off = "".join(f'set({s} OFF CACHE BOOL "")\n' for s in switches)
+    (work / "off.cmake").write_text(off, encoding="utf-8")
     bin_folder = work / "build"
     _run(
         [

@@ -18,4 +18,6 @@ def require(*tools: str) -> None:
 
 def answer(argv: Sequence[str]) -> str:
     """What a program prints, stripped; nothing where it fails."""
-    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(
+        argv, capture_output=True, encoding="utf-8", errors="replace", check=False
+    ).stdout.strip()

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
+from edgenas import parsing
 from edgenas.errors import CorruptFile
 from edgenas.files import aside
 
@@ -64,7 +65,7 @@ class Checkpoint:
                 tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
             if _digest(tensors, said["facts"]) != said["sha256"]:
                 raise ValueError("its content has changed")
-            return Saved(tensors, json.loads(said["facts"]))
+            return Saved(tensors, parsing.json_value(said["facts"]))
         except (SafetensorError, OSError, KeyError, ValueError) as e:
             raise self.corrupt(e) from e
 

@@ -79,7 +79,7 @@ def tflite(path: str) -> Callable[[Any], Any]:
 def main(paths: Sequence[str]) -> None:
     """Print a line an image."""
     try:
-        told = json.loads((HERE / "model.json").read_text())
+        told = json.loads((HERE / "model.json").read_text(encoding="utf-8"))
         model = str(HERE / told["model"])
         run = onnx(model) if model.endswith(".onnx") else tflite(model)
         mean, std = (np.array(told[key], np.float32) for key in ("mean", "std"))

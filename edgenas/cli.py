@@ -4,6 +4,7 @@ Imports stand inside the commands: ``edgenas --help`` must not wait for torch.
 """
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -42,6 +43,9 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; every error is one line on stderr and the exit code returned."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):  # no locale is worth losing a message
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         result = cli(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -65,6 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except UnicodeEncodeError as e:
+        return _complain(
+            f"{e.object[:80]!r} cannot be written in {e.encoding}, the encoding of this locale: "
+            "set LC_ALL=C.UTF-8 and run it again",
+            2,
+        )
     except OSError as e:
         advice = " Free some space and run it again." if e.errno == errno.ENOSPC else ""
         return _complain(f"{e.filename or 'a file'}: {e.strerror or e}.{advice}", 1)
@@ -82,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo(f"edgenas: {message}", err=True)
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # one line, whatever
+    click.echo(f"edgenas: {shown}", err=True)
     return code
 
 

@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from edgenas import units
+from edgenas import parsing, units
 from edgenas.errors import UsageError
 from edgenas.registry import Shelf
 from edgenas.validate import construct, read_yaml
 
+MOST_NAME_BYTES = 200  # file systems take 255, and names beside it are longer
 Quantity = str | int | float  # as written; units.py refuses what has no unit
 Precision = Literal["auto", "fp32", "int8-static", "fp16", "int8-weights", "int8-dynamic"]
 Importance = Literal["taylor", "magnitude", "bn-scale"]
@@ -276,7 +275,7 @@ class Config:
     @property
     def dumps(self) -> str:
         """YAML with every default written out."""
-        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
+        return parsing.yaml_text(_plain(asdict(self)))
 
 
 def _plain(value: Any) -> Any:
@@ -376,8 +375,11 @@ def _check(config: Config, where: str) -> None:
         if shelf not in part:
             known = ", ".join(Shelf(_SHELVES[key]))
             raise UsageError(f"{where}: {key}: {shelf} is missing. Known: {known}")
-    if not config.name or "/" in config.name or config.name.startswith("."):
-        raise UsageError(f"{where}: name {config.name!r} does not make a folder")
+    if not _makes_a_folder(config.name):
+        raise UsageError(
+            f"{where}: name {config.name!r:.200} does not make a folder: write one of letters, "
+            f"digits and dashes, at most {MOST_NAME_BYTES} bytes"
+        )
 
 
 def _ranges(config: Config) -> Mapping[str, tuple[float, float, float]]:
@@ -408,6 +410,11 @@ def _ranges(config: Config) -> Mapping[str, tuple[float, float, float]]:
     }
 
 
+def _makes_a_folder(name: str) -> bool:
+    plain = name.isprintable() and "/" not in name and not name.startswith(".")
+    return bool(name.strip()) and plain and len(name.encode()) <= MOST_NAME_BYTES
+
+
 _SHELVES = {"space": "edgenas.spaces", "task": "edgenas.datasets", "search": "edgenas.methods"}
 
 
@@ -418,13 +425,15 @@ def _properties(cls: type) -> list[str]:
 def _override(data: dict[str, Any], text: str) -> None:
     path, sep, value = text.partition("=")
     keys = path.split(".")
-    if not sep or not all(keys):
-        raise UsageError(f"--set {text!r}: write it as key.key=value")
+    if not sep or not all(keys) or len(keys) > parsing.MOST_NESTED:
+        raise UsageError(f"--set {text!r:.200}: write it as key.key=value")
     for key in keys[:-1]:
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
             raise UsageError(f"--set {text!r}: {key!r} holds no keys")
     try:
-        data[keys[-1]] = yaml.safe_load(value)
-    except yaml.YAMLError:  # ">= 88 %" is text, but YAML reads a block scalar
+        data[keys[-1]] = parsing.yaml_value(value)
+    except parsing.Refused as e:
+        raise UsageError(f"--set {text!r:.200}: {e.said}") from e
+    except parsing.NotYaml:  # ">= 88 %" is text, but YAML reads a block scalar
         data[keys[-1]] = value

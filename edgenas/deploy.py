@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from edgenas import classify
+from edgenas import classify, parsing
 from edgenas.artifact import sha256
 from edgenas.config import load_config
 from edgenas.device import Device
@@ -67,7 +67,8 @@ def deploy(
     told = _told(model, device)
     with tempfile.TemporaryDirectory(prefix="edgenas-") as here:
         description = Path(here) / "model.json"
-        description.write_text(json.dumps({"model": model.name, **told}, indent=1) + "\n")
+        text = json.dumps({"model": model.name, **told}, indent=1) + "\n"
+        description.write_text(text, encoding="utf-8")
         files = {
             model.name: model,
             "model.json": description,
@@ -144,7 +145,7 @@ def _told(model: Path, device: Device) -> dict[str, Any]:
     """What the file says of its images and classes."""
     metadata = exporter_for(device.runtime.format).inspect(model).metadata
     try:
-        return {key: json.loads(metadata[key]) for key in KEYS}
+        return {key: parsing.json_value(metadata[key]) for key in KEYS}
     except (KeyError, ValueError) as e:
         raise CorruptFile(
             f"{model}: its metadata do not say how images are given to it: {e!r}"

@@ -112,7 +112,12 @@ def run_client(argv: Sequence[str], folder: Path) -> None:
         raise DataError(f"{argv[0]} is not installed")
     try:
         done = subprocess.run(
-            argv, cwd=folder, capture_output=True, text=True, timeout=CLIENT_SECONDS
+            argv,
+            cwd=folder,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=CLIENT_SECONDS,
         )
     except subprocess.TimeoutExpired as e:
         raise DataError(f"{argv[0]} took longer than {CLIENT_SECONDS:.0f} s") from e

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edgenas import parsing
 from edgenas.errors import CorruptFile, UsageError
 
 
@@ -55,7 +56,11 @@ def folder_aside(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text``."""
     with aside(path) as temporary:
-        temporary.write_text(text)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+        except UnicodeEncodeError as e:
+            near = text[max(e.start - 20, 0) : e.end + 20]
+            raise UsageError(f"{path} cannot hold {near!r}, which is no UTF-8: rename it") from e
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -66,8 +71,9 @@ def write_json(path: Path, data: Any) -> None:
 def read_json(path: Path) -> Any:
     """Inverse of ``write_json``. Raises UsageError (absent) or CorruptFile."""
     try:
-        return json.loads(path.read_text())
+        return parsing.json_value(parsing.text(path))
     except FileNotFoundError:
         raise UsageError(f"there is no {path}") from None
     except (ValueError, OSError) as e:
-        raise CorruptFile(f"{path} cannot be read as JSON: {e}") from e
+        said = getattr(e, "strerror", None) or " ".join(str(e).split())[:300]
+        raise CorruptFile(f"{path} cannot be read as JSON: {said}") from e

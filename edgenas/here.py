@@ -73,7 +73,6 @@ class Here:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=errors,
-                    text=True,
                     encoding="utf-8",
                     errors="replace",
                     start_new_session=True,

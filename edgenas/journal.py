@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from edgenas import parsing
 from edgenas.errors import UsageError
 
 Record = Mapping[str, Any]
@@ -76,7 +77,7 @@ def _readable(data: bytes) -> tuple[list[Record], int]:
     size = 0
     for line in data.splitlines(keepends=True):
         try:
-            record = json.loads(line)
+            record = parsing.json_value(line)
         except ValueError:
             break
         if not line.endswith(b"\n") or not isinstance(record, dict):

@@ -143,7 +143,7 @@ class OnnxRuntime:
             options.profile_file_prefix = folder + "/profile"
             session = self.ort.InferenceSession(path, options, providers=[self.provider])
             session.run(None, self._feeds(session))
-            events = json.loads(Path(session.end_profiling()).read_text())
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         ran = [
             event["args"]
             for event in events
@@ -635,7 +635,9 @@ def memory(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
     gc.collect()
     held = _fields(STATUS).get("VmRSS", "")
     try:
-        Path(f"{STATUS[:-6]}clear_refs").write_text("5")  # the peak counts from here on
+        Path(f"{STATUS[:-6]}clear_refs").write_text(
+            "5", encoding="utf-8"
+        )  # the peak counts from here on
     except OSError:
         held = ""
     call = backend.load(job["model"])
@@ -648,7 +650,7 @@ def memory(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
 
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text(errors="replace").strip("\0\n ")
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
         return ""
 

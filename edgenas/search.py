@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from edgenas import parsing
 from edgenas.budgets import Budget
 from edgenas.errors import CorruptFile, LedgerMismatch
 from edgenas.registry import Shelf
@@ -167,7 +168,7 @@ class Ledger:
         *lines, _ = self.path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             try:
-                event = json.loads(line)
+                event = parsing.json_value(line)
                 if not isinstance(event, dict) or not {"phase", "event"} <= event.keys():
                     raise ValueError("not an event")
             except ValueError as e:
@@ -193,7 +194,7 @@ class Ledger:
         """What an event lacks is said as of the file."""
         try:
             yield
-        except (LookupError, TypeError, ValueError, AttributeError) as e:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as e:
             raise CorruptFile(
                 f"{self.path}: an event {event!r} is not whole: {e!r}. Remove the folder to start "
                 "afresh"

@@ -1,7 +1,6 @@
 """What is asked of a device: who are you, time these, run this. One job, one process there."""
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgenas import parsing
 from edgenas.artifact import Artifact
 from edgenas.device import Device
 from edgenas.errors import CapabilityError, DeviceError, UsageError
@@ -231,7 +231,7 @@ def _events(device: Device, job: Mapping[str, Any]) -> Generator[Event, None, No
 
 def _parsed(line: str) -> Event:
     try:
-        event = json.loads(line)
+        event = parsing.json_value(line)
     except ValueError:
         event = None
     if not isinstance(event, dict):

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edgenas import parsing
 from edgenas.errors import CorruptFile, ForeignTable, UsageError
 from edgenas.spec import OpSpec
 
+MOST_BYTES = 256 << 20  # a line is an operator: none of them is large
 H = TypeVar("H")
 R = TypeVar("R")
 
@@ -23,13 +24,11 @@ def dumps(header: Mapping[str, Any], rows: Mapping[OpSpec, Mapping[str, Any]]) -
 def read(path: Path, advice: str) -> str:
     """The text of the file at ``path``. Raises UsageError with ``advice`` (absent), CorruptFile."""
     try:
-        return path.read_text()
+        return parsing.text(path, MOST_BYTES)
     except FileNotFoundError:
         raise UsageError(f"there is no table {path}. {advice}") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise CorruptFile(
-            f"{path} cannot be read: {getattr(e, 'strerror', None) or 'no text'}"
-        ) from e
+    except (OSError, ValueError) as e:
+        raise CorruptFile(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}") from e
 
 
 def unit(text: str) -> object:
@@ -97,7 +96,7 @@ def _differ(have: Any, want: Any) -> str:
 
 def _parsed(line: str) -> dict[str, Any]:
     try:
-        data = json.loads(line, parse_float=_finite, parse_constant=_finite)
+        data = parsing.json_value(line)
     except json.JSONDecodeError as e:
         raise ValueError(f"no JSON: {line[:40]!r}") from e
     if not isinstance(data, dict):
@@ -107,12 +106,6 @@ def _parsed(line: str) -> dict[str, Any]:
 
 def _one_line(e: Exception) -> str:
     return " ".join(str(e).split())[:300]  # a key of the file may be in it
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is no number")
-    return value
 
 
 def _rounded(value: Any) -> Any:

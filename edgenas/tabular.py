@@ -189,7 +189,7 @@ def learn(
 
 def _lines(path: Path) -> list[list[str]]:
     try:
-        with gzip.open(path, "rt", newline="") as file:
+        with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
             lines = list(csv.reader(file))
     except FileNotFoundError:
         raise UsageError(f"there is no {path}") from None

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from edgenas import parsing
 from edgenas.augment import Augment, stream
 from edgenas.errors import CorruptFile, DataError, UsageError
 from edgenas.images import Dataset, Images, Raw
@@ -125,12 +126,12 @@ class Task:
         """
         try:
             mean, std, classes = (
-                tuple(json.loads(metadata[key])) for key in ("mean", "std", "classes")
+                tuple(parsing.json_value(metadata[key])) for key in ("mean", "std", "classes")
             )
             told = replace(
                 self, mean=tuple(map(float, mean)), std=tuple(map(float, std)), classes=classes
             )
-        except (KeyError, ValueError, TypeError) as e:
+        except (KeyError, ValueError, TypeError, OverflowError) as e:
             raise CorruptFile(f"its metadata do not say how images are given to it: {e!r}") from e
         fits = len(told.mean) == len(told.std) == self.input[0] and min(told.std) > 0
         if not fits or sorted(map(str, told.classes)) != sorted(self.classes):

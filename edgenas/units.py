@@ -6,7 +6,7 @@ from typing import Literal
 
 from edgenas.errors import UsageError
 
-_QUANTITY = re.compile(r"\s*(<=|>=|≤|≥)?\s*([-+]?\d+(?:\.\d+)?)\s*([A-Za-zµ%]+)?\s*")
+_QUANTITY = re.compile(r"\s*(<=|>=|≤|≥)?\s*([-+]?\d{1,30}(?:\.\d{1,30})?)\s*([A-Za-zµ%]+)?\s*")
 _MS = {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _BYTES = {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 1024, "MiB": 1024**2}
 _COUNT = {"k": 1e3, "M": 1e6, "G": 1e9}

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, get_args, get_origin
 
 import pydantic
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from edgenas import parsing
 from edgenas.errors import UsageError
 from edgenas.registry import nearest
 
@@ -41,7 +41,7 @@ def construct(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     except ValidationError as e:
         first = e.errors()[0]
         key = ".".join(str(p) for p in first["loc"])
-        got = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        got = "" if first["type"] == "missing" else f", not {first['input']!r:.200}"
         said = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{got}"
         raise UsageError(" ".join(said.split())) from e  # a key may hold anything, a new line too
 
@@ -51,20 +51,38 @@ def _known(cls: type[_Dataclass], data: Mapping[str, Any], where: str) -> None:
     known = {f.name: f.type for f in fields(cls) if f.init}
     for key, value in data.items():
         if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}.{nearest(str(key), list(known))}")
+            raise UsageError(
+                f"{where}: unknown key {key!r:.200}.{nearest(str(key)[:200], list(known))}"
+            )
         inner = known[key]
+        if _truth(value) and not _kinds(inner) & {bool, Any, object}:
+            raise UsageError(f"{where}: {key}: expected no true or false, but it is {value!r:.200}")
         if isinstance(inner, type) and is_dataclass(inner) and isinstance(value, Mapping):
             _known(inner, value, f"{where}: {key}")
+
+
+def _truth(value: Any) -> bool:
+    """Whether it is true or false, or a list of such: pydantic takes them for 1 and 0."""
+    return isinstance(value, bool) or (isinstance(value, list) and any(map(_truth, value)))
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The types that ``hint`` is made of."""
+    return {hint}.union(*map(_kinds, get_args(hint))) if get_origin(hint) else {hint}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping, through the safe loader. Raises UsageError with file and line."""
     try:
-        data = yaml.safe_load(path.read_text())
+        data = parsing.yaml_value(parsing.text(path, parsing.MOST_YAML_BYTES))
     except FileNotFoundError:
         raise UsageError(f"there is no {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(e).split())}") from e
+    except parsing.Refused as e:
+        raise UsageError(f"{path}, {e}") from e
+    except (ValueError, OSError) as e:
+        raise UsageError(f"{path} is not YAML: {getattr(e, 'strerror', None) or e}") from e
     if not isinstance(data, dict):
         raise UsageError(f"{path}: expected keys and values, found {type(data).__name__}")
+    if odd := [key for key in data if not isinstance(key, str)]:
+        raise UsageError(f"{path}: expected names as keys, not {odd[0]!r:.80}")
     return data

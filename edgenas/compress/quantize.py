@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
+from edgenas import parsing
 from edgenas.compress.bias import channel_means, correct_biases
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.config import QuantRecipe
@@ -98,9 +99,11 @@ def load_quantized(graph: Graph, path: Path) -> Graph:
                 else n
                 for n in graph.nodes
             )
-            ranges = json.loads(file.metadata()["ranges"])
+            ranges = parsing.json_value(file.metadata()["ranges"])
         return replace(
             graph, nodes=nodes, ranges={k: (float(a), float(b)) for k, (a, b) in ranges.items()}
         )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
+    except (
+        SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
+    ) as e:  # fmt: skip
         raise CorruptFile(f"{path} does not hold this network in int8: {e!s:.200}") from e

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from edgenas import parsing
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
@@ -62,7 +63,7 @@ class Ncnn:
             if not content.endswith(_END):
                 raise ValueError("its end is missing: it was cut short")
             (length,) = struct.unpack("<I", content[-len(_END) - 4 : -len(_END)])
-            metadata = json.loads(content[-len(_END) - 4 - length : -len(_END) - 4])
+            metadata = parsing.json_value(content[-len(_END) - 4 - length : -len(_END) - 4])
             magic, _, *rows = content[: content.index(b"\0")].decode().splitlines()
             if magic != _MAGIC:
                 raise ValueError(f"it begins with {magic[:20]!r}, not {_MAGIC}")

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from edgenas import parsing
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
@@ -50,7 +51,7 @@ class Torch:
         try:
             with safe_open(path, "np") as file:
                 metadata = dict(file.metadata() or {})
-            kinds = [node["kind"] for node in json.loads(metadata.pop("graph"))["nodes"]]
+            kinds = [node["kind"] for node in parsing.json_value(metadata.pop("graph"))["nodes"]]
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as e:
             raise CorruptFile(f"{path} cannot be read as a torch file: {e!s:.200}") from e
         return Inspection(len(kinds), 0, tuple(sorted(kinds)), 0, "float32", "float32", metadata)

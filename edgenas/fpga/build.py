@@ -159,7 +159,12 @@ class _Running:
         part = made.with_name(f"part-{made.name}")
         argv = [a.replace("@", part.name) for a in argv]
         process = subprocess.Popen(
-            argv, cwd=made.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            argv,
+            cwd=made.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
         )
         self._started.add(process)
         try:
@@ -185,7 +190,7 @@ class _Running:
 
 def _fits(netlist: Path, part: Part) -> None:
     """Raise CapabilityError where the chip has fewer hard blocks than ``netlist``."""
-    text = netlist.read_text()
+    text = netlist.read_text(encoding="utf-8")
     for cell, most in part.blocks.items():
         if (n := text.count(f'"type": "{cell}"')) > most:
             raise CapabilityError(
@@ -204,5 +209,7 @@ def _tool(name: str) -> str:
 
 def _version(tool: str) -> str:
     """As it says itself."""
-    done = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [tool, "--version"], capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     return (done.stdout + done.stderr).strip().splitlines()[-1]

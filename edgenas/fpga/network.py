@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from edgenas import parsing
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import aside
 from edgenas.validate import construct
@@ -115,7 +116,7 @@ class Network:
             with safe_open(path, "np") as file:
                 metadata = dict(file.metadata() or {})
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            said: dict[str, Any] = json.loads(metadata.pop(_KEY))
+            said: dict[str, Any] = parsing.json_value(metadata.pop(_KEY))
             ops = tuple(construct(Op, op, f"{path}: op") for op in said["ops"])
             weights = {
                 op.name: Weights(*(arrays[f"{op.name}.{p}"] for p in ("weight", "bias", "scales")))
@@ -127,6 +128,7 @@ class Network:
             network.check()
             return network, metadata
         except (
-            SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, UsageError,
+            SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError,
+            OverflowError, UsageError,
         ) as e:  # fmt: skip
             raise CorruptFile(f"{path} cannot be read as a network of the accelerator: {e}") from e

@@ -91,7 +91,7 @@ def _cycles(board: _Board, path: Path, folder: Path) -> int:
     """Of an image of random numbers: all take the same."""
     known = folder / "cycles" / board.key(path.read_bytes())
     if known.exists():  # a campaign asks several times
-        return int(known.read_text())
+        return int(known.read_text(encoding="utf-8"))
     model = Model.load(path, _compiler(board.shape, board.dram))
     x = np.random.default_rng(0).integers(-128, 128, model.network.input).astype(np.int8)
     _, taken = board.ran(model, x)

@@ -75,7 +75,8 @@ def build(shape: Shape, cache: Path) -> Path:
     machine = Machine(shape)
     with tempfile.TemporaryDirectory(prefix="edgenas-rtl-") as scratch:
         source = Path(scratch) / "machine.v"
-        source.write_text(verilog.convert(machine, name="machine", ports=machine.ports()))
+        text = verilog.convert(machine, name="machine", ports=machine.ports())
+        source.write_text(text, encoding="utf-8")
         bench = Path(__file__).parent / "bench.cpp"
         built = verilated([source], "machine", bench, Path(scratch), LANES=shape.lanes)
         # Whole, and a program, before it has its name.
@@ -120,7 +121,9 @@ def verilated(
 
 
 def _run(argv: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        argv, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
         wrong = next((line for line in said if "rror" in line), said[-1])
@@ -139,7 +142,7 @@ def simulate(
         rates = (dram.latency, *dram.reads, *dram.writes)
         done = subprocess.run(
             [str(simulator), file.name, *map(str, (len(image), *rates, limit))],
-            capture_output=True, text=True, check=False,
+            capture_output=True, encoding="utf-8", errors="replace", check=False,
         )  # fmt: skip
         if done.returncode:
             raise DeviceError(done.stderr.strip() or f"the simulator ended with {done.returncode}")

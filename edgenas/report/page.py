@@ -41,7 +41,7 @@ def page(name: str, facts: Mapping[str, Any]) -> str:
 
 
 def _shipped(name: str) -> str:
-    return resources.files("edgenas.report").joinpath(name).read_text()
+    return resources.files("edgenas.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _facts(record: Record) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Reading a run directory; a file that is damaged is refused with its name and place."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from edgenas import parsing
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import read_json
 from edgenas.latency import LatencyTable
@@ -56,7 +56,7 @@ class Record:
         events = list(_events(folder / "ledger.jsonl"))
         return cls(
             folder=folder,
-            config=(folder / "config.yaml").read_text(errors="replace"),
+            config=(folder / "config.yaml").read_text(encoding="utf-8", errors="replace"),
             profile=_parsed(Profile, folder / "profile/profile.json"),
             manifest=_optional(dict[str, Any], folder / "manifest.json") or {},
             found=_optional(Found, folder / "search/search.json"),
@@ -106,13 +106,13 @@ _Event = tuple[str, Mapping[str, Any]]  # where it stands, what it says
 
 def _events(path: Path) -> Iterator[_Event]:
     """The whole lines of a ledger: what a killed run left half-written is dropped."""
-    text = path.read_text(errors="replace") if path.is_file() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            event = json.loads(line)
+            event = parsing.json_value(line)
         except ValueError as e:
             if number == len(lines):
                 return

@@ -105,12 +105,14 @@ def estimated(path: Path, target: Target) -> Estimate:
         child.start()
         child.join()
         if code := child.exitcode or 0:
-            said = (made / "said").read_text(errors="replace").split("\n")
+            said = (made / "said").read_text(encoding="utf-8", errors="replace").split("\n")
             ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else "failed"
             last = next((f": {line.strip()}" for line in reversed(said) if line.strip()), "")
             raise DeviceError(f"Vela {ended}{last[:200]}")
         left = _operators(made / f"{path.stem}_vela.tflite")
-        with (made / f"{path.stem}_summary_{target.system_config}.csv").open() as file:
+        with (made / f"{path.stem}_summary_{target.system_config}.csv").open(
+            encoding="utf-8"
+        ) as file:
             (facts,) = csv.DictReader(file)
     kib = float(facts["sram_memory_used"]) + float(facts["dram_memory_used"])
     del left[_COMMAND.decode()]
