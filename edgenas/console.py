@@ -83,7 +83,7 @@ class Bars:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False, emoji=False)  # names are no markup
         self._clock = clock
         self._work: _Work | None = None
         self._bar: TaskID | None = None

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenas import cli, parsing
-from edgenas.config import load_config
+from edgenas.config import load_config, parse_config
+from edgenas.console import Bars
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import read_json
 from edgenas.validate import read_yaml
@@ -191,8 +192,6 @@ def test_another_encoding_is_said_with_its_line(tmp_path: Path) -> None:
     ["a\0b", "a\nb", "a/b", ".", "..", "", "  ", "\ud800", "x" * 300, "é" * 150, "\x1b[31m"],
 )
 def test_a_name_that_makes_no_folder_is_refused(tmp_path: Path, name: str) -> None:
-    from edgenas.config import parse_config
-
     data = parsing.yaml_value(CONFIG)
     with pytest.raises(UsageError, match=r"name .* does not make a folder") as caught:
         parse_config({**data, "name": name}, "mine.yaml")
@@ -228,3 +227,12 @@ def test_every_text_names_its_encoding() -> None:
         text = source.read_text(encoding="utf-8")
         assert "text=True" not in text and "universal_newlines" not in text, source
         assert ".read_text()" not in text, source
+
+
+@pytest.mark.parametrize("name", ["[bold]x[/]", "[/]", ":smile:", "a [link=x]b", "[red"])
+def test_what_a_console_says_is_no_markup(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars() as bars:
+        bars.console.print(f"runs/{name}", soft_wrap=True)
+        bars(f"train {name}", 1, 1)
+    said = capsys.readouterr().err
+    assert said.count(name) == 2
