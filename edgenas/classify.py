@@ -93,7 +93,12 @@ def main(paths: Sequence[str]) -> None:
             x = (pixels(path, *told["input"]).astype(np.float32) / 255 - mean) / std
         except (OSError, ValueError, EOFError) as e:
             sys.exit("%s cannot be read as an image: %s" % (path, _line(e)))
-        logits = run(x.transpose(2, 0, 1)[None].astype(np.float32))
+        try:
+            logits = run(x.transpose(2, 0, 1)[None].astype(np.float32))
+            if logits.shape != (len(told["classes"]),):
+                raise ValueError("it answers %s for its classes" % (logits.shape,))
+        except Exception as e:  # as above
+            sys.exit("the model beside %s cannot be used: %s" % (Path(__file__).name, _line(e)))
         share = np.exp(logits - logits.max())
         share /= share.sum()
         best = [

@@ -377,7 +377,7 @@ _stage_command("verify", "Run and time every exported file on its device; exit 3
     type=click.IntRange(1, 1000),
     default=8,
     show_default=True,
-    help="Images of the test part to classify there.",
+    help="Images of the test part to classify there, of those that the run kept.",
 )
 @click.option(
     "--image",
@@ -412,6 +412,8 @@ def deploy(
         click.echo(f"{answer.image:<14} {best}{mark}")
     known = [a for a in done.answers if a.truth is not None]
     if known:
+        if len(known) < samples:
+            click.echo(f"note: the run kept {len(known)} images of its test part", err=True)
         right = sum(a.truth == a.best[0][0] for a in known)
         click.echo(f"{right} of {len(known)} right")
 

@@ -1,29 +1,74 @@
-"""The delivered file of a run on its board, with all that is needed to use it, and a first use."""
+"""The delivered file of a run on its board, with all that is needed to use it, and a first use.
+
+A run may come from somebody else: nothing that its config names is loaded here.
+"""
 
 import json
+import re
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar, cast
 
 import numpy as np
-import torch
 from PIL import Image
+from pydantic import Field, TypeAdapter, ValidationError
 
 from edgenas import classify, parsing
 from edgenas.artifact import sha256
-from edgenas.config import load_config
 from edgenas.device import Device
-from edgenas.errors import CapabilityError, CorruptFile, UsageError
+from edgenas.errors import CapabilityError, CorruptFile, DeviceError, UsageError
 from edgenas.export import exporter_for
-from edgenas.files import read_json
-from edgenas.resize import resized
-from edgenas.task import Task, load_task
+from edgenas.files import inside
+from edgenas.samples import IMAGES, kept
 
-KEYS = ("classes", "mean", "std", "input")
+T = TypeVar("T")
+
 FORMATS = ("onnx", "tflite")  # that classify.py runs
+Side = Annotated[int, Field(gt=0, le=1 << 16)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class _Delivered:
+    file: str
+
+
+@dataclass(frozen=True)
+class _Network:
+    verdict: str
+
+
+@dataclass(frozen=True)
+class _Gate:
+    met: bool
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What of verdict.json decides."""
+
+    met: bool
+    gates: tuple[_Gate, ...]
+    delivered: dict[str, _Delivered] = field(default_factory=dict)
+    networks: dict[str, _Network] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    outputs: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a file says of its images and classes."""
+
+    classes: tuple[str, ...]
+    mean: tuple[Finite, ...]
+    std: tuple[Deviation, ...]
+    input: tuple[Side, Side, Side]
 
 
 @dataclass(frozen=True)
@@ -67,20 +112,21 @@ def deploy(
     told = _told(model, device)
     with tempfile.TemporaryDirectory(prefix="edgenas-") as here:
         description = Path(here) / "model.json"
-        text = json.dumps({"model": model.name, **told}, indent=1) + "\n"
-        description.write_text(text, encoding="utf-8")
+        description.write_text(
+            json.dumps({"model": model.name, **asdict(told)}, indent=1) + "\n", encoding="utf-8"
+        )
         files = {
             model.name: model,
             "model.json": description,
             "classify.py": Path(classify.__file__),
         }
         shown = [(path, None) for path in map(_checked, images)] or _samples(
-            run, told["input"], samples, Path(here)
+            run, told, samples, Path(here)
         )
         folder = device.transport.place(files, folder)
         answers = _asked(device, folder, [path for path, _ in shown])
     return Deployed(
-        folder, tuple(files), bool(verdict["met"]),
+        folder, tuple(files), verdict.met and all(gate.met for gate in verdict.gates),
         tuple(
             Answer(path.name if truth else str(path), best, truth)
             for (path, truth), best in zip(shown, answers, strict=True)
@@ -88,7 +134,7 @@ def deploy(
     )  # fmt: skip
 
 
-def _delivered(run: Path, device: Device) -> tuple[dict[str, Any], Path]:
+def _delivered(run: Path, device: Device) -> tuple[_Verdict, Path]:
     """The verdict, and the file that it delivers in the format of ``device``, as it was judged."""
     if not (run / "config.yaml").is_file():
         raise UsageError(f"{run} is not a run directory; a run leaves runs/<name>")
@@ -101,33 +147,61 @@ def _delivered(run: Path, device: Device) -> tuple[dict[str, Any], Path]:
         raise UsageError(
             f"{run} has no verdict, and nothing is delivered without one: edgenas run {run}"
         )
-    try:
-        return _judged(run, device, read_json(run / "verdict.json"))
-    except (KeyError, TypeError, AttributeError) as e:
-        raise CorruptFile(
-            f"{run}: verdict.json or manifest.json is damaged ({e!r}); make them again: edgenas "
-            f"run {run}"
-        ) from e
-
-
-def _judged(run: Path, device: Device, verdict: dict[str, Any]) -> tuple[dict[str, Any], Path]:
-    fmt = device.runtime.format
-    if "networks" in verdict:
-        inside = ", ".join(str(run / n["verdict"]).removesuffix("/verdict.json")
-                           for n in verdict["networks"].values())  # fmt: skip
-        raise UsageError(f"{run} holds several networks; deploy one of them: {inside}")
-    if fmt not in verdict["delivered"]:
+    verdict = _read(_Verdict, run, "verdict.json")
+    if verdict.networks:
+        inner = ", ".join(str(inside(run, n.verdict, run / "verdict.json").parent)
+                          for n in verdict.networks.values())  # fmt: skip
+        raise UsageError(f"{run} holds several networks; deploy one of them: {inner}")
+    if fmt not in verdict.delivered:
         raise CapabilityError(
-            f"{device.name} runs {fmt}, and {run} delivers {', '.join(verdict['delivered'])}; add "
-            "a device of that format to its targets"
+            f"{device.name} runs {fmt}, and {run} delivers "
+            f"{', '.join(verdict.delivered) or 'nothing'}; add a device of that format to its "
+            "targets"
         )
-    model = run / verdict["delivered"][fmt]["file"]
-    judged = read_json(run / "manifest.json")["outputs"].get(model.name)
+    return verdict, _judged(run, fmt, verdict.delivered[fmt].file)
+
+
+def _judged(run: Path, fmt: str, name: str) -> Path:
+    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,99}}\.{fmt}", name):
+        raise CorruptFile(
+            f"{run}: verdict.json or manifest.json is damaged (verdict.json: {name[:80]!r} is no "
+            f"name of a delivered .{fmt}); make them again: edgenas run {run}"
+        )
+    model = inside(run, name, run / "verdict.json")
+    judged = _read(_Manifest, run, "manifest.json").outputs.get(name)
     if not model.is_file() or sha256(model) != judged:
         raise CorruptFile(
             f"{model} is not the file that was judged; make it again: edgenas run {run}"
         )
-    return verdict, model
+    return model
+
+
+def _read(cls: type[T], run: Path, name: str) -> T:
+    """A file of ``run``; keys that nobody asks for are left out."""
+    try:
+        return cast(T, _strictly(cls, parsing.text(run / name)))
+    except (OSError, ValueError) as e:
+        raise CorruptFile(
+            f"{run}: verdict.json or manifest.json is damaged ({name}: {_why(e)}); make them "
+            f"again: edgenas run {run}"
+        ) from e
+
+
+def _strictly(kind: Any, text: str) -> Any:
+    """What a JSON text says as ``kind``; text is no number and no truth. Raises ValueError."""
+    value = parsing.json_value(text)
+    return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+
+
+def _why(e: Exception) -> str:
+    said, key = str(e), ""
+    if isinstance(e, OSError):
+        said = e.strerror or said
+    elif isinstance(e, ValidationError):
+        first = e.errors(include_url=False, include_input=False)[0]
+        key = ".".join(str(part)[:40] for part in first["loc"])
+        said = first["msg"]
+    return " ".join(f"{key}: {said[:200]}".removeprefix(": ").split())
 
 
 def _checked(path: Path) -> Path:
@@ -141,39 +215,53 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _told(model: Path, device: Device) -> dict[str, Any]:
+def _told(model: Path, device: Device) -> _Told:
     """What the file says of its images and classes."""
     metadata = exporter_for(device.runtime.format).inspect(model).metadata
     try:
-        return {key: parsing.json_value(metadata[key]) for key in KEYS}
+        told = _Told(**{f.name: _strictly(f.type, metadata[f.name]) for f in fields(_Told)})
+        if not len(told.mean) == len(told.std) == told.input[0]:
+            raise ValueError(f"{len(told.mean)} means for {told.input[0]} channels")
     except (KeyError, ValueError) as e:
+        reason = f"no {e}" if isinstance(e, KeyError) else _why(e)
         raise CorruptFile(
-            f"{model}: its metadata do not say how images are given to it: {e!r}"
+            f"{model}: its metadata do not say how images are given to it: {reason}"
         ) from e
+    return told
 
 
-def _samples(
-    run: Path, shape: Sequence[int], count: int, folder: Path
-) -> list[tuple[Path, str | None]]:
-    """Images of the test part as files, each with its class."""
-    config = load_config(run / "config.yaml")
-    task: Task = load_task(config.task, config.seed)
-    test = task.parts["test"]
-    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(config.seed)).tolist()
-    nth: Counter[int] = Counter()
-    ranked = []
-    for index in order:  # the first of each class, then the second ...
-        ranked.append((nth[label := int(test.y[index])], index))
-        nth[label] += 1
-    numbers = [index for _, index in sorted(ranked, key=lambda pair: pair[0])[:count]]
-    chosen = test[torch.tensor(numbers)]
-    x = resized(chosen.x.float(), shape[-1]).round().clamp(0, 255).byte()
+def _samples(run: Path, told: _Told, count: int, folder: Path) -> list[tuple[Path, str | None]]:
+    """Images of the test part that ``run`` kept as files, each with its class."""
+    held = kept(run / "verify", len(told.classes))
+    if held is None:
+        raise UsageError(
+            f"{run} kept no images of its test part: name some with --image, or let it judge "
+            f"again: edgenas run {run}"
+        )
+    images, labels = held
+    channels, height, width = told.input
+    if images.shape[1:] != (height, width, channels):
+        raise CorruptFile(
+            f"{run / 'verify' / IMAGES} holds images of shape {images.shape[1:]}, and the network "
+            f"takes {(height, width, channels)}; name some with --image"
+        )
     found: list[tuple[Path, str | None]] = []
-    for number, image, label in zip(numbers, x, chosen.y.tolist(), strict=True):
+    for number, (image, label) in enumerate(zip(images[:count], labels, strict=False)):
         path = folder / f"test-{number}.npy"
-        np.save(path, image.permute(1, 2, 0).contiguous().numpy())
-        found.append((path, task.classes[label]))
+        np.save(path, image)
+        found.append((path, told.classes[label]))
     return found
+
+
+@dataclass(frozen=True)
+class _Likely:
+    share: float
+    label: Annotated[str, Field(alias="class")]
+
+
+@dataclass(frozen=True)
+class _Said:
+    best: tuple[_Likely, ...]
 
 
 def _asked(
@@ -183,5 +271,15 @@ def _asked(
     transport = device.transport
     there = transport.push(images)
     lines = transport.lines([transport.python, f"{folder}/classify.py", *there])
-    said = [json.loads(line) for line in lines if line.strip()]
-    return [tuple((b["class"], b["share"]) for b in answer["best"]) for answer in said]
+    answers = []
+    for line in lines:
+        try:
+            said = TypeAdapter(_Said).validate_json(line, strict=True)
+        except ValidationError:
+            raise DeviceError(
+                f"{device.name}: {folder}/classify.py said {line.strip()[:80]!r}: no answer"
+            ) from None
+        answers.append(tuple((b.label, b.share) for b in said.best))
+    if len(answers) != len(images):
+        raise DeviceError(f"{device.name}: {len(answers)} answers for {len(images)} images")
+    return answers

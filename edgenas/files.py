@@ -6,11 +6,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgenas import parsing
 from edgenas.errors import CorruptFile, UsageError
+
+LONGEST_NAME = 255  # bytes, of a part of a path
 
 
 @contextlib.contextmanager
@@ -36,6 +38,21 @@ def aside(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def inside(folder: Path, name: str, where: object) -> Path:
+    """The file of ``folder`` that ``where``, itself a file, names. Raises CorruptFile.
+
+    A name out of a file that somebody else may have written leads nowhere else.
+    """
+    parts = PurePosixPath(name).parts
+    plain = parts and name.isprintable() and not {"/", ".."} & {*parts} and "\\" not in name
+    if not plain or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts):
+        raise CorruptFile(f"{where} names {name[:80]!r}, which is no file within {folder}")
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CorruptFile(f"{where} names {name!r}, which leads out of {folder}")
+    return path
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 import gzip
 import math
+import os
 import random
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -21,11 +23,23 @@ from edgenas.space import Space
 from edgenas.spec import Architecture
 
 FOLDER = Path("latency_tables")
+LONGEST_BYTES = 200  # of a table's name: what is kept beside it has a longer one, 255 at most
 
 
 def table_path(folder: Path, device: str, space: str, precision: str) -> Path:
-    """Where the table of a device for a space at a precision is kept."""
-    return folder / f"{device}.{space}.{precision}.jsonl"
+    """Where the table of a device for a space at a precision is kept.
+
+    Raises UsageError where one of them, which may come out of somebody's table, makes no file name.
+    """
+    for what, name in (("device", device), ("space", space), ("precision", precision)):
+        if not re.fullmatch(r"[^./\\\s][^/\\]*", name) or not name.isprintable():
+            raise UsageError(f"the name of the {what}, {name[:80]!r}, makes no file name")
+    table = f"{device}.{space}.{precision}.jsonl"
+    if len(os.fsencode(table)) > LONGEST_BYTES:
+        raise UsageError(
+            f"the names of device, space and precision are too long for a file: {table[:80]!r}..."
+        )
+    return folder / table
 
 
 def samples_path(table: Path) -> Path:

@@ -172,3 +172,38 @@ def test_a_mutated_file_is_an_error_line_or_the_right_answer(data: st.DataObject
         assert InstructionTable.loads(mutated, "x").rows == counts().rows
     except CorruptFile as e:
         assert "\n" not in str(e)
+
+
+NO_NAMES = [
+    "../outside", "/tmp/outside", "a/b", "..", ".hidden", "", "a\0b", "n" * 300, "é" * 150,
+    "..\\outside", "a\nb", " pi",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["device", "space", "precision"])
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_header_names_no_file_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], field: str, name: str
+) -> None:
+    of_counts = {field: name} if field != "device" else {}
+    counts(**of_counts).save(tmp_path / "c.jsonl")
+    board(12, **({field: name} if field != "space" else {})).save(tmp_path / "m.jsonl")
+    before = sorted(tmp_path.rglob("*"))
+    argv = ["lut", "calibrate", *(str(tmp_path / n) for n in ("c.jsonl", "m.jsonl"))]
+    assert main([*argv, "--out", str(tmp_path / "in" / "side")]) == 2
+    err = capsys.readouterr().err
+    assert "file" in err and err.count("\n") == 1 and len(err) < 400, err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_device_that_is_imported_for_names_no_file_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "t.csv").write_text("op,latency_ms\nconv 3-8 @12 k3 s1,1.0\n")
+    before = sorted(tmp_path.rglob("*"))
+    argv = ["lut", "import", str(tmp_path / "t.csv"), "--out", str(tmp_path / "in" / "side")]
+    assert main([*argv, "--device", name]) == 2
+    err = capsys.readouterr().err
+    assert "file" in err and err.count("\n") == 1 and len(err) < 400, err
+    assert sorted(tmp_path.rglob("*")) == before

@@ -327,3 +327,14 @@ def test_a_number_keeps_three_digits_and_no_exponent(value: float) -> None:
 )  # fmt: skip
 def test_quantities(got: str, want: str) -> None:
     assert got.replace("\xa0", " ").replace("\N{THIN SPACE}", " ") == want
+
+
+@pytest.mark.parametrize("name", ["../b/verdict.json", "/etc/passwd", "a\0", "x" * 400, ""])
+def test_a_verdict_of_a_front_names_runs_within_it(tmp_path: Path, name: str) -> None:
+    folder = build_run(tmp_path)
+    path = folder / "verdict.json"
+    verdict = json.loads(path.read_text())
+    verdict["networks"] = {"one": {"met": True, "verdict": name}}
+    path.write_text(json.dumps(verdict))
+    with pytest.raises(CorruptFile, match=r"names .*, which"):
+        write_report(folder)

@@ -12,7 +12,7 @@ import torch
 from edgenas.artifact import sha256
 from edgenas.config import Config
 from edgenas.errors import CapabilityError, UnknownName
-from edgenas.files import aside, read_json, write_json, write_text
+from edgenas.files import aside, inside, read_json, write_json, write_text
 from edgenas.pipeline import brought, compress, export, front, profile, search, train, verify
 from edgenas.pipeline.context import Context, Progress
 from edgenas.pipeline.cost import Cost, costs
@@ -188,7 +188,8 @@ def _deliver(ctx: Context) -> dict[str, Any]:
     path = ctx.root / "verify" / "verdict.json"
     verdict: dict[str, Any] = read_json(path)
     for delivered in verdict["delivered"].values():
-        _copy(ctx.root / "verify" / delivered["file"], ctx.root / delivered["file"])
+        made = inside(path.parent, delivered["file"], path)
+        _copy(made, ctx.root / made.name)
     _copy(path, ctx.root / "verdict.json")
     return verdict
 

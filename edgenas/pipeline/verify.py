@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgenas import samples
 from edgenas.artifact import Artifact
 from edgenas.budgets import Latency
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.errors import EdgenasError, ImpossibleBudget
-from edgenas.files import read_json, write_json
+from edgenas.files import inside, read_json, write_json
 from edgenas.layer_errors import explained, layer_errors
 from edgenas.measure import measure
 from edgenas.pipeline.blocks import blocks
@@ -67,6 +68,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         "precision": ctx.config.precision,
         "repairs": ctx.config.repairs,
         "data": ctx.task.digest("test"),
+        "samples": [samples.MOST, samples.MOST_BYTES],
     }
 
 
@@ -99,11 +101,13 @@ def _p50(choices: Mapping[str, Choice], target: Mapping[str, Any]) -> float:
 
 
 def _exported(ctx: Context) -> Files:
-    export_folder = ctx.root / "export"
+    said = ctx.root / "export" / "export.json"
     return [
         (
             f["file"].partition(".")[0],
-            Artifact.of(export_folder / f["file"], f["format"], f["precision"], ctx.fitted.input),
+            Artifact.of(
+                inside(said.parent, f["file"], said), f["format"], f["precision"], ctx.fitted.input
+            ),
         )
         for f in ctx.read("export/export.json")["files"]
     ]
@@ -233,6 +237,7 @@ def _write(
             for c in mine
         ]
     variants = {c.variant for mine in candidates.values() for c in mine}
+    samples.keep(ctx.fitted, folder)
     write_json(
         folder / "verdict.json",
         {

@@ -219,6 +219,14 @@ class LayerErrors:
 
 
 @dataclass(frozen=True)
+class Network:
+    """Of a front: one of its networks, whose own verdict is in that file."""
+
+    met: bool
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Verdict:
     """verdict.json."""
 
@@ -226,7 +234,7 @@ class Verdict:
     name: str
     gates: tuple[Gate, ...]
     candidates: tuple[Candidate, ...]
-    networks: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a front
+    networks: dict[str, Network] = field(default_factory=dict)  # of a front
     task: dict[str, Any] = field(default_factory=dict)
     torch: dict[str, float | None] = field(default_factory=dict)
     delivered: dict[str, Delivered] = field(default_factory=dict)

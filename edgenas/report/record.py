@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from edgenas import parsing
 from edgenas.errors import CorruptFile, UsageError
-from edgenas.files import read_json
+from edgenas.files import inside, read_json
 from edgenas.latency import LatencyTable
 from edgenas.report.facts import (
     Compressed,
@@ -72,7 +72,11 @@ class Record:
     def networks(self) -> Mapping[str, Path]:
         """Of a front: the run directory of each network."""
         found = self.verdict.networks if self.verdict else {}
-        return {name: (self.folder / n["verdict"]).parent for name, n in found.items()}
+        where = self.folder / "verdict.json"
+        return {
+            name: inside(self.folder, network.verdict, where).parent
+            for name, network in found.items()
+        }
 
     @property
     def name(self) -> str:
