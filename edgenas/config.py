@@ -283,7 +283,7 @@ def _plain(value: Any) -> Any:
         return {k: _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    return value
+    return str(value) if isinstance(value, Path) else value
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -403,7 +403,7 @@ def _ranges(config: Config) -> Mapping[str, tuple[float, float, float]]:
         "quantize: lr": (config.quantize.lr, 1e-9, 1e3),
         "measure: blocks": (measure.blocks, 2, 1000),
         "measure: block_seconds": (measure.block_seconds, 0.001, 3600),
-        "measure: networks": (measure.networks, 10, 10_000),
+        "measure: networks": (measure.networks, 12, 10_000),
         "repairs": (config.repairs, 0, 100),
         "seed": (config.seed, 0, 2**31 - 1),
         "threads": (config.threads, 0, os.cpu_count() or 1),
@@ -431,6 +431,11 @@ def _override(data: dict[str, Any], text: str) -> None:
         data = data.setdefault(key, {})
         if not isinstance(data, dict):
             raise UsageError(f"--set {text!r}: {key!r} holds no keys")
+    if keys == ["space", "preset"] and "preset" not in data and data.keys() - {"kind"}:
+        raise UsageError(
+            f"--set {text!r}: all is written out there, and a preset fills in what is not; set it "
+            f"whole: --set 'space={{kind: {data.get('kind')}, preset: {value}}}'"
+        )
     try:
         data[keys[-1]] = parsing.yaml_value(value)
     except parsing.Refused as e:

@@ -184,15 +184,7 @@ def load_task(settings: Mapping[str, Any], seed: int) -> Task:
     ``seed`` decides which training images search and calibration get; the test part never
     depends on it. Raises UsageError (a setting) or DataError (the images).
     """
-    own = [f.name for f in fields(_Settings)]
-    chosen = construct(_Settings, {k: v for k, v in settings.items() if k in own}, "task")
-    cls = DATASETS[chosen.dataset]
-    rest = {k: v for k, v in settings.items() if k not in own}
-    known = own + [f.name for f in fields(cls)]
-    for key in rest:
-        if key not in known:
-            raise UsageError(f"task: unknown key {key!r}.{nearest(str(key), known)}")
-    dataset: Dataset = construct(cls, rest, "task")
+    chosen, dataset = _read(settings)
     raw = dataset.load()
     augment = construct(Augment, asdict(raw.augment) | chosen.augment, "task: augment")
     train, test = _test_apart(raw, chosen)
@@ -204,6 +196,26 @@ def load_task(settings: Mapping[str, Any], seed: int) -> Task:
     if (len(mean), len(std)) != (c, c):
         raise UsageError(f"task: mean and std need one number for each of {c} channels")
     return Task(chosen.dataset, raw.classes, (c, h, w), mean, std, parts, augment)
+
+
+def completed(settings: Mapping[str, Any], augment: Augment) -> dict[str, Any]:
+    """``settings`` with every default written out; ``augment``: of the task that they load."""
+    chosen, dataset = _read(settings)
+    own: Any = dataset
+    return {**asdict(chosen), **asdict(own), **settings, "augment": asdict(augment)}
+
+
+def _read(settings: Mapping[str, Any]) -> tuple[_Settings, Dataset]:
+    """What every dataset takes, and the dataset itself with what is its own. Raises UsageError."""
+    own = [f.name for f in fields(_Settings)]
+    chosen = construct(_Settings, {k: v for k, v in settings.items() if k in own}, "task")
+    cls = DATASETS[chosen.dataset]
+    rest = {k: v for k, v in settings.items() if k not in own}
+    known = own + [f.name for f in fields(cls)]
+    for key in rest:
+        if key not in known:
+            raise UsageError(f"task: unknown key {key!r}.{nearest(str(key), known)}")
+    return chosen, construct(cls, rest, "task")
 
 
 def _test_apart(raw: Raw, chosen: _Settings) -> tuple[Images, Images]:

@@ -292,6 +292,20 @@ def test_a_second_run_does_nothing(finished: Path) -> None:
     assert [e for e in events(finished)] == before
 
 
+def test_its_folder_says_every_default_and_is_the_same_run(finished: Path) -> None:
+    root = finished / "runs" / "mine"
+    written = yaml.safe_load((root / "config.yaml").read_text(encoding="utf-8"))
+    assert {"search_share", "test_share", "augment"} < written["task"].keys()
+    assert {"batch", "lr", "pressure"} < written["search"].keys()
+    assert {"widths", "kernels", "head"} < written["space"].keys()
+    done = subprocess.run(
+        [sys.executable, "-m", "edgenas", "run", "runs/mine", "--dry-run", "--json"],
+        cwd=finished, env=environment(finished), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert all(stage["unchanged"] for stage in json.loads(done.stdout))
+
+
 def test_a_change_reruns_what_depends_on_it(finished: Path) -> None:
     done = run(finished, "--set", "measure.blocks=3", "--dry-run", "--json")
     plan = {c["stage"]: c["unchanged"] for c in json.loads(done.stdout)}

@@ -16,6 +16,7 @@ from edgenas.files import aside, inside, read_json, write_json, write_text
 from edgenas.pipeline import brought, compress, export, front, profile, search, train, verify
 from edgenas.pipeline.context import Context, Progress
 from edgenas.pipeline.cost import Cost, costs
+from edgenas.pipeline.resolved import resolved
 from edgenas.pipeline.stage import Stage
 from edgenas.registry import nearest
 from edgenas.report import write_report
@@ -56,7 +57,7 @@ def run(
     ctx = _context(config, runs, tables, progress)
     rundir = RunDir(ctx.root)
     with rundir.locked():
-        write_text(ctx.root / "config.yaml", config.dumps)
+        write_text(ctx.root / "config.yaml", resolved(ctx).dumps)
         for stage in _own(config, wanted):
             _bring_up(stage, ctx, rundir)
         verdict = {}

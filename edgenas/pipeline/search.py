@@ -1,7 +1,7 @@
 """Stage ``search``: the best-scoring architecture that fits every budget."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from edgenas.pipeline.confirm import confirm
 from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.stage import Stage
+from edgenas.pressure import pressure
 from edgenas.search import METHODS, Method, Problem
 from edgenas.space import Relaxable, Space, context_of
 from edgenas.spec import Architecture
@@ -25,9 +26,26 @@ def method(settings: Mapping[str, Any]) -> Method:
     return made
 
 
+def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is no default of ``settings``, as it is written: to write out a default changes nothing.
+
+    Raises UsageError.
+    """
+    said = _unusual(method(settings), settings)
+    weighed = said.pop("pressure", {})
+    weighed = {"kind": "adaptive", **_unusual(pressure(weighed), weighed)}
+    return said if weighed == {"kind": "adaptive"} else {**said, "pressure": weighed}
+
+
+def _unusual(made: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Of ``settings``, those that differ from the defaults of what was made of them."""
+    usual = {f.name: f.default for f in fields(made) if f.default_factory is MISSING}
+    return {k: v for k, v in settings.items() if k not in usual or getattr(made, k) != usual[k]}
+
+
 def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
-        "search": dict(ctx.config.search),
+        "search": stated(ctx.config.search),
         "budgets": asdict(ctx.config.budgets),
         "data": [ctx.task.digest("train"), ctx.task.digest("search")],
         "seed": ctx.config.seed,
@@ -41,7 +59,7 @@ def _work(ctx: Context, folder: Path) -> None:
     problem = Problem(
         ctx.space, ctx.task, asked, seed=ctx.config.seed, accelerator=ctx.config.accelerator
     )
-    found = method(ctx.config.search).run(problem, ctx.ledger(), ctx.progress)
+    found = method(stated(ctx.config.search)).run(problem, ctx.ledger(), ctx.progress)
     if found.supernet is not None:
         found.supernet.cpu()
     found, confirmed = confirm(ctx, found, asked)
