@@ -8,12 +8,16 @@ called. Python 3.9, numpy, and onnxruntime for .onnx or ai-edge-litert (or tflit
 image: the three likeliest classes, softmax.
 """
 
+import contextlib
+import functools
 import importlib
 import importlib.util
 import json
 import os
+import stat
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +25,148 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 
+# What Pillow is asked for: none of these starts a program. HEIF comes with pillow-heif.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000", "HEIF", "TGA",
+)  # fmt: skip
+MOST_PIXELS = 120_000_000  # four bytes each, twice while it is turned: under a gigabyte
+DEEP = ("I", "F")  # and I;16: more than eight bits a pixel
+# EXIF's orientation -> the number by which every Pillow knows how to undo it
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+BILINEAR = 2  # older Pillows know it by its number alone
 
-def pixels(path: str, channels: int, height: int, width: int) -> Any:
-    """(h, w, c) uint8, as the network takes them. Raises ValueError."""
-    if path.lower().endswith(".npy"):
-        image = np.load(path, allow_pickle=False)
-        if image.shape == (height, width, channels) and image.dtype == np.uint8:
-            return image
-        raise ValueError(
-            "it is %s %s, not uint8 %s" % (image.dtype, image.shape, (height, width, channels))
-        )
+
+@functools.lru_cache(maxsize=None)
+def formats() -> Sequence[str]:
+    """Those of ``FORMATS`` that the Pillow here reads, plug-ins included."""
+    from PIL import Image
+
+    Image.init()
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_avif")
+    return tuple(f for f in FORMATS if f in Image.OPEN)
+
+
+def format_of(path: str) -> str:
+    """The format that a file's name promises, of ``formats()``; empty where it promises none."""
+    from PIL import Image
+
+    known = formats()
+    promised = Image.registered_extensions().get(os.path.splitext(path)[1].lower(), "")
+    return promised if promised in known else ""
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Any]:
+    """The first image in a file, by its content, not decoded yet.
+
+    Raises ValueError, or OSError; UnidentifiedImageError of these where it holds no image.
+    """
+    from PIL import Image
+
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is no regular file")  # a pipe would be waited for
+    # TGA has no mark of its own: whatever begins with a few zeros could be one.
+    asked = [f for f in formats() if f != "TGA" or format_of(path) == "TGA"]
     try:
-        from PIL import Image, ImageOps
+        image = Image.open(path, formats=asked)
+    except Image.DecompressionBombError:
+        raise ValueError(_too_large("more than %d million" % (MOST_PIXELS // 10**6))) from None
+    with image:
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise ValueError(_too_large("%dx%d" % (width, height)))
+        if image.mode in DEEP or image.mode.startswith("I;"):
+            raise ValueError("it has more than 8 bits a pixel; save it with 8")
+        yield image
+
+
+def _too_large(size: str) -> str:
+    return "it has %s pixels, and at most %d million are read; make it smaller" % (
+        size, MOST_PIXELS // 10**6,
+    )  # fmt: skip
+
+
+def upright(image: Any) -> Any:
+    """Turned as its camera says. Of EXIF the orientation alone is read, and nothing written."""
+    exif: Any = {}
+    with contextlib.suppress(Exception):  # EXIF holds whatever somebody wrote into it
+        exif = image.getexif()
+    image.load()
+    turn = None
+    with contextlib.suppress(Exception):  # read after loading, by which Pillow turns TIFFs itself
+        turn = TURNS.get(exif.get(0x0112))
+    return image if turn is None else image.transpose(turn)
+
+
+def opaque(image: Any, mode: str, background: str) -> Any:
+    """As ``mode``, L or RGB; what is transparent shows ``background``."""
+    from PIL import Image, ImageColor
+
+    if transparent(image):
+        colour = ImageColor.getrgb(background)[:3]
+        below = Image.new("RGBA", image.size, (*colour, 255))
+        below.alpha_composite(image.convert("RGBA"))
+        image = below.convert("RGB")
+    if image.mode == "LAB":
+        image = image.convert("RGB")  # from it alone Pillow knows no way to grey
+    return image if image.mode == mode else image.convert(mode)
+
+
+def transparent(image: Any) -> bool:
+    """Whether pixels of it may be."""
+    palette = getattr(image.palette, "mode", "") if image.mode == "P" else ""
+    return (image.mode + palette).lower().endswith("a") or "transparency" in image.info
+
+
+def framed(image: Any, width: int, height: int, fit: str, background: str) -> Any:
+    """At another size. ``fit``: ``crop`` scales by the shorter side and cuts to the middle; ``pad``
+    scales by the longer and fills with ``background``; ``stretch`` scales each by itself."""
+    from PIL import Image, ImageColor, ImageOps
+
+    if fit == "stretch":
+        return image.resize((width, height), BILINEAR)
+    if fit == "crop":
+        return ImageOps.fit(image, (width, height), BILINEAR)
+    scale = min(width / image.width, height / image.height)
+    inner = tuple(max(1, round(side * scale)) for side in image.size)
+    colour = Image.new("RGB", (1, 1), ImageColor.getrgb(background)[:3]).convert(image.mode)
+    whole = Image.new(image.mode, (width, height), colour.getpixel((0, 0)))
+    whole.paste(image.resize(inner, BILINEAR), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    return whole
+
+
+def pixels(
+    path: str,
+    channels: int,
+    height: int,
+    width: int,
+    fit: str = "crop",
+    background: str = "white",
+) -> Any:
+    """(h, w, c) uint8, as the data set of folders makes them. Raises ValueError."""
+    try:
+        if path.lower().endswith(".npy"):
+            return _array(path, (height, width, channels))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd in a file that can be read
+            with opened(path) as image:
+                picture = opaque(upright(image), "L" if channels == 1 else "RGB", background)
+            picture = framed(picture, width, height, fit, background)
+            return np.asarray(picture).reshape(height, width, channels)
     except ModuleNotFoundError:
         raise ValueError("first: %s -m pip install pillow" % sys.executable) from None
-    image = ImageOps.exif_transpose(Image.open(path)).convert("L" if channels == 1 else "RGB")
-    # as the data set of folders does; older Pillows know it by its number alone
-    image = ImageOps.fit(image, (width, height), 2)
-    return np.asarray(image).reshape(height, width, channels)
+    except Exception as e:  # whatever a decoder finds wrong with a damaged file
+        raise ValueError(line(e)) from e
+
+
+def _array(path: str, shape: Sequence[int]) -> Any:
+    image = np.load(path, mmap_mode="r", allow_pickle=False)  # of that size, or refused
+    if image.shape == shape and image.dtype == np.uint8:
+        return np.array(image)
+    raise ValueError("it is %s %s, not uint8 %s" % (image.dtype, image.shape, shape))
 
 
 def onnx(path: str) -> Callable[[Any], Any]:
@@ -83,22 +211,24 @@ def main(paths: Sequence[str]) -> None:
         model = str(HERE / told["model"])
         run = onnx(model) if model.endswith(".onnx") else tflite(model)
         mean, std = (np.array(told[key], np.float32) for key in ("mean", "std"))
+        how = {key: told[key] for key in ("fit", "background") if key in told}
     except ModuleNotFoundError as e:
         package = {"tflite_runtime": "ai-edge-litert"}.get(e.name or "", e.name)
         sys.exit("first: %s -m pip install %s" % (sys.executable, package))
     except Exception as e:  # whatever a runtime finds wrong with a damaged file
-        sys.exit("the model beside %s cannot be used: %s" % (Path(__file__).name, _line(e)))
+        sys.exit("the model beside %s cannot be used: %s" % (Path(__file__).name, line(e)))
     for path in paths:
         try:
-            x = (pixels(path, *told["input"]).astype(np.float32) / 255 - mean) / std
-        except (OSError, ValueError, EOFError) as e:
-            sys.exit("%s cannot be read as an image: %s" % (path, _line(e)))
+            image = pixels(path, *told["input"], **how)
+            x = (image.astype(np.float32) / 255 - mean) / std
+        except ValueError as e:
+            sys.exit("%s cannot be read as an image: %s" % (path, e))
         try:
             logits = run(x.transpose(2, 0, 1)[None].astype(np.float32))
             if logits.shape != (len(told["classes"]),):
                 raise ValueError("it answers %s for its classes" % (logits.shape,))
         except Exception as e:  # as above
-            sys.exit("the model beside %s cannot be used: %s" % (Path(__file__).name, _line(e)))
+            sys.exit("the model beside %s cannot be used: %s" % (Path(__file__).name, line(e)))
         share = np.exp(logits - logits.max())
         share /= share.sum()
         best = [
@@ -108,8 +238,9 @@ def main(paths: Sequence[str]) -> None:
         print(json.dumps({"image": path, "best": best}), flush=True)
 
 
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def line(error: Exception) -> str:
+    """What it says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -331,10 +331,15 @@ def run(resume: bool, **options: Any) -> None:
     type=click.IntRange(1, 4096),
     help="Of the images that it takes, where the data has another.",
 )
+@click.option(
+    "--fit",
+    type=click.Choice(["crop", "pad", "stretch"]),
+    help="How photos of a folder become square: cut (as without), filled up, or distorted.",
+)
 @_shared_options
 def compress(
     model: str, weights: Path, data: str, devices: tuple[str, ...], latency: str,
-    resolution: int | None, overrides: tuple[str, ...], **options: Any,
+    resolution: int | None, fit: str | None, overrides: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """Prune, quantize, export and verify a network of your own under a latency budget.
 
@@ -347,7 +352,7 @@ def compress(
     """
     from edgenas.pipeline.brought import brought_config
 
-    config = brought_config(model, weights, data, devices, latency, resolution, overrides)
+    config = brought_config(model, weights, data, devices, latency, resolution, overrides, fit)
     _done(config, "verify", **options)
 
 

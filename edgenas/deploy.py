@@ -7,12 +7,11 @@ import json
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import numpy as np
-from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
 from edgenas import classify, parsing
@@ -69,6 +68,8 @@ class _Told:
     mean: tuple[Finite, ...]
     std: tuple[Deviation, ...]
     input: tuple[Side, Side, Side]
+    fit: Literal["crop", "pad", "stretch"] = "crop"  # these two older files do not say
+    background: str = "white"
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,9 @@ def deploy(
             "model.json": description,
             "classify.py": Path(classify.__file__),
         }
-        shown = [(path, None) for path in map(_checked, images)] or _samples(
-            run, told, samples, Path(here)
-        )
+        for path in images:
+            _check(path, told)
+        shown = [(path, None) for path in images] or _samples(run, told, samples, Path(here))
         folder = device.transport.place(files, folder)
         answers = _asked(device, folder, [path for path, _ in shown])
     return Deployed(
@@ -204,22 +205,20 @@ def _why(e: Exception) -> str:
     return " ".join(f"{key}: {said[:200]}".removeprefix(": ").split())
 
 
-def _checked(path: Path) -> Path:
-    """An image that can be read. Raises UsageError."""
+def _check(path: Path, told: _Told) -> None:
+    """Raise UsageError for an image that the classifier there would refuse."""
     try:
-        if path.suffix.lower() != ".npy":
-            with Image.open(path) as image:
-                image.load()
-    except (OSError, SyntaxError, ValueError) as e:
+        classify.pixels(str(path), *told.input, told.fit, told.background)
+    except ValueError as e:
         raise UsageError(f"--image: {path} cannot be read as an image: {e}") from e
-    return path
 
 
 def _told(model: Path, device: Device) -> _Told:
     """What the file says of its images and classes."""
     metadata = exporter_for(device.runtime.format).inspect(model).metadata
     try:
-        told = _Told(**{f.name: _strictly(f.type, metadata[f.name]) for f in fields(_Told)})
+        asked = [f for f in fields(_Told) if f.name in metadata or f.default is MISSING]
+        told = _Told(**{f.name: _strictly(f.type, metadata[f.name]) for f in asked})
         if not len(told.mean) == len(told.std) == told.input[0]:
             raise ValueError(f"{len(told.mean)} means for {told.input[0]} channels")
     except (KeyError, ValueError) as e:

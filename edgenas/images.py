@@ -1,11 +1,13 @@
 """Labelled images as bytes, and what every dataset hands over."""
 
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 from torch import Tensor
 
@@ -28,13 +30,27 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Framing:
+    """How a photo becomes an image of the data set: as of ``classify.framed`` and ``opaque``."""
+
+    fit: str = "crop"
+    background: str = "white"
+
+
+@dataclass(frozen=True)
 class Raw:
-    """What a dataset holds. ``test``: the official test split, where there is one."""
+    """What a dataset holds. ``test``, ``val``: parts of its own for that, where it has them.
+
+    ``notes``: what a user should know of what was left out.
+    """
 
     train: Images
     test: Images | None
     classes: tuple[str, ...]
     augment: Augment = field(default_factory=Augment)
+    val: Images | None = None
+    framing: Framing = field(default_factory=Framing)
+    notes: tuple[str, ...] = ()
 
 
 class Dataset(Protocol):
@@ -45,8 +61,12 @@ class Dataset(Protocol):
         ...
 
 
+PARTS = ("train", "val", "test")
+KEYS = (*(f"{kind}_{part}" for part in PARTS for kind in "xy"), "classes")
+
+
 def from_arrays(arrays: Mapping[str, Any], where: str) -> Raw:
-    """``x_train``, ``y_train`` and, where there are, ``x_test``, ``y_test``, ``classes``.
+    """``x_train``, ``y_train`` and, where there are, ``x_val``, ``x_test`` ..., ``classes``.
 
     x: uint8, (n, h, w), (n, h, w, c) or (n, c, h, w) with h = w; y: (n,) whole numbers from 0.
     Raises DataError that begins with ``where``.
@@ -55,30 +75,86 @@ def from_arrays(arrays: Mapping[str, Any], where: str) -> Raw:
         has = ", ".join(sorted(map(str, arrays))) or "nothing"
         raise DataError(
             f"{where}: no {' and no '.join(missing)}; it has {has}. Expected x_train, y_train "
-            "and, if there are, x_test, y_test, classes"
+            "and, if there are, x_val, y_val, x_test, y_test, classes"
         )
-    if ("x_test" in arrays) != ("y_test" in arrays):
-        raise DataError(f"{where}: x_test and y_test go together; give both or neither")
-    train = _images(arrays, "train", where)
-    test = _images(arrays, "test", where) if "x_test" in arrays else None
-    if test is not None and test.x.shape[1:] != train.x.shape[1:]:
+    parts: dict[str, Images] = {}
+    for part in PARTS:
+        if (f"x_{part}" in arrays) != (f"y_{part}" in arrays):
+            raise DataError(f"{where}: x_{part} and y_{part} go together; give both or neither")
+        if f"x_{part}" in arrays:
+            parts[part] = _images(arrays, part, where)
+    train = parts["train"]
+    for part, images in parts.items():
+        if images.x.shape[1:] != train.x.shape[1:]:
+            raise DataError(
+                f"{where}: x_{part} has images of {_size(images.x)} and x_train of "
+                f"{_size(train.x)}; make them equal"
+            )
+    names = _classes(arrays, parts, where)
+    strange = sorted({str(key) for key in arrays} - {*KEYS})
+    notes = (f"{where}: {', '.join(strange)}: not read",) if strange else ()
+    return Raw(train, parts.get("test"), names, val=parts.get("val"), notes=notes)
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Raise DataError for names of classes that no file or report can hold, or two that agree."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if not name.strip():
+            raise DataError(f"{where}: the name of a class is {name!r}; give it one")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{where}: the name of the class {name!r} is not UTF-8; rename it"
+            ) from None
+        composed = unicodedata.normalize("NFC", name)
+        if composed in seen:
+            raise DataError(f"{where}: two classes are called {seen[composed]!r}; rename one")
+        seen[composed] = name
+
+
+def check_memory(needed_bytes: int, what: str) -> None:
+    """Raise DataError where ``what`` takes more memory than is free."""
+    free_bytes = psutil.virtual_memory().available
+    if needed_bytes > free_bytes:
         raise DataError(
-            f"{where}: x_test has images of {_size(test.x)} and x_train of {_size(train.x)}; "
-            "make them equal"
+            f"{what} take {needed_bytes / 1e9:.3g} GB of memory while they are read, and "
+            f"{free_bytes / 1e9:.3g} GB are free; take smaller images, or fewer"
         )
-    highest = max(int(part.y.max()) for part in (train, test) if part is not None)
-    classes = arrays.get("classes")
-    if classes is None:
-        names = tuple(str(k) for k in range(highest + 1))
-    else:
-        names = tuple(str(name) for name in np.asarray(classes).ravel())
-    if highest >= len(names):
-        raise DataError(f"{where}: a label is {highest}, but there are {len(names)} classes")
-    return Raw(train, test, names)
+
+
+def _classes(arrays: Mapping[str, Any], parts: Mapping[str, Images], where: str) -> tuple[str, ...]:
+    """Their names, as many as the images can tell apart."""
+    count = sum(map(len, parts.values()))
+    highest = max(int(part.y.max()) for part in parts.values())
+    if arrays.get("classes") is None:
+        if highest >= count:
+            raise DataError(
+                f"{where}: a label is {highest}, and there are {count} images; classes are counted "
+                "from 0, and each has images"
+            )
+        return tuple(str(k) for k in range(highest + 1))
+    given = _array(arrays, "classes", where).ravel()
+    if highest >= len(given):
+        raise DataError(f"{where}: a label is {highest}, but there are {len(given)} classes")
+    if len(given) > count:
+        raise DataError(f"{where}: {len(given)} classes are named, and there are {count} images")
+    try:
+        return tuple(k.decode() if isinstance(k, bytes) else str(k) for k in given.tolist())
+    except UnicodeDecodeError as e:
+        raise DataError(f"{where}: the class {e.object!r} is not UTF-8; rename it") from e
+
+
+def _array(arrays: Mapping[str, Any], key: str, where: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(arrays[key])
+    except Exception as e:  # whatever an object says that is no array
+        raise DataError(f"{where}: {key} is no array: {' '.join(str(e).split())}") from e
 
 
 def _images(arrays: Mapping[str, Any], part: str, where: str) -> Images:
-    x, y = np.asarray(arrays[f"x_{part}"]), np.asarray(arrays[f"y_{part}"])
+    x, y = (_array(arrays, f"{kind}_{part}", where) for kind in "xy")
     if x.dtype != np.uint8:
         raise DataError(f"{where}: x_{part} is {x.dtype}; expected uint8, 0 to 255")
     x = _channels_first(x, f"{where}: x_{part}")
@@ -90,8 +166,12 @@ def _images(arrays: Mapping[str, Any], part: str, where: str) -> Images:
         )
     if len(x) != len(y) or not len(y):
         raise DataError(f"{where}: x_{part} has {len(x)} images and y_{part} {len(y)} labels")
+    if not x.size:
+        raise DataError(f"{where}: x_{part} has shape {x.shape}: images without a pixel")
     if y.min() < 0:
         raise DataError(f"{where}: y_{part} holds {y.min()}; classes are counted from 0")
+    if y.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{where}: y_{part} holds {y.max()}; classes are counted from 0")
     return Images(torch.from_numpy(np.array(x, order="C")), torch.from_numpy(y.astype(np.int64)))
 
 

@@ -1,7 +1,9 @@
 """The user's task: labelled images in four disjoint parts, their preprocessing, loss and metric."""
 
+import functools
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal, get_args
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 from edgenas import parsing
 from edgenas.augment import Augment, stream
 from edgenas.errors import CorruptFile, DataError, UsageError
-from edgenas.images import Dataset, Images, Raw
+from edgenas.images import Dataset, Framing, Images, Raw, check_names
 from edgenas.registry import Shelf, nearest
 from edgenas.resize import resized
 from edgenas.validate import Count, Positive, construct
@@ -39,6 +41,7 @@ class Task:
     std: tuple[float, ...]
     parts: Mapping[Part, Images]
     augment: Augment
+    framing: Framing = field(default_factory=Framing)
 
     def on(self, device: torch.device) -> "Task":
         """The same, its images on ``device`` if they fill at most a quarter of what is free there.
@@ -117,6 +120,8 @@ class Task:
             "mean": json.dumps(self.mean),
             "std": json.dumps(self.std),
             "layout": "images 0..255 divided by 255, less mean, divided by std",
+            "fit": json.dumps(self.framing.fit),
+            "background": json.dumps(self.framing.background),
         }
 
     def as_told(self, metadata: Mapping[str, str]) -> "Task":
@@ -133,6 +138,12 @@ class Task:
             )
         except (KeyError, ValueError, TypeError, OverflowError) as e:
             raise CorruptFile(f"its metadata do not say how images are given to it: {e!r}") from e
+        framing = {k: json.dumps(v) for k, v in asdict(self.framing).items()}
+        if wrong := [k for k, v in framing.items() if metadata.get(k, v) != v]:
+            raise CorruptFile(
+                f"its metadata say {wrong[0]}: {metadata[wrong[0]]}, and the images were prepared "
+                f"with {framing[wrong[0]]}"
+            )
         fits = len(told.mean) == len(told.std) == self.input[0] and min(told.std) > 0
         if not fits or sorted(map(str, told.classes)) != sorted(self.classes):
             raise CorruptFile(
@@ -150,6 +161,7 @@ class Task:
             "mean": list(self.mean),
             "std": list(self.std),
             "augment": asdict(self.augment),
+            "framing": asdict(self.framing),
             "parts": {
                 part: {"images": len(images), "sha256": self.digest(part)}
                 for part, images in self.parts.items()
@@ -161,8 +173,9 @@ class Task:
 class _Settings:
     """What every dataset takes. ``train_images``, ``test_images``: use only so many, balanced.
 
-    ``search_share`` and ``calibration_images`` (default 512, a tenth at most) are cut from the
-    training images, ``test_share`` before them where the dataset has no test split. ``mean``,
+    ``search_share`` (where the dataset has no validation part) and ``calibration_images`` (default
+    512, a tenth at most) are cut from the training images, ``test_share`` before them where the
+    dataset has no test split. ``mean``,
     ``std``: what pixels, from 0 to 1, are normalised with, one a channel; where nothing is said,
     those of the training images.
     """
@@ -186,16 +199,51 @@ def load_task(settings: Mapping[str, Any], seed: int) -> Task:
     """
     chosen, dataset = _read(settings)
     raw = dataset.load()
+    check_names(raw.classes, chosen.dataset)
     augment = construct(Augment, asdict(raw.augment) | chosen.augment, "task: augment")
     train, test = _test_apart(raw, chosen)
-    parts = _parts(train, test, len(raw.classes), chosen, Generator().manual_seed(seed))
+    parts = _parts(train, raw.val, test, len(raw.classes), chosen, Generator().manual_seed(seed))
     _check_classes(chosen.dataset, raw.classes, parts)
     mean, std = _statistics(chosen.dataset, train.x)
     mean, std = chosen.mean or mean, chosen.std or std
     c, h, w = train.x.shape[1:]
     if (len(mean), len(std)) != (c, c):
         raise UsageError(f"task: mean and std need one number for each of {c} channels")
-    return Task(chosen.dataset, raw.classes, (c, h, w), mean, std, parts, augment)
+    for note in (*raw.notes, *_repeated(chosen.dataset, raw.classes, train, test)):
+        _tell(note)
+    return Task(chosen.dataset, raw.classes, (c, h, w), mean, std, parts, augment, raw.framing)
+
+
+@functools.cache  # once a process: a run loads its data to say what it costs, and to do it
+def _tell(note: str) -> None:
+    logging.getLogger(__name__).warning("note: %s", note)
+
+
+def _repeated(name: str, classes: Sequence[str], train: Images, test: Images) -> Iterator[str]:
+    """What is to be said of images that are there more than once, pixel by pixel."""
+    seen: dict[int, int] = {}
+    contrary = []
+    for image, label in zip(train.x, train.y.tolist(), strict=True):
+        first = seen.setdefault(hash(image.numpy().tobytes()), label)
+        if first != label:
+            contrary.append((first, label))
+    labels = test.y.tolist()
+    again = [
+        label
+        for image, label in zip(test.x, labels, strict=True)
+        if hash(image.numpy().tobytes()) in seen
+    ]
+    if again:
+        yield (
+            f"{name}: {len(again)} of {len(test)} images of the test part are among the training "
+            f"images too, one of them of class {classes[again[0]]!r}; its accuracy flatters"
+        )
+    if contrary:
+        one, other = contrary[0]
+        yield (
+            f"{name}: {len(contrary)} training images are of two classes at once, one of them of "
+            f"{classes[one]!r} and {classes[other]!r}"
+        )
 
 
 def completed(settings: Mapping[str, Any], augment: Augment) -> dict[str, Any]:
@@ -233,10 +281,15 @@ def _test_apart(raw: Raw, chosen: _Settings) -> tuple[Images, Images]:
 
 
 def _parts(
-    train: Images, test: Images, classes: int, chosen: _Settings, generator: Generator
+    train: Images,
+    val: Images | None,
+    test: Images,
+    classes: int,
+    chosen: _Settings,
+    generator: Generator,
 ) -> dict[Part, Images]:
     everything = torch.arange(len(train))
-    count = _count(chosen.search_share, train, classes)
+    count = 0 if val is not None else _count(chosen.search_share, train, classes)
     search, rest = _cut(train.y, everything, count, generator)
     most = chosen.calibration_images or max(1, min(512, len(train) // 10))
     if most >= len(rest):
@@ -247,7 +300,7 @@ def _parts(
     calibration, rest = _cut(train.y, rest, most, generator)
     return {
         "train": train[rest],
-        "search": train[search],
+        "search": train[search] if val is None else val,
         "calibration": train[calibration],
         "test": test,
     }

@@ -70,7 +70,7 @@ def _package(scratch: Path) -> fetch.Contents:
     y = np.concatenate([np.array(json.loads(files[name]), np.uint8) for name in labels])
     contents = {}
     for k, name in enumerate(names):
-        with Image.open(io.BytesIO(files[f"{name}.png"])) as picture:
+        with Image.open(io.BytesIO(files[f"{name}.png"]), formats=["PNG"]) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         planes = pixels.transpose(0, 2, 1).reshape(len(pixels), -1)
         label = y[k * len(pixels) : (k + 1) * len(pixels), None]

@@ -1,6 +1,10 @@
 """The user's own images: a folder a class."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import os
+import threading
+import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,30 +13,38 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, UnidentifiedImageError
 from pydantic import Field
 
+from edgenas import classify
 from edgenas.errors import DataError
-from edgenas.images import Images, Raw
+from edgenas.images import Framing, Images, Raw, check_memory
+from edgenas.listing import check_filled, listed, shown
 
 __all__ = ["Folder"]
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _GREY = {"1", "L", "LA"}
-_DEEP = {"I", "F"}  # and I;16: more than eight bits a pixel
+_LARGE = 25_000_000  # pixels: of so many, one image after the other is decoded
+_PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".avif": "pillow-avif-plugin"}
+
+Picture = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Folder:
-    """``path``: ``train/<class>/*.jpg`` and, if there is, ``test/<class>/``; or ``<class>/*.jpg``.
+    """``path``: ``<class>/*.jpg``; or ``train/<class>/`` and, where there are, ``val``, ``test``.
 
-    ``resolution``: pixels a side; images are scaled to it by their shorter side and cut to their
-    middle. Without it all must be squares of one size. ``channels``: 1 or 3; without it 3, or 1
-    where every image is grey. All images are kept in memory as bytes.
+    ``resolution``: pixels a side; without it all must be squares of one size. ``fit``: how an image
+    that is no square becomes one, as of ``classify.framed``. ``background``: what transparent
+    pixels show, and what ``pad`` fills with. ``channels``: 1 or 3; without it 3, or 1 where every
+    image is grey. Read are the first image in each file, turned as its camera says. All images are
+    kept in memory as bytes.
     """
 
     path: Path
     resolution: Annotated[int, Field(gt=0, le=4096)] | None = None
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    background: str = "white"
     channels: Literal[1, 3] | None = None
 
     def load(self) -> Raw:
@@ -40,87 +52,116 @@ class Folder:
         root = self.path.expanduser()
         if not root.is_dir():
             raise DataError(f"there is no folder {root}")
-        split = (root / "train").is_dir()
-        top = root / "train" if split else root
-        classes = tuple(folder.name for folder in _folders(top))
-        if len(classes) < 2:
-            found = f"one class folder ({classes[0]})" if classes else "no class folders"
-            raise DataError(f"{top} has {found}; expected two or more, with images in each")
-        train = _files(top, classes)
-        test = _files(root / "test", classes) if split and (root / "test").is_dir() else []
-        labels = [label for _, label in train + test]
-        x = self._read([path for path, _ in train + test])
-        images = Images(x, torch.tensor(labels))
-        whole = torch.arange(len(images))
-        return Raw(
-            images[whole[: len(train)]], images[whole[len(train) :]] if test else None, classes
+        self._check_background()
+        try:
+            found = listed(root, _promises_an_image)
+        except OSError as e:
+            raise DataError(f"{e.filename or root} cannot be read: {e.strerror or e}") from e
+        files = [(part, *file) for part, some in found.parts.items() for file in some]
+        pictures = self._read([path for _, path, _ in files])
+        skipped = [path for (_, path, _), p in zip(files, pictures, strict=True) if p is None]
+        kept = [(*f, p) for f, p in zip(files, pictures, strict=True) if p is not None]
+        sizes = []
+        for part in found.parts:
+            of = [(path, label) for name, path, label, _ in kept if name == part]
+            check_filled(of, found.classes, found.tops[part])
+            sizes.append(len(of))
+        x = self._together([(path, picture) for _, path, _, picture in kept])
+        y = torch.tensor([label for _, _, label, _ in kept])
+        parts = dict(
+            zip(found.parts, map(Images, torch.split(x, sizes), torch.split(y, sizes)), strict=True)
         )
+        return Raw(
+            parts["train"], parts.get("test"), found.classes, val=parts.get("val"),
+            framing=Framing(self.fit, self.background),
+            notes=found.notes + _left_out(root, skipped, len(files)),
+        )  # fmt: skip
 
-    def _read(self, paths: Sequence[Path]) -> torch.Tensor:
+    def _check_background(self) -> None:
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError:
+            raise DataError(
+                f"task: background: {self.background!r} is no colour, such as white or '#ff8000'"
+            ) from None
+
+    def _read(self, paths: Sequence[Path]) -> list[Picture | None]:
+        """Of each (h, w) where grey, else (h, w, 3); None for what is no image."""
+        if self.resolution is not None:
+            size = (self.channels or 3) * self.resolution**2
+            check_memory(2 * len(paths) * size, f"{len(paths)} images at {self.resolution} px")
+        large = threading.Lock()
+        with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+            warnings.simplefilter("ignore")  # of what is odd in a file that can be read
+            return list(pool.map(lambda path: self._one(path, large), paths))
+
+    def _one(self, path: Path, large: threading.Lock) -> Picture | None:
+        try:
+            with classify.opened(str(path)) as image:
+                width, height = image.size
+                with large if width * height > _LARGE else contextlib.nullcontext():
+                    return self._prepared(image)
+        except UnidentifiedImageError as e:
+            if not _promises_an_image(path):
+                return None
+            raise _unreadable(path, e) from e
+        except Exception as e:  # whatever a decoder finds wrong with a damaged file
+            raise _unreadable(path, e) from e
+
+    def _prepared(self, image: Image.Image) -> Picture:
+        upright = classify.upright(image)
+        red, green, blue = ImageColor.getrgb(self.background)[:3]
+        grey = upright.mode in _GREY and red == green == blue
+        keep = self.channels == 1 or (self.channels is None and grey)
+        picture = classify.opaque(upright, "L" if keep else "RGB", self.background)
+        if self.resolution is not None:
+            side = self.resolution
+            picture = classify.framed(picture, side, side, self.fit, self.background)
+        return np.array(picture)
+
+    def _together(self, pictures: Sequence[tuple[Path, Picture]]) -> torch.Tensor:
         """(n, c, size, size) uint8."""
-        pictures: list[npt.NDArray[np.uint8]] = []
-        with ThreadPoolExecutor() as pool:
-            for path, picture in zip(paths, pool.map(self._one, paths), strict=True):
-                pictures.append(picture)
-                _check_size(path, picture, paths[0], pictures[0])
-        grey = self.channels is None and all(p.ndim == 2 for p in pictures)
+        for path, picture in pictures:
+            _check_size(path, picture, *pictures[0])
+        grey = self.channels is None and all(p.ndim == 2 for _, p in pictures)
         channels = self.channels or (1 if grey else 3)
-        x = np.empty((len(pictures), channels, *pictures[0].shape[:2]), np.uint8)
-        for k, picture in enumerate(pictures):
+        x = np.empty((len(pictures), channels, *pictures[0][1].shape[:2]), np.uint8)
+        for k, (_, picture) in enumerate(pictures):
             x[k] = picture if picture.ndim == 2 else picture.transpose(2, 0, 1)
         return torch.from_numpy(x)
 
-    def _one(self, path: Path) -> npt.NDArray[np.uint8]:
-        """(h, w) where grey, else (h, w, 3)."""
-        try:
-            with Image.open(path) as file:
-                picture = ImageOps.exif_transpose(file)
-                if picture.mode in _DEEP or picture.mode.startswith("I;"):
-                    raise DataError(f"{path} has more than 8 bits a pixel; save it with 8")
-                keep_grey = self.channels == 1 or (self.channels is None and picture.mode in _GREY)
-                picture = picture.convert("L" if keep_grey else "RGB")
-                if self.resolution is not None:
-                    side = (self.resolution, self.resolution)
-                    picture = ImageOps.fit(picture, side, Image.Resampling.BILINEAR)
-                return np.array(picture)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-            raise DataError(f"{path} cannot be read as an image: {' '.join(str(e).split())}") from e
+
+def _promises_an_image(path: Path) -> bool:
+    return bool(classify.format_of(str(path)))
 
 
-def _folders(top: Path) -> list[Path]:
-    return sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{shown(path)} cannot be read as an image: {classify.line(error)}")
 
 
-def _files(top: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
-    """Images with their labels, in order of class and name."""
-    if strange := [folder.name for folder in _folders(top) if folder.name not in classes]:
-        raise DataError(f"{top} has the class {strange[0]!r}, which the training images lack")
-    found: list[tuple[Path, int]] = []
-    for label, name in enumerate(classes):
-        images = list(_images(top / name))
-        if not images:
-            raise DataError(f"{top / name} has no images; expected .jpg, .png or the like in it")
-        found += [(path, label) for path in images]
-    return found
+def _left_out(root: Path, skipped: Sequence[Path], count: int) -> tuple[str, ...]:
+    """What is to be said of files that are no images."""
+    if not skipped:
+        return ()
+    formats = ", ".join(classify.formats())
+    said = f"{len(skipped)} of {count} files in {root} are no images of {formats}: not read, e.g. "
+    packages = {_PLUGINS[s] for p in skipped if (s := p.suffix.lower()) in _PLUGINS}
+    return (
+        f"{said}{shown(skipped[0].relative_to(root))}",
+        *(f"{name} would read some of them: pip install {name}" for name in sorted(packages)),
+    )
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
-            yield path
-
-
-def _check_size(
-    path: Path, picture: npt.NDArray[np.uint8], first: Path, other: npt.NDArray[np.uint8]
-) -> None:
+def _check_size(path: Path, picture: Picture, first: Path, other: Picture) -> None:
     h, w = picture.shape[:2]
     other_h, other_w = other.shape[:2]
     if (h, w) != (other_h, other_w):
         raise DataError(
             f"images differ in size: {first} is {other_w}x{other_h}, {path} is {w}x{h}; "
-            f"set 'resolution:', e.g. {min(h, w, other_h, other_w)}"
+            f"set 'resolution:', e.g. {min(h, w, other_h, other_w)} (compress: --resolution)"
         )
     if h != w:
-        raise DataError(f"{path} is {w}x{h}, not square; set 'resolution:', e.g. {min(h, w)}")
+        raise DataError(
+            f"{path} is {w}x{h}, not square; set 'resolution:', e.g. {min(h, w)} (compress: "
+            "--resolution)"
+        )

@@ -32,12 +32,12 @@ class Function:
             raise DataError(f"{where} has no function {name!r}")
         try:
             result = function(**self.arguments)
-        except Exception as e:  # the user's code may raise anything
+        except (Exception, SystemExit) as e:  # the user's code may raise anything
             raise DataError(f"{self.call} raised {type(e).__name__}: {_line(e)}") from e
         if not isinstance(result, Mapping):
             raise DataError(
                 f"{self.call} returned {type(result).__name__}; expected a mapping with x_train, "
-                "y_train and, if there are, x_test, y_test, classes"
+                "y_train and, if there are, x_val, y_val, x_test, y_test, classes"
             )
         return from_arrays(result, self.call)
 
@@ -54,7 +54,7 @@ class Function:
             spec.loader.exec_module(module)
         except DataError:
             raise
-        except Exception as e:  # importing runs the user's code
+        except (Exception, SystemExit) as e:  # importing runs the user's code
             raise DataError(
                 f"{where} cannot be imported: {type(e).__name__}: {_line(e)}. "
                 "A file outside the Python path is named as path/to/file.py:function"
@@ -62,5 +62,5 @@ class Function:
         return module
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return " ".join(str(error).split())

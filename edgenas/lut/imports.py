@@ -38,10 +38,12 @@ def import_table(path: Path, device: str, precision: str, margin: float | None) 
         raise UsageError(f"{path}: tables are read from {', '.join(READERS)}")
     try:
         data = path.read_bytes()
-        text = data.decode()
+        text = data.decode("utf-8-sig")  # as spreadsheets write it, with a mark at its start
     except FileNotFoundError:
         raise UsageError(f"there is no {path}") from None
-    except (OSError, UnicodeDecodeError) as e:
+    except UnicodeDecodeError as e:
+        raise CorruptFile(f"{path} is not UTF-8 ({e}); save it as that") from e
+    except OSError as e:
         raise CorruptFile(f"{path} cannot be read: {e}") from e
     try:
         rows = reader(text)
@@ -109,7 +111,12 @@ def from_csv(text: str) -> Rows:
     fc ...), ``HW``, ``CIN``, ``COUT``, ``KERNEL_SIZE``, ``STRIDES``.
     """
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    names = reader.fieldnames or []
+    try:
+        names = [str(name) for name in reader.fieldnames or []]
+    except csv.Error as e:
+        raise ValueError(f"line 1: {e}") from e
+    if twice := [n for k, n in enumerate(names) if n in names[:k]]:
+        raise ValueError(f"line 1: the column {twice[0]!r:.40} is there twice")
     times = [n for n in names if n.lower().rpartition("_")[2] in UNITS_MS]
     known = {n.upper() for n in names}
     if ("op" not in names and not known >= NN_METER) or len(times) != 1:
@@ -122,6 +129,8 @@ def from_csv(text: str) -> Rows:
     rows: dict[OpSpec, Timing] = {}
     try:
         for line in reader:
+            if None in line:
+                raise ValueError(f"it has more than {len(names)} columns")
             ms = scale * float(line[times[0]] or "nan")
             op = OpSpec.parse(line["op"]) if "op" in names else _kernel(line)
             if op in rows:
@@ -142,6 +151,8 @@ def _kernel(line: Mapping[str, str]) -> OpSpec:
     if not re.fullmatch("[a-z][a-z0-9_]*", kind):
         raise ValueError(f"kernel {said['KERNEL']!r} is no name such as conv-bn-relu")
     cin = int(said["CIN"])
+    if min(cin, int(said["HW"])) < 1:
+        raise ValueError(f"CIN is {cin} and HW {said['HW']}; both are 1 or more")
     args = {"k": said.get("KERNEL_SIZE"), "s": said.get("STRIDES")}
     return OpSpec.of(
         kind, cin, int(said.get("COUT") or cin), int(said["HW"]),

@@ -30,17 +30,19 @@ def brought_config(
     latency: str,
     resolution: int | None = None,
     overrides: Sequence[str] = (),
+    fit: str | None = None,
 ) -> Config:
     """``source``: ``model.py:name``; ``weights`` of it; ``latency`` of it on each of ``devices``.
 
     ``data``: a folder with one of images a class, a .npz, or the name of a dataset;
-    ``resolution``: of the images that the network takes, where that is another than theirs.
+    ``resolution``: of the images that the network takes, where that is another than theirs; those
+    of a folder are read at it. ``fit``: how they become square, as of the data set ``folder``.
     ``overrides`` as of ``load_config``. Raises UsageError.
     """
     space = {"kind": "module", "source": source}
     settings: dict[str, Any] = {
         "name": Path(source.rpartition(":")[0]).stem or "network",
-        "task": _task(data),
+        "task": _task(data, resolution, fit),
         "space": space | ({} if resolution is None else {"resize": resolution}),
         "targets": [{"device": name, "latency": latency} for name in devices],
         "search": {"method": "given"},
@@ -108,7 +110,15 @@ def refuse_unfit(ctx: Context, arch: Architecture) -> None:
             exporter_for(format).network(lowered(graph, precision, seen), path, {})
 
 
-def _task(data: str) -> dict[str, Any]:
+def _task(data: str, resolution: int | None, fit: str | None) -> dict[str, Any]:
+    task = _dataset(data)
+    asked = {"resolution": resolution, "fit": fit} if task["dataset"] == "folder" else {}
+    if fit is not None and not asked:
+        raise UsageError(f"--fit: it says how files of a folder are read, and {data} is none")
+    return task | {key: value for key, value in asked.items() if value is not None}
+
+
+def _dataset(data: str) -> dict[str, Any]:
     path, named = Path(data), sorted({*DATASETS} - {"folder", "function", "npz"})
     if path.suffix == ".npz":
         return {"dataset": "npz", "path": data}
