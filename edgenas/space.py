@@ -131,6 +131,13 @@ class Prunable(Protocol):
     def forms(self, ops: Sequence[OpSpec]) -> tuple[Form, ...]: ...
 
 
+@runtime_checkable
+class Written(Protocol):
+    """Networks that somebody wrote: what weights are made from may be other tensors (baked)."""
+
+    def written(self) -> nn.Module: ...
+
+
 SHARES = (7 / 8, 3 / 4, 5 / 8, 1 / 2)
 ROUND = 8  # kernels work on vectors of eight
 

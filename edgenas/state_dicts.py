@@ -99,10 +99,11 @@ def filled(net: nn.Module, held: Mapping[str, Tensor], path: Path) -> nn.Module:
         )
     for name in sorted(want.keys() & held.keys()):
         _check(name, held[name], want[name], path)
-    own = {name: held[name].to(t.dtype) if name in held else t for name, t in want.items()}
-    if wrong := [k for k, t in own.items() if not torch.isfinite(t).all()]:
+    for name in want.keys() & held.keys():  # ``want`` says too in which version each module saves
+        want[name] = held[name].to(want[name].dtype)
+    if wrong := [k for k, t in want.items() if not torch.isfinite(t).all()]:
         raise CorruptFile(f"{path} holds NaN or infinity in {wrong[0]!r}")
-    net.load_state_dict(own)
+    net.load_state_dict(want)
     # torch's stubs know memory_format only together with a tensor
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval()

@@ -1,4 +1,5 @@
 import math
+import operator
 import random
 
 import pytest
@@ -7,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn import utils
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from edgenas import ops
 from edgenas.errors import CapabilityError, DataError, UsageError
-from edgenas.graph import Conv, Graph, calibrate, trace
+from edgenas.graph import Conv, Graph, baked, calibrate, trace, trace_unchecked
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
 
@@ -263,3 +266,301 @@ def test_a_graph_of_incomplete_ranges_or_equal_names_cannot_be_made():
         Graph(graph.input, graph.nodes, {"input": (0.0, 1.0)})
     with pytest.raises(ValueError, match="its own name"):
         Graph(graph.input, (*graph.nodes, graph.nodes[0]))
+
+
+def small(make=lambda m: m) -> nn.Sequential:
+    """Two convolutions and a fully connected layer, each as ``make`` makes it."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Sequential(make(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8), nn.ReLU()),
+        make(nn.Conv2d(8, 8, 3)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), make(nn.Linear(8, 4)),
+    )  # fmt: skip
+
+
+class Clamped(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.clamp(-0.1, 0.1)
+
+
+def masked(m: nn.Module) -> nn.Module:
+    prune.l1_unstructured(m, "weight", 0.5)
+    prune.random_unstructured(m, "bias", 0.3)
+    prune.ln_structured(m, "weight", 0.2, 2, 0)
+    return m
+
+
+def clamped(m: nn.Module) -> nn.Module:
+    parametrize.register_parametrization(m, "weight", Clamped())
+    return m
+
+
+REPARAMETRISED = {
+    "weight_norm": utils.weight_norm,
+    "weight_norm of all": lambda m: utils.weight_norm(m, dim=None),
+    "spectral_norm": utils.spectral_norm,
+    "new weight_norm": parametrizations.weight_norm,
+    "new spectral_norm": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "masks": masked,
+    "masks of a norm": lambda m: prune.l1_unstructured(utils.weight_norm(m), "weight_v", 0.5),
+    "own": clamped,
+    "two": lambda m: clamped(parametrizations.weight_norm(m)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("make", REPARAMETRISED.values(), ids=REPARAMETRISED)
+def test_weights_that_are_computed_are_those_of_the_tensors_loaded_last(make):
+    module, other, x = small(make), small(make), images(2, 3, 9, 9)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.mul_(1 + torch.rand_like(p))
+    module.load_state_dict(other.state_dict())
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    graph = trace(module, (3, 9, 9))
+    assert module.training
+    after = module.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    module.eval()(x)  # masks of what is normed too are a call late in PyTorch
+    for net in (module, baked(module)):
+        torch.testing.assert_close(graph(x), net.eval()(x), rtol=1e-4, atol=1e-5)
+    assert not [k for k in baked(module).state_dict() if not k.endswith(tuple(PLAIN))]
+
+
+PLAIN = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("make", [utils.weight_norm, parametrizations.weight_norm, masked])
+def test_what_is_frozen_stays_so_and_what_is_tied_is_its_own(make):
+    module = small(make)
+    module[1].requires_grad_(False)
+    module[4] = nn.Sequential(tied := nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 4))
+    module[4][2].weight = tied.weight
+    plain = baked(module)
+    learns = {n: p.requires_grad for n, p in plain.named_parameters()}
+    assert learns["0.0.weight"] and not learns["1.weight"] and not learns["1.bias"]
+    assert plain[4][2].weight is not plain[4][0].weight
+    assert torch.equal(plain[4][2].weight, plain[4][0].weight)
+
+
+def hooked(where: str, hook, before: bool = False) -> nn.Module:
+    m = (net := small()).get_submodule(where)
+    (m.register_forward_pre_hook if before else m.register_forward_hook)(hook)
+    return net
+
+
+def replaced(where: str) -> nn.Module:
+    m = (net := small()).get_submodule(where)
+    whole = m.forward
+    m.forward = lambda x: 2 * whole(x)
+    return net
+
+
+class Around(nn.Module):
+    """``small`` and a function of what it gives."""
+
+    def __init__(self, after=lambda m, y: y) -> None:
+        super().__init__()
+        self.net, self.drop, self.after = small(), nn.Dropout(0.3), after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self, self.net(x))
+
+
+class DropsAlways(Around):
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        self.drop.training = True
+        return self
+
+
+class NormsByBatch(Around):
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        self.net[0][1].training = True
+        return self
+
+
+class Skips(Around):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.net[0](x)
+        if random.random() < 0.5:
+            y = self.net[1](y)
+        return self.net[4](self.net[2](y).flatten(1))
+
+
+class Counts(Around):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y = self.net(x)
+        return y if self.calls % 2 else y + y
+
+
+def noisy(m, args, y):
+    return y + 0.01 * torch.randn_like(y)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (hooked("0.0", lambda m, a, y: 1.5 * y), r"'0\.0' is 1\d.* off: it has a forward hook"),
+        (hooked("0.0", lambda m, a, y: (y.add_(1), None)[1]), r"'0\.0' is .* a forward hook"),
+        (hooked("0.2", lambda m, a, y: y.clamp(max=2)), r"'0\.2' is .* a forward hook"),
+        (hooked("1", lambda m, a: (a[0] + 1,), before=True), "'1' is .* a forward hook"),
+        (hooked("0", lambda m, a, y: y + 1), "'0': it has a forward hook"),
+        (hooked("", lambda m, a, y: y * y), "the network itself: it has a forward hook"),
+        (hooked("0.0", noisy), r"otherwise at each call, .* '0\.0' is random"),
+        (replaced("1"), "'1' is .* off: its forward was replaced"),
+        (replaced(""), "the network itself: its forward was replaced"),
+        (Around(lambda m, y: F.dropout(y)), "dropout stays on in eval mode"),
+        (Around(lambda m, y: F.dropout(y, 0.2, True)), "training=self.training"),
+        (DropsAlways(lambda m, y: m.drop(y)), "otherwise at each call, .* 'drop' is random"),
+        (NormsByBatch(), r"'net\.0\.1' is .* off: it stays in training mode"),
+        (Skips(), "the network itself is random"),
+        (Counts(), "the network itself is random, or keeps something"),
+        (Around(lambda m, y: y + m.missing), "missing"),
+        (nn.Conv2d(1, 4, 3), "fails for images|takes 1 channels"),
+    ],
+)
+def test_what_a_graph_would_not_compute_is_told_before_anything_is_measured(module, said):
+    random.seed(0)
+    with pytest.raises(UsageError, match=said) as e:
+        trace(module, (3, 9, 9))
+    assert "\n" not in str(e.value)
+
+
+def test_what_looks_on_or_is_off_in_eval_mode_changes_nothing():
+    seen = []
+    for module in (
+        hooked("0.0", lambda m, a, y: seen.append(y.mean().item())),
+        Around(lambda m, y: F.dropout(y, 0.5, m.training)),
+        Around(lambda m, y: F.dropout(y, training=m.training, inplace=True)),
+        Around(lambda m, y: 2 * y if m.training else y),
+        Around(lambda m, y: m.drop(y)),
+    ):
+        x = images(2, 3, 9, 9)
+        graph = trace(module, (3, 9, 9))
+        torch.testing.assert_close(graph(x), module.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_trace_leaves_random_numbers_as_they_were():
+    module = Around(lambda m, y: F.dropout(y, 0.5, m.training))
+    before = torch.get_rng_state()
+    trace(module, (3, 9, 9))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("alias", [nn.Dropout(0.5), nn.Identity(), None, nn.Dropout(0.5, True)])
+@pytest.mark.parametrize(
+    "over",
+    [
+        nn.Hardswish(inplace=True), nn.ReLU(inplace=True), nn.ReLU6(True), nn.Hardsigmoid(True),
+        lambda y: F.hardswish(y, True), lambda y: F.relu(y, True), lambda y: F.relu6(y, True),
+        F.relu_, lambda y: y.add_(y), lambda y: y.relu_(), lambda y: torch.add(y, y, out=y),
+        lambda y: y[:, :2].zero_(), lambda y: y.chunk(2)[0].mul_(2), lambda y: y.detach().mul_(2),
+        lambda y: operator.iadd(y, y), lambda y: operator.imul(y, y.mean((2, 3), keepdim=True)),
+    ],
+)  # fmt: skip
+def test_what_is_overwritten_under_another_name_is_refused(alias, over):
+    """``y + conv(act(alias(y)))``, where ``act`` writes over ``y``."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1)
+            self.alias = alias
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            z = x.contiguous() if self.alias is None else self.alias(x)
+            z = over(z)
+            return x + self.b(z)
+
+    torch.manual_seed(0)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        with pytest.raises(CapabilityError):
+            trace(Net().to(memory_format=layout), (4, 6, 6))
+
+
+STEPS = (
+    "conv", "drop", "fdrop", "contiguous", "hswish", "hswish_", "fhswish_", "frelu", "frelu_",
+    "relu_", "add", "iadd", "radd", "gate", "igate",
+)  # fmt: skip
+
+
+class Aliases(nn.Module):
+    """Steps, each on values that are chosen among all so far, the later ones more often."""
+
+    def __init__(self, steps) -> None:
+        super().__init__()
+        self.steps = steps
+        self.convs = nn.ModuleList(nn.Conv2d(4, 4, 3, 1, 1) for _ in steps)
+        self.drop, self.hs, self.hs_ = nn.Dropout(0.5), nn.Hardswish(), nn.Hardswish(True)
+        self.relu_ = nn.ReLU(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [self.convs[0](x)]
+        for conv, (step, back, other) in zip(self.convs, self.steps, strict=True):
+            y, z = values[max(-1 - back, -len(values))], values[max(-1 - other, -len(values))]
+            match step:
+                case "conv":
+                    y = conv(y)
+                case "drop":
+                    y = self.drop(y)
+                case "fdrop":
+                    y = F.dropout(y, 0.5, self.training, True)
+                case "contiguous":
+                    y = y.contiguous()
+                case "hswish":
+                    y = self.hs(y)
+                case "hswish_":
+                    y = self.hs_(y)
+                case "fhswish_":
+                    y = F.hardswish(y, True)
+                case "frelu":
+                    y = F.relu(conv(y))
+                case "frelu_":
+                    y = F.relu(conv(y), True)
+                case "relu_":
+                    y = self.relu_(conv(y))
+                case "add":
+                    y = y + z
+                case "iadd":
+                    y += z
+                case "radd":
+                    y = F.relu(torch.add(y, z), inplace=True)
+                case "gate":
+                    y = y * z.mean((2, 3), keepdim=True)
+                case "igate":
+                    y *= z.mean((2, 3), keepdim=True)
+            values.append(y)
+        return y
+
+
+@settings(max_examples=120)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(STEPS), st.sampled_from([0, 0, 0, 1, 2]), st.integers(0, 3)),
+        min_size=2, max_size=7,
+    ),
+    last=st.booleans(),
+)  # fmt: skip
+def test_networks_that_write_over_what_they_read_are_computed_as_pytorch_does_or_refused(
+    steps, last
+):
+    torch.manual_seed(0)
+    net, x = Aliases(steps).eval(), images(2, 4, 4, 4)
+    if last:
+        net.to(memory_format=torch.channels_last)
+    try:
+        graph = trace_unchecked(net, (4, 4, 4))  # what can be told without trying
+    except CapabilityError:
+        return
+    want = net(x).detach()
+    torch.testing.assert_close(
+        graph(x), want, rtol=1e-3, atol=1e-4 * want.abs().max().item() + 1e-4
+    )

@@ -25,7 +25,9 @@ from edgenas.config import parse_config
 from edgenas.errors import CapabilityError, EdgenasError, UsageError
 from edgenas.graph import trace
 from edgenas.latency import LatencyTable, Timing
-from edgenas.pipeline.brought import is_brought
+from edgenas.pipeline.brought import brought as brought_network
+from edgenas.pipeline.brought import brought_config, is_brought
+from edgenas.pipeline.context import Context, load_weights, save_weights
 from edgenas.predict import Predictor
 from edgenas.space import load_space
 from edgenas.spaces.module import Module, made
@@ -442,3 +444,78 @@ def test_another_size_than_the_images_have(tmp_path: Path) -> None:
     assert small.input_of(small.sample(random.Random(0))) == (1, 20, 20)
     assert whole(small)[0].size == 20
     assert small.id != space(tmp_path).id
+
+
+NORMED = """
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+
+def net(make):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        make(nn.Conv2d(1, 48, 3, 2)), nn.BatchNorm2d(48), nn.ReLU(), make(nn.Conv2d(48, 64, 3)),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), make(nn.Linear(64, 3)),
+    )
+
+
+def old(): return net(weight_norm)
+def new(): return net(parametrizations.weight_norm)
+def spectral(): return net(spectral_norm)
+def orthogonal(): return net(parametrizations.orthogonal)
+def masked(): return net(lambda m: prune.l1_unstructured(m, "weight", 0.5))
+
+
+def hooked():
+    made = old()
+    made[0].register_forward_hook(lambda m, a, y: y + 1)
+    return made
+"""
+
+
+def written(folder: Path, name: str) -> Module:
+    (folder / "normed.py").write_text(NORMED)
+    loaded = load_space(
+        {"kind": "module", "source": f"{folder / 'normed.py'}:{name}", "resolution": 12,
+         "channels": 1, "classes": 3}
+    )  # fmt: skip
+    assert isinstance(loaded, Module)
+    return loaded
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("name", ["old", "new", "spectral", "orthogonal", "masked"])
+def test_weights_are_loaded_first_and_then_computed(
+    tmp_path: Path, table: LatencyTable, task: Task, name: str
+) -> None:
+    """The files are those of the network as it is written; all that follows sees plain weights."""
+    loaded = written(tmp_path, name)
+    trained = loaded.written()
+    with torch.no_grad():
+        for p in trained.parameters():
+            p.mul_(1 + torch.rand_like(p))
+    trained.eval()(torch.zeros(1, 1, 12, 12))
+    save_weights(trained, tmp_path / "w.safetensors")
+    config = brought_config(
+        loaded.source, tmp_path / "w.safetensors", "cifar10", ["cpu-onnxruntime"], "5 ms"
+    )
+    ctx = Context(tmp_path, config, tmp_path, lambda what, done, total: None)
+    ctx.__dict__["space"] = loaded
+    net = brought_network(ctx, loaded.all_first)
+    x = task.tensors("test", 8)[0]
+    torch.testing.assert_close(net.eval()(x), trained(x), rtol=1e-4, atol=1e-5)
+    save_weights(net, tmp_path / "plain.safetensors")
+    again = load_weights(loaded.assemble(whole(loaded)), tmp_path / "plain.safetensors")
+    torch.testing.assert_close(again(x), trained(x), rtol=1e-4, atol=1e-5)
+    scores = importance(net, cuttable(loaded, net, whole(loaded)), "taylor", task, 1, 8, 0)
+    predicted = predictor(table, loaded)
+    budget = Latency("paper", 0.7 * predicted.p50_ms(whole(loaded)), predicted)
+    smaller = cut(net, loaded, plan(loaded, whole(loaded), scores, [budget]))
+    assert smaller.eval()(x).shape == (8, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_a_hook_is_named_when_the_network_is_loaded(tmp_path: Path) -> None:
+    with pytest.raises(CapabilityError, match=r"'0' is .* it has a forward hook"):
+        written(tmp_path, "hooked")

@@ -1,6 +1,8 @@
 """A network as a device runs it: BN folded, shapes known, ranges attached when quantized."""
 
+from edgenas.graph.baking import baked
 from edgenas.graph.calibration import Calibration, calibrate, calibrations, lowered
+from edgenas.graph.comparing import compare
 from edgenas.graph.nodes import (
     INPUT,
     Activation,
@@ -17,7 +19,7 @@ from edgenas.graph.nodes import (
     Ranges,
     run,
 )
-from edgenas.graph.tracing import trace
+from edgenas.graph.tracing import trace, trace_unchecked
 
 __all__ = [
     "INPUT",
@@ -34,9 +36,12 @@ __all__ = [
     "Mul",
     "Node",
     "Ranges",
+    "baked",
     "calibrate",
     "calibrations",
+    "compare",
     "lowered",
     "run",
     "trace",
+    "trace_unchecked",
 ]

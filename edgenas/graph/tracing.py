@@ -1,10 +1,8 @@
 """torch.nn.Module -> graph, by torch.fx: shapes inferred, batch normalisation folded."""
 
 import operator
-import traceback
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from edgenas.errors import CapabilityError, UsageError
+from edgenas.graph.baking import baked
+from edgenas.graph.comparing import compare, made_up, told
 from edgenas.graph.nodes import (
     INPUT,
     Activation,
@@ -31,19 +31,24 @@ from edgenas.graph.nodes import (
 def trace(module: nn.Module, input: tuple[int, int, int]) -> Graph:
     """``module`` in eval mode as a graph; a node is named after the module that it came from.
 
-    Raises CapabilityError that names the first operator outside the graph's vocabulary.
+    It computes what ``module`` does (``compare``). Raises CapabilityError that names the first
+    operator outside the graph's vocabulary, or what differs.
     """
-    tracer = fx.Tracer()
+    graph = trace_unchecked(module, input)
+    compare(graph, module, made_up(input))
+    return graph
+
+
+def trace_unchecked(module: nn.Module, input: tuple[int, int, int]) -> Graph:
+    """As ``trace``, of a module that is known to compute nothing but what it seems to."""
+    module = baked(module).eval()
+    tracer = _Tracer()
     if tracer.is_leaf_module(module, ""):
         module = nn.Sequential(module)
     try:
         traced = tracer.trace(module)
     except Exception as e:  # whatever a module does that torch.fx cannot follow
-        reason = (str(e).splitlines() or [type(e).__name__])[0]
-        frames = traceback.extract_tb(e.__traceback__)
-        own = [f for f in frames if _TORCH not in Path(f.filename).parents][1:]
-        at = f" (at {Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
-        raise CapabilityError(f"{type(module).__name__} cannot be exported: {reason}{at}") from e
+        raise CapabilityError(f"{type(module).__name__} cannot be exported: {told(e)}") from e
     lowering = _Lowering(dict(module.named_modules()), input)
     for node in traced.nodes:
         lowering.add(node)
@@ -51,21 +56,42 @@ def trace(module: nn.Module, input: tuple[int, int, int]) -> Graph:
 
 
 _POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-_TORCH = Path(torch.__file__).parent
 _FUNCTIONS: Mapping[Any, str] = {
     operator.add: "add", operator.iadd: "add", torch.add: "add", "add": "add",
-    operator.mul: "mul", torch.mul: "mul", "mul": "mul",
+    operator.mul: "mul", operator.imul: "mul", torch.mul: "mul", "mul": "mul",
     F.relu: "relu", torch.relu: "relu", "relu": "relu",
     F.relu6: "relu6", F.hardswish: "hardswish", F.hardsigmoid: "hardsigmoid",
     F.max_pool2d: "max_pool", F.adaptive_avg_pool2d: "pool", torch.mean: "mean", "mean": "mean",
     torch.flatten: "flatten", "flatten": "flatten", "view": "view", "reshape": "view",
-    F.dropout: "identity", "contiguous": "identity",
+    F.dropout: "dropout", "contiguous": "identity",
 }  # fmt: skip
+_OVER = (operator.iadd, operator.imul)
+# Where ``inplace`` stands among what follows the tensor.
+_INPLACE: Mapping[Any, int] = {
+    F.relu: 0, F.relu6: 0, F.hardswish: 0, F.hardsigmoid: 0, F.dropout: 2,
+}  # fmt: skip
+# What may give its very operand, or a view of it: whether it does can hang on the memory's layout.
+_SAME_MEMORY = frozenset({"identity", "dropout", "flatten", "view"})
 _ACTIVATIONS: Mapping[type[nn.Module], str] = {
     nn.ReLU: "relu", nn.ReLU6: "relu6", nn.Hardswish: "hardswish",
     nn.Hardsigmoid: "hardsigmoid",
     nn.Identity: "identity", nn.Dropout: "identity", nn.Dropout2d: "identity",
 }  # fmt: skip
+
+
+class _Proxy(fx.Proxy):
+    """Of which ``x += y`` is seen as what it is: for fx it is ``x = x + y``."""
+
+    def __iadd__(self, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __imul__(self, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+
+class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
 
 class _Lowering:
@@ -78,6 +104,7 @@ class _Lowering:
         self.value: dict[fx.Node, str] = {}  # where the value of an fx node is computed
         self.batch: set[fx.Node] = set()  # numbers of images, and shapes that begin with one
         self.shared: set[str] = set()  # read more than once, so nothing may be fused into it
+        self.memory: dict[fx.Node, fx.Node] = {}  # the first whose memory it may lie in
 
     def graph(self) -> Graph:
         if self.end == INPUT:
@@ -102,6 +129,7 @@ class _Lowering:
             self.value[n] = self._function(n, _FUNCTIONS[n.target])
         else:
             raise self._refusal(n, str(getattr(n.target, "__name__", n.target)))
+        self.memory[n] = self._memory_of(n)
         if sum(not self._is_batch(user) for user in n.users) > 1:
             self.shared.add(self.value[n])
 
@@ -128,10 +156,18 @@ class _Lowering:
 
     def _function(self, n: fx.Node, kind: str) -> str:
         x, extra = self._source(n), n.args[1:]
-        if self._in_place(n) and len(n.all_input_nodes[0].users) > 1:
+        if kind not in _SAME_MEMORY and self._in_place(n) and self._read_elsewhere(n):
             raise self._refusal(n, f"{kind} that overwrites what is read elsewhere")
         match kind:
             case "identity":
+                return x
+            case "dropout":
+                said = {**dict(zip(("p", "training"), extra, strict=False)), **n.kwargs}
+                if said.get("training", True) and said.get("p", 0.5):
+                    raise CapabilityError(
+                        f"dropout stays on in eval mode (at {self._scope(n) or n.name}): give it "
+                        "training=self.training"
+                    )
                 return x
             case "relu" | "relu6":
                 return self._fused_activation(n, x, "relu" if kind == "relu" else "relu6")
@@ -270,9 +306,29 @@ class _Lowering:
         return self.value[source]
 
     def _in_place(self, n: fx.Node) -> bool:
-        module = self.modules[str(n.target)] if n.op == "call_module" else None
-        inplace = n.kwargs.get("inplace", getattr(module, "inplace", False))
-        return bool(inplace) or n.target is operator.iadd
+        """Whether it writes over its first operand, and gives that."""
+        if n.op == "call_module":
+            return bool(getattr(self.modules[str(n.target)], "inplace", False))
+        at = _INPLACE.get(n.target, len(n.args))
+        positional = n.args[1 + at : 2 + at]
+        return bool(n.kwargs.get("inplace", positional == (True,))) or n.target in _OVER
+
+    def _memory_of(self, n: fx.Node) -> fx.Node:
+        kind = _FUNCTIONS.get(n.target) if n.op != "call_module" else self._module_kind(n)
+        if n.all_input_nodes and (kind in _SAME_MEMORY or self._in_place(n)):
+            return self.memory[n.all_input_nodes[0]]
+        return n
+
+    def _module_kind(self, n: fx.Node) -> str | None:
+        m = self.modules[str(n.target)]
+        return "flatten" if isinstance(m, nn.Flatten) else _ACTIVATIONS.get(type(m))
+
+    def _read_elsewhere(self, n: fx.Node) -> bool:
+        """Whether anything but ``n`` reads the memory that ``n`` writes over, under any name."""
+        memory = self.memory[n.all_input_nodes[0]]
+        names = {other for other, first in self.memory.items() if first is memory}
+        readers = {user for name in names for user in name.users if not self._is_batch(user)}
+        return bool(readers - names - {n})
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return self.input if name == INPUT else self.nodes[name].shape
@@ -282,12 +338,16 @@ class _Lowering:
         return node.name
 
     def _name(self, n: fx.Node, kind: str = "") -> str:
-        stack = list(n.meta.get("nn_module_stack", {}).values())
-        scope = str(stack[-1][0]) if stack else ""
-        name = str(n.target) if n.op == "call_module" else ".".join(filter(None, (scope, kind)))
+        scoped = ".".join(filter(None, (self._scope(n), kind)))
+        name = str(n.target) if n.op == "call_module" else scoped
         taken = {INPUT, "output", *self.nodes}
         names = (name, *(f"{name}_{i}" for i in range(1, len(taken) + 1)))
         return next(x for x in names if x not in taken)
+
+    def _scope(self, n: fx.Node) -> str:
+        """The module in whose forward ``n`` stands; the network itself: none."""
+        stack = list(n.meta.get("nn_module_stack", {}).values())
+        return str(stack[-1][0]) if stack else ""
 
     def _same(self, n: fx.Node, want: int, have: int) -> None:
         if want != have:

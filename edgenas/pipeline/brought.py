@@ -11,8 +11,9 @@ from edgenas.artifact import sha256
 from edgenas.config import Config, overridden, parse_config
 from edgenas.errors import UsageError
 from edgenas.export import exporter_for
-from edgenas.graph import lowered, trace
+from edgenas.graph import baked, compare, lowered, trace
 from edgenas.pipeline.context import Context
+from edgenas.space import ListedSpace, Written
 from edgenas.spec import Architecture
 from edgenas.state_dicts import filled, taken
 from edgenas.task import DATASETS
@@ -58,17 +59,19 @@ def is_brought(config: Config) -> bool:
 
 
 def brought(ctx: Context, arch: Architecture) -> nn.Module:
-    """The network with the weights of ``train.weights``.
+    """The network with the weights of ``train.weights``, as all later stages take it: baked.
 
     Raises UsageError or CorruptFile where they are not its own.
     """
-    return _brought(ctx, arch)[0]
+    return baked(_loaded(ctx, arch)[0])
 
 
-def _brought(ctx: Context, arch: Architecture) -> tuple[nn.Module, tuple[str, ...]]:
-    """And what there is to say of where the weights lay in their file."""
+def _loaded(ctx: Context, arch: Architecture) -> tuple[nn.Module, tuple[str, ...]]:
+    """As it was written, hooks and all; what there is to say of where its file holds the weights."""
     assert ctx.config.train.weights is not None
-    path, net = Path(ctx.config.train.weights), ctx.space.build(arch)
+    path, space = Path(ctx.config.train.weights), ctx.space
+    whole = isinstance(space, ListedSpace) and arch == space.all_first
+    net = space.written() if whole and isinstance(space, Written) else space.build(arch)
     found = taken(net, path)
     return filled(net, found.tensors, path), found.said
 
@@ -87,12 +90,15 @@ def weights_digest(config: Config) -> str | None:
 def refuse_unfit(ctx: Context, arch: Architecture) -> None:
     """Fail in seconds where a brought network would fail after minutes of measuring.
 
-    Raises UsageError where it classifies no better than chance, CapabilityError where a target's
-    format cannot hold it, CorruptFile.
+    Raises UsageError where it classifies no better than chance, CapabilityError where its graph
+    computes something else than it does or a target's format cannot hold it, CorruptFile.
     """
-    (net, said), task = _brought(ctx, arch), ctx.task.at(ctx.space.input_of(arch)[1])
+    (net, said), task = _loaded(ctx, arch), ctx.task.at(ctx.space.input_of(arch)[1])
     for line in said:
         ctx.progress(line, 1, 1)
+    seen = task.tensors("calibration", 2)[0]
+    graph = trace(net, task.input)
+    compare(graph, net, seen)
     right = accuracy(net, task, "test", SCORED)
     ctx.progress(f"{ctx.config.train.weights}: {right:.1%} of the test images right", 1, 1)
     _, labels = task.tensors("test", SCORED)
@@ -102,12 +108,10 @@ def refuse_unfit(ctx: Context, arch: Architecture) -> None:
             "one class alone would: are pixels normalised as in its training (--set "
             "task.mean=[...], task.std), are classes in its order, is it of this task?"
         )
-    graph = trace(net, task.input)
-    seen = [task.tensors("calibration", 2)[0]]
     with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
         for precision, format in ctx.exported:
             path = Path(scratch) / f"whole.{format}"
-            exporter_for(format).network(lowered(graph, precision, seen), path, {})
+            exporter_for(format).network(lowered(graph, precision, [seen]), path, {})
 
 
 def _task(data: str, resolution: int | None, fit: str | None) -> dict[str, Any]:

@@ -213,7 +213,9 @@ def was_trained(path: Path) -> bool:
 
 def save_weights(net: nn.Module, path: Path) -> None:
     """As safetensors, whole or not at all."""
-    tensors = {k: v.cpu().contiguous() for k, v in net.state_dict().items()}
+    tensors = {  # each its own, as safetensors wants it: a layer may have two names
+        k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in net.state_dict().items()
+    }
     with aside(path) as temporary:
         temporary.write_bytes(save(tensors))
 

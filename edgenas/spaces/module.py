@@ -1,7 +1,6 @@
 """A network that somebody brings: what may change is how many channels it has where."""
 
 import contextlib
-import copy
 import functools
 import hashlib
 import importlib.util
@@ -34,8 +33,10 @@ from edgenas.graph import (
     Mean,
     Mul,
     Node,
+    baked,
     trace,
 )
+from edgenas.graph.baking import copied
 from edgenas.space import Form, ListedSpace, narrowed
 from edgenas.spec import Architecture, Choice, OpSpec
 from edgenas.validate import construct
@@ -188,7 +189,11 @@ class Module(ListedSpace):
     def assemble(self, ops: Sequence[OpSpec]) -> nn.Module:
         """As ``build``, to the widths of ``ops``."""
         keep = {name: range(count) for name, count in self._counts(ops).items()}
-        return cut(made(self.source), self._input, keep)
+        return cut(baked(made(self.source)), self._input, keep)
+
+    def written(self) -> nn.Module:
+        """As ``source`` makes it, all channels, with the weights that its files hold."""
+        return made(self.source)
 
     def _counts(self, ops: Sequence[OpSpec]) -> dict[str, int]:
         """Of each set, the channels in a network of ``ops``."""
@@ -199,12 +204,13 @@ class Module(ListedSpace):
 
     @cached_property
     def _graph(self) -> Graph:
-        return trace(self._whole, self._input)
+        with torch.random.fork_rng(devices=[]):
+            return trace(made(self.source), self._input)
 
     @cached_property
     def _whole(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
-            return made(self.source).eval()
+            return baked(made(self.source)).eval()
 
     @cached_property
     def _free(self) -> tuple[Channels, ...]:
@@ -263,7 +269,7 @@ def made(source: str) -> nn.Module:
         try:
             module = _imported(path.resolve(), path.stat().st_mtime_ns)
             build = getattr(module, name, None)
-            net = copy.deepcopy(build) if isinstance(build, nn.Module) else build and build()
+            net = copied(build) if isinstance(build, nn.Module) else build and build()
         except (Exception, SystemExit) as e:  # whatever the user's code raises
             frames = traceback.extract_tb(e.__traceback__)
             lines = [f.lineno for f in frames if Path(f.filename) == path.resolve()]
