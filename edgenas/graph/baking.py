@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, nn
 from torch.nn.utils import prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.parametrize import is_parametrized
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 from edgenas.errors import CapabilityError
@@ -48,6 +48,7 @@ def baked(module: nn.Module) -> nn.Module:
             elif isinstance(hook, SpectralNorm):
                 sources = [getattr(m, f"{hook.name}_orig")]
                 _carried_out(m, hook.name, sources, remove_spectral_norm)
+                _forget_how_it_loads(m)
             elif isinstance(hook, prune.BasePruningMethod):
                 name = hook._tensor_name
                 _carried_out(m, name, [getattr(m, f"{name}_orig")], prune.remove)
@@ -56,6 +57,13 @@ def baked(module: nn.Module) -> nn.Module:
         m._forward_pre_hooks.clear()
     _untie(module)
     return module
+
+
+def _forget_how_it_loads(m: nn.Module) -> None:
+    """``remove_spectral_norm`` looks for this hook by a type that PyTorch wraps by now."""
+    for key, hook in [*m._load_state_dict_pre_hooks.items()]:
+        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+            del m._load_state_dict_pre_hooks[key]
 
 
 def _unparametrized(m: nn.Module) -> None:

@@ -67,7 +67,7 @@ def brought(ctx: Context, arch: Architecture) -> nn.Module:
 
 
 def _loaded(ctx: Context, arch: Architecture) -> tuple[nn.Module, tuple[str, ...]]:
-    """As it was written, hooks and all; what there is to say of where its file holds the weights."""
+    """As it was written, hooks and all; and what is to say of where its file holds the weights."""
     assert ctx.config.train.weights is not None
     path, space = Path(ctx.config.train.weights), ctx.space
     whole = isinstance(space, ListedSpace) and arch == space.all_first

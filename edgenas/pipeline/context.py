@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import torch
 from safetensors.torch import save
 from torch import nn
 
