@@ -8,10 +8,12 @@ import os
 import stat
 import struct
 import tarfile
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -441,6 +443,26 @@ X, Y = _pixels(4, 8, 8), np.array([0, 1, 0, 1])
             {"x_train": X, "y_train": Y, "x_test": X[:, :4, :4], "y_test": Y},
             ["1x4x4", "1x8x8"],
         ),
+        ({"x_train": X, "y_train": Y, "x_val": X}, ["x_val and y_val", "both or neither"]),
+        ({"x_train": X, "y_train": np.uint64(2**64 - 1) - Y.astype(np.uint64)}, [str(2**64 - 1)]),
+        ({"x_train": X, "y_train": Y + (2**63 - 2)}, [f"label is {2**63 - 1}", "4 images"]),
+        ({"x_train": X, "y_train": Y + 300_000_000}, ["label is 300000001", "4 images"]),
+        ({"x_train": X, "y_train": [2**70, 0, 1, 2]}, ["y_train is object", "whole number"]),
+        ({"x_train": X, "y_train": [np.nan, 0, 1, 2]}, ["float64", "one whole number"]),
+        ({"x_train": X, "y_train": Y > 0}, ["bool", "one whole number"]),
+        ({"x_train": X, "y_train": ["cat"] * 4}, ["one whole number"]),
+        ({"x_train": X, "y_train": Y.astype("datetime64[s]")}, ["one whole number"]),
+        ({"x_train": X, "y_train": Y.astype(object)}, ["object", "one whole number"]),
+        ({"x_train": X.view("V8"), "y_train": Y}, ["expected uint8"]),
+        ({"x_train": X.astype(object), "y_train": Y}, ["object", "expected uint8"]),
+        ({"x_train": X.view(np.int8), "y_train": Y}, ["int8", "expected uint8"]),
+        ({"x_train": [[1], [1, 2]], "y_train": Y}, ["x_train is no array"]),
+        ({"x_train": torch.zeros(4, 8, 8, device="meta"), "y_train": Y}, ["x_train is no array"]),
+        ({"x_train": None, "y_train": None}, ["object", "expected uint8"]),
+        ({"x_train": X[:, :0, :0], "y_train": Y}, ["without a pixel"]),
+        ({"x_train": X[..., None][..., :0], "y_train": Y}, ["without a pixel"]),
+        ({"x_train": X, "y_train": Y, "classes": range(10**6)}, ["1000000 classes", "4 images"]),
+        ({"x_train": X, "y_train": Y, "classes": [b"caf\xe9", b"b"]}, ["not UTF-8", "xe9"]),
     ],
 )
 def test_arrays_that_cannot_be_used(arrays: Mapping[str, np.ndarray], said: list[str]) -> None:
@@ -448,6 +470,98 @@ def test_arrays_that_cannot_be_used(arrays: Mapping[str, np.ndarray], said: list
         from_arrays(arrays, "here")
     for part in said:
         assert part in _one_line(error)
+
+
+@pytest.mark.parametrize(
+    "classes", [["a", "b"], [b"a", b"b"], np.array(["a", "b"], "S9"), np.array(["a", "b"], object)]
+)
+def test_names_of_classes_may_be_bytes(classes: object) -> None:
+    raw = from_arrays({"x_train": X, "y_train": Y, "classes": classes}, "here")
+    assert raw.classes == ("a", "b")
+    accents = np.array(["café", "ß"]).astype("U") if isinstance(classes, list) else ["café", "ß"]
+    encoded = [name.encode() for name in accents]
+    assert from_arrays({"x_train": X, "y_train": Y, "classes": encoded}, "").classes[0] == "café"
+
+
+def test_an_npz_with_parts_of_its_own(tmp_path: Path) -> None:
+    parts = {f"x_{part}": X + k for k, part in enumerate(("train", "val", "test"))}
+    labels = {f"y_{part}": Y for part in ("train", "val", "test")}
+    names = {"classes": np.array([b"no", b"yes"]), "x_tst": X, "made_by": np.array("me")}
+    np.savez_compressed(tmp_path / "a.npz", **parts, **labels, **names)
+    raw = Npz(tmp_path / "a.npz").load()
+    for k, images in enumerate((raw.train, raw.val, raw.test)):
+        assert images is not None and np.array_equal(images.x[:, 0].numpy(), X + k)
+    assert raw.classes == ("no", "yes")
+    assert raw.notes == (f"{tmp_path / 'a.npz'}: made_by, x_tst: not read",)
+
+
+def _npy(shape: tuple[int, ...], content: bytes, descr: str = "'|u1'") -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + content
+
+
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        (_npy((10**6, 3, 4096, 4096), b""), "50331648000000 bytes, and the file has 0"),
+        (_npy((2**62, 2**62), b"\0" * 9), "and the file has 9: it is damaged"),
+        (_npy((4, 8, 8), b"\0" * 257), "and the file has 257"),
+        (_npy((0, 10**30, 10**30), b""), "cannot be read as an .npz|shape"),
+        (_npy((-2, -2), b"\0" * 4), "cannot be read as an .npz"),
+        (_npy((4,), b"\0" * 32, "'|O'"), "holds Python objects"),
+        (_npy((4,), b"\0" * 64, "[('a', '|u1', (16,))]"), "expected uint8"),
+        (_npy((4,), b"\0" * 4, "'" + "(" * 500 + "'"), "cannot be read as an .npz"),
+        (_npy((4,), b"\0" * 4, "[" * 3000), "cannot be read as an .npz"),
+        (b"\x93NUMPY\3\0" + bytes(90), "no plain array"),
+        (b"\x93NUMPY\1\0\xff\xff", "cannot be read as an .npz"),
+        (b"", "cannot be read as an .npz"),
+        (b"hello", "cannot be read as an .npz"),
+    ],
+)
+def test_what_an_array_says_of_itself_is_not_believed(
+    tmp_path: Path, member: bytes, said: str
+) -> None:
+    path = tmp_path / "a.npz"
+    for packing in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(path, "w", packing) as archive:
+            archive.writestr("x_train.npy", member)
+            archive.writestr("y_train.npy", _npy((4,), bytes(4)))
+        with pytest.raises(DataError, match=said) as error:
+            Npz(path).load()
+        assert str(path) in _one_line(error)
+
+
+def test_an_npz_that_unpacks_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.npz"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("x_train.npy", "w", force_zip64=True) as file,
+    ):
+        file.write(_npy((300, 1024, 1024), b""))
+        for _ in range(300):
+            file.write(bytes(2**20))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("y_train.npy", _npy((300,), bytes(300)))
+    with pytest.raises(DataError, match=r"x_train unpacks from .* bytes to 3145728"):
+        Npz(path).load()
+
+
+def test_an_npz_that_no_memory_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "a.npz", x_train=X, y_train=Y)
+    free = psutil.virtual_memory()._replace(available=500)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    with pytest.raises(DataError, match=r"5\.\d+e-07 GB are free|take .* GB of memory"):
+        Npz(tmp_path / "a.npz").load()
+
+
+def test_an_npz_that_holds_an_array_twice(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x_train.npy", _npy((4, 8, 8), X.tobytes()))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("x_train.npy", _npy((4, 8, 8), X.tobytes()))
+    with pytest.raises(DataError, match="holds x_train twice"):
+        Npz(path).load()
 
 
 def test_npz_that_is_no_npz(tmp_path: Path) -> None:
@@ -487,6 +601,23 @@ def keys():
 def broken():
     raise RuntimeError("two\\nlines")
 
+def leaves():
+    raise SystemExit(0)
+
+def ragged():
+    return {"x_train": [[1], [2, 3]], "y_train": [0, 1]}
+
+class Lazy(dict):
+    def __getitem__(self, key):
+        raise OSError("the disk is gone")
+
+def lazy():
+    return Lazy(x_train=1, y_train=2)
+
+def many():
+    x = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    return {"x_train": x, "y_train": torch.tensor([0, 1, 2, 300_000_000])}
+
 number = 3
 """
 
@@ -514,6 +645,10 @@ def test_a_function_of_a_file_or_a_module(code: Path, monkeypatch: pytest.Monkey
         ("{code}:wrong", "returned list; expected a mapping"),
         ("{code}:keys", "no x_train and no y_train"),
         ("{code}:broken", "raised RuntimeError: two lines"),
+        ("{code}:leaves", "raised SystemExit: 0"),
+        ("{code}:ragged", "x_train is no array"),
+        ("{code}:lazy", "x_train is no array: the disk is gone"),
+        ("{code}:many", "a label is 300000000, and there are 4 images"),
         ("{folder}/absent.py:good", "there is no"),
         ("no_such_module_here:good", "cannot be imported: ModuleNotFoundError"),
     ],

@@ -180,6 +180,16 @@ def test_a_csv_reads_back_in_every_unit(tmp_path_factory, rows: dict[OpSpec, flo
         ("t.csv", "op,ms\nconv 3-8 @4 k1 s1,1\nconv 3-8 @4 k1 s1,1", "line 3: .* twice"),
         ("t.csv", "op,ms\nconv 3-8 @4 k1 s1,-1", "line 2: .*not negative"),
         ("t.csv", "op,ms\nwarp 9,1", "line 2: not an operator"),
+        ("t.csv", '"op,ms\nconv 3-8 @4 k1 s1,1\n', "line 1: unexpected end of data"),
+        ("t.csv", 'op,ms\n"conv 3-8 @4 k1 s1,1\n', "unexpected end of data"),
+        ("t.csv", "op" * 100_000, "line 1: field larger than field limit"),
+        ("t.csv", ",".join(f"c{k}" for k in range(100_000)), "ends in its unit"),
+        ("t.csv", "op,ms\n" + "x" * 200_000, "field larger than field limit"),
+        ("t.csv", "op,ms\nconv 3-8 @4 k1 s1,1,2\n", "line 2: it has more than 2 columns"),
+        ("t.csv", "op,op,ms\nconv 3-8 @4 k1 s1,warp,2\n", "line 1: the column 'op' .* twice"),
+        ("t.csv", "KERNEL,HW,CIN,ms\nconv,8,3,1,9\n", "line 2: it has more than 4 columns"),
+        ("t.csv", "KERNEL,HW,CIN,ms\nconv,-8,3,1\n", "line 2: CIN is 3 and HW -8"),
+        ("t.csv", "KERNEL,HW,CIN,ms\nconv,8,0,1\n", "line 2: CIN is 0"),
         ("t.yaml", "a: [", "is not YAML"),
         ("t.yaml", "!!python/object/apply:os.system [id]", "is not YAML"),
         ("t.yaml", "- 1", "expected operators"),
@@ -197,6 +207,27 @@ def test_what_is_no_table_is_refused_in_a_line(
     with pytest.raises(UsageError, match=said) as error:
         import_table(path, "b", "fp32", None)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("columns", ["op,latency_ms", '"op","latency_ms"', "latency_ms,op"])
+def test_a_table_of_a_spreadsheet_begins_with_a_mark(
+    tmp_path: Path, columns: str, end: str
+) -> None:
+    path = tmp_path / "t.csv"
+    row = "1.5,conv 3-8 @4 k1 s1" if columns.startswith("lat") else "conv 3-8 @4 k1 s1,1.5"
+    path.write_bytes(f"\ufeff{columns}{end}{row}{end}".encode())
+    (ms,) = (timing.floor_ms for timing in import_table(path, "b", "fp32", None).rows.values())
+    assert ms == 1.5
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+@pytest.mark.parametrize("suffix", [".csv", ".yaml"])
+def test_a_table_in_another_encoding_is_told(tmp_path: Path, suffix: str, encoding: str) -> None:
+    path = tmp_path / f"t{suffix}"
+    path.write_bytes("op,ms  # \xe9\n".encode(encoding))
+    with pytest.raises(UsageError, match=r"not UTF-8 .*save it as that"):
+        import_table(path, "b", "fp32", None)
 
 
 PIXEL1 = Path(

@@ -5,6 +5,7 @@ import hashlib
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def from_csv(text: str) -> Rows:
         names = [str(name) for name in reader.fieldnames or []]
     except csv.Error as e:
         raise ValueError(f"line 1: {e}") from e
-    if twice := [n for k, n in enumerate(names) if n in names[:k]]:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"line 1: the column {twice[0]!r:.40} is there twice")
     times = [n for n in names if n.lower().rpartition("_")[2] in UNITS_MS]
     known = {n.upper() for n in names}
