@@ -1,12 +1,13 @@
 """One gate: parity, accuracy, integer arithmetic, size and latency of each file -> one verdict.
 
 A file is judged in its own runtime on its own device, on real test images. A step (pruning, int8)
-that makes a file slower or costs more accuracy than allowed is undone for the delivered file.
+that makes a file slower or costs more accuracy than allowed is undone for the delivered file. A
+gate goes by the figure that was measured; a preference, by what is more than noise.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from edgenas.device import Device
 from edgenas.errors import CorruptFile
 from edgenas.export import exporter_for
 from edgenas.measure import Measurement, memory_bytes
+from edgenas.noise import Interval, faster, fewer, share_interval
 from edgenas.session import predict
 from edgenas.task import Task
 
@@ -47,6 +49,20 @@ class Numbers:
     class_drop: float  # of accuracy within the class that lost most to the float network
     worst_class: str
     class_images: int  # of it, in the test part
+    right: np.ndarray | None = field(default=None, repr=False, compare=False)  # (n,), bool
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of ``accuracy``, 95 %; None where it is not known which images are right."""
+        return (
+            None if self.right is None else share_interval(int(self.right.sum()), len(self.right))
+        )
+
+    def less_accurate(self, other: "Numbers") -> bool:
+        """By more than noise, on the same images; by any, where these are not known."""
+        if self.right is None or other.right is None:
+            return self.accuracy < other.accuracy
+        return fewer(self.right, other.right)
 
     @property
     def memory_at_most(self) -> float:
@@ -125,6 +141,7 @@ def numbers(
         class_drop=lost[worst],
         worst_class=task.classes[worst],
         class_images=int((y == worst).sum()),
+        right=top == y,
     )
 
 
@@ -149,32 +166,60 @@ def difference(logits: np.ndarray, reference: np.ndarray) -> float:
 def choose(candidates: Sequence[Candidate], config: Config, limit_ms: float) -> Choice:
     """The fastest file whose every step paid and kept the accuracy.
 
-    A repaired variant is delivered only where nothing else is within ``limit_ms``.
+    Of files that are as fast, within noise, one that is more accurate by more than noise. A
+    repaired variant is delivered only where nothing else is within ``limit_ms``.
     """
     objections = {c.artifact.path.name: _objection(c, candidates, config) for c in candidates}
-    fit = [c for c in candidates if objections[c.artifact.path.name] is None] or [
-        max(_allowed(candidates, config), key=lambda c: c.numbers.accuracy)
-    ]
+    fit = [c for c in candidates if objections[c.artifact.path.name] is None] or _most_accurate(
+        _allowed(candidates, config)
+    )
 
-    def rank(c: Candidate) -> tuple[bool, bool, float]:
-        over = c.latency.p50_ms > limit_ms
-        return over, c.repaired and not over, c.latency.p50_ms
+    def over(c: Candidate) -> bool:
+        return c.latency.p50_ms > limit_ms
 
-    best = min(fit, key=rank)
+    def last(c: Candidate) -> tuple[bool, bool]:
+        return over(c), c.repaired and not over(c)
+
+    first = min(fit, key=lambda c: (last(c), c.latency.p50_ms))
+    alike = [c for c in fit if last(c) == last(first) and not _slower(c, first)]
+    better = [c for c in alike if first.numbers.less_accurate(c.numbers)]
+    best = min(_most_accurate(better), key=_p50_ms) if better else first
     why = {}
     for c in candidates:
         name = c.artifact.path.name
         if c is best:
-            over = best.latency.p50_ms > limit_ms
-            why[name] = objections[name] or ("fastest, but over budget" if over else "delivered")
-        else:
-            faster = c.latency.p50_ms < best.latency.p50_ms
             why[name] = objections[name] or (
-                "a repair that was not needed"
-                if faster
-                else f"slower: {c.latency.p50_ms:.4g} ms against {best.latency.p50_ms:.4g} ms"
+                "fastest, but over budget" if over(best) else "delivered"
             )
+        else:
+            why[name] = objections[name] or _passed_over(c, best)
     return Choice(best, why)
+
+
+def _passed_over(c: Candidate, best: Candidate) -> str:
+    """Why ``best`` is delivered and not ``c``, which might be."""
+    times = f"{c.latency.p50_ms:.4g} ms against {best.latency.p50_ms:.4g} ms"
+    if c.repaired and not best.repaired:
+        return "a repair that was not needed"
+    if _slower(c, best):
+        return f"slower: {times}"
+    if c.numbers.less_accurate(best.numbers):
+        return f"less accurate, and no faster by more than noise: {times}"
+    return f"no more accurate by more than noise, and no faster: {times}"
+
+
+def _slower(c: Candidate, than: Candidate) -> bool:
+    return faster(than.latency.interval_ms, c.latency.interval_ms)
+
+
+def _p50_ms(c: Candidate) -> float:
+    return c.latency.p50_ms
+
+
+def _most_accurate(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that are not less accurate than the most accurate one by more than noise."""
+    top = max(candidates, key=lambda c: c.numbers.accuracy)
+    return [c for c in candidates if not c.numbers.less_accurate(top.numbers)]
 
 
 def _allowed(candidates: Sequence[Candidate], config: Config) -> list[Candidate]:
@@ -219,20 +264,30 @@ def _max_class_drop(c: Candidate, config: Config) -> float:
 
 def _least_accuracy(c: Candidate, candidates: Sequence[Candidate], config: Config) -> float:
     """What is left after the drops that config allows: a file below the network it was made of,
-    int8 below fp32, pruned below found.
+    int8 below fp32, pruned below found; that where it is more than noise below each uncut file
+    that would be delivered instead.
 
     A repair pays what the budget costs; only ``gates: accuracy`` bounds it.
     """
-    by = {(k.variant, k.precision): k.numbers.accuracy for k in candidates}
+    of = {(k.variant, k.precision): k.numbers for k in candidates}
     least = c.numbers.torch_accuracy - config.gates.max_drop
     least = max(least, config.gates.min_accuracy or 0.0)
-    if c.precision != "fp32" and (c.variant, "fp32") in by:
-        least = max(least, by[c.variant, "fp32"] - config.gates.max_drop)
+    if c.precision != "fp32" and (c.variant, "fp32") in of:
+        least = max(least, of[c.variant, "fp32"].accuracy - config.gates.max_drop)
     if c.variant != "found" and not c.repaired:
         whole = ("found", c.precision)  # that has no mixed file where int8 is as fast
-        whole = whole if whole in by else ("found", "int8-static")
-        least = max(least, by[whole] - config.prune.drop)
+        uncut = of[whole if whole in of else ("found", "int8-static")]
+        if all(c.numbers.less_accurate(k.numbers) for k in _uncut(candidates, config)):
+            least = max(least, uncut.accuracy - config.prune.drop)
     return least
+
+
+def _uncut(candidates: Sequence[Candidate], config: Config) -> list[Candidate]:
+    """The files of the uncut network that may be delivered."""
+    return [
+        k for k in candidates
+        if k.variant == "found" and _objection(k, candidates, config) is None
+    ]  # fmt: skip
 
 
 def gates(
@@ -246,7 +301,8 @@ def gates(
         | {"interval": list(c.latency.interval_ms), "grade": c.latency.grade},
         _gate(
             f"accuracy:{fmt}", n.accuracy, ">=", _least_accuracy(c, candidates, config), "fraction"
-        ),
+        )
+        | ({} if n.interval is None else {"interval": list(n.interval)}),
         _gate(
             f"accuracy:{fmt}:worst-class", n.class_drop, "<=", _max_class_drop(c, config),
             "fraction",
@@ -294,6 +350,7 @@ def described(c: Candidate, choice: Choice) -> dict[str, Any]:
         "variant": c.variant,
         "precision": c.precision,
         "accuracy": n.accuracy,
+        "accuracy_interval": None if n.interval is None else list(n.interval),
         "agreement": n.agreement,
         "worst_class": n.worst_class,
         "class_drop": n.class_drop,

@@ -16,6 +16,7 @@ from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.compress.qat import qat
 from edgenas.compress.quantize import (
     divergence,
+    kept,
     load_quantized,
     outputs,
     quantize,
@@ -146,13 +147,17 @@ def test_a_corrected_bias_takes_the_mean_error_out_of_every_channel(layer):
     assert off(corrected) <= 1e-4 + 0.01 * off(plain)
 
 
-def test_the_nearest_of_all_ways_is_kept_and_all_are_told(graph, task):
+def test_the_simplest_of_the_nearest_ways_is_kept_and_all_are_told(graph, task):
     best, tried = quantize(graph, part(task, "calibration"), part(task, "search"), QuantRecipe())
     assert len({(t.calibration, t.correct_bias) for t in tried}) == len(tried) == 8
     wanted = outputs(graph, part(task, "search"))
-    least = min(t.divergence for t in tried)
-    assert divergence(wanted, best, part(task, "search")) == pytest.approx(least)
-    assert least > 0
+    chosen = kept(tried)
+    assert chosen is next(t for t in tried if not t.farther)
+    assert divergence(wanted, best, part(task, "search")) == pytest.approx(chosen.divergence)
+    nearest = min(tried, key=lambda t: t.divergence)
+    assert not nearest.farther
+    assert all(t.divergence > nearest.divergence for t in tried if t.farther)
+    assert nearest.divergence > 0
 
 
 def test_a_recipe_that_says_what_it_wants_gets_that(graph, task):

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.optimize import LinearConstraint
 from torch import Tensor
 
+from edgenas import noise
 from edgenas.compress.quantize import divergence, outputs
 from edgenas.device import Device
 from edgenas.export import exporter_for
@@ -109,8 +110,8 @@ def fastest(
     """Of some choices of layers to keep in float, the one that whole networks are fastest with.
 
     ``islands``: what is faster by itself. Beside them, and by themselves, the first layers, which
-    need no conversion between each other and read the input before it is rounded. Nothing, where
-    that is as fast. ``devices`` are of one format.
+    need no conversion between each other and read the input before it is rounded. Nothing, unless
+    it is faster so on every device by more than noise. ``devices`` are of one format.
     """
     exporter = exporter_for(devices[0].runtime.format)
     first = [frozenset(layers(int8)[:k]) for k in range(FIRST + 1)]
@@ -122,18 +123,15 @@ def fastest(
             )
             for number, floats in enumerate(choices)
         ]
-        ms = np.array(
-            [
-                [
-                    t.p50_ms
-                    for t in measure(device, files, block_seconds=WHOLE_SECONDS, progress=progress)
-                ]
-                for device in devices
-            ]
-        )
+        timed = [
+            measure(device, files, block_seconds=WHOLE_SECONDS, progress=progress)
+            for device in devices
+        ]
+    ms = np.array([[t.p50_ms for t in of] for of in timed])
     relative = (ms / ms[:, :1]).mean(0)  # the first is all in int8
     best = int(relative.argmin())
-    return choices[best] if relative[best] < 1 - SURE_OF_WHOLE else frozenset()
+    surely = all(noise.faster(of[best].interval_ms, of[0].interval_ms) for of in timed)
+    return choices[best] if surely and relative[best] < 1 - SURE_OF_WHOLE else frozenset()
 
 
 def integer_time(costs: Mapping[str, Pair], floats: Collection[str]) -> float:

@@ -1,16 +1,18 @@
 """int8-static of a network: ranges and biases that keep its outputs, and how they are kept."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from edgenas import parsing
+from edgenas import noise, parsing
 from edgenas.compress.bias import channel_means, correct_biases
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.config import QuantRecipe
@@ -23,15 +25,19 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Tried:
-    """``divergence``: nats an image by which its outputs differ from those of the network."""
+    """``divergence``: nats an image by which its outputs differ from those of the network.
+
+    ``farther``: whether that is more than of the nearest way, by more than noise.
+    """
 
     calibration: Calibration
     correct_bias: bool
     divergence: float
+    farther: bool = False
 
 
 def ways(recipe: QuantRecipe) -> list[tuple[Calibration, bool]]:
-    """Calibration, and whether biases are corrected: all that ``recipe`` compares."""
+    """Calibration, and whether biases are corrected: all that ``recipe`` compares, simple first."""
     auto = recipe.calibration == "auto"
     methods = get_args(Calibration) if auto else (recipe.calibration,)
     both = recipe.correct_bias == "auto"
@@ -42,7 +48,7 @@ def ways(recipe: QuantRecipe) -> list[tuple[Calibration, bool]]:
 def quantize(
     graph: Graph, calibration: Tensor, validation: Tensor, recipe: QuantRecipe
 ) -> tuple[Graph, list[Tried]]:
-    """``graph`` with ranges, by the way of ``recipe`` that stays nearest to it, and all tried.
+    """``graph`` with ranges, made by the way that is ``kept``, and all ways of ``recipe``.
 
     Images (n, c, h, w), normalised: ``calibration`` gives the ranges, ``validation`` decides.
     """
@@ -50,24 +56,38 @@ def quantize(
     wanted = outputs(graph, validation)
     calibrated = calibrations(graph, batches, {method for method, _ in ways(recipe)})
     means = channel_means(graph, batches)
-    found = []
+    found, off = [], []
     for method, corrected in ways(recipe):
         made = calibrated[method]
         if corrected:
             made = correct_biases(made, means)
-        found.append((made, Tried(method, corrected, divergence(wanted, made, validation))))
-    best, _ = min(found, key=lambda pair: pair[1].divergence)
-    return best, [tried for _, tried in found]
+        found.append(made)
+        off.append(divergences(wanted, made, validation))
+    nearest = min(off, key=lambda each: float(each.mean()))
+    tried = [
+        Tried(method, corrected, float(each.mean()), noise.lower(nearest, each))
+        for (method, corrected), each in zip(ways(recipe), off, strict=True)
+    ]
+    return found[tried.index(kept(tried))], tried
+
+
+def kept(tried: Sequence[Tried]) -> Tried:
+    """The simplest of those that no other is nearer than."""
+    return next(way for way in tried if not way.farther)
 
 
 def divergence(wanted: Tensor, graph: Graph, x: Tensor) -> float:
     """Mean Kullback-Leibler divergence, nats, of what integers give from logits ``wanted``."""
+    return float(divergences(wanted, graph, x).mean())
+
+
+def divergences(wanted: Tensor, graph: Graph, x: Tensor) -> np.ndarray:
+    """Of each image ``x``, (n,)."""
     got = outputs(FakeQuantized(graph).eval(), x)
-    return float(
-        nn.functional.kl_div(
-            got.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True
-        )
+    each = nn.functional.kl_div(
+        got.log_softmax(1), wanted.log_softmax(1), reduction="none", log_target=True
     )
+    return each.sum(1).numpy()
 
 
 @torch.inference_mode()

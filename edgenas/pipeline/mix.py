@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from edgenas.compress.fake_quant import FakeQuantized
@@ -22,6 +23,7 @@ from edgenas.compress.quantize import load_quantized, outputs
 from edgenas.config import Gates
 from edgenas.files import write_json
 from edgenas.graph import Graph, trace
+from edgenas.noise import fewer
 from edgenas.pipeline.context import HEADROOM, Context, mixed_path, was_trained
 from edgenas.pipeline.quantize import VALIDATION_IMAGES
 from edgenas.verify import difference
@@ -101,15 +103,16 @@ class _Judge:
     def keeps(self, graph: Graph) -> bool:
         got = outputs(FakeQuantized(graph).eval(), self.x)
         before, after = (self._right(logits) for logits in (self.wanted, got))
+        drop = float(before.mean() - after.mean())
         agreement = float((got.argmax(1) == self.wanted.argmax(1)).float().mean())
         return (
-            before - after <= self.gates.max_drop
+            (drop <= self.gates.max_drop or not fewer(after, before))
             and agreement >= self.gates.min_agreement
             and difference(got.numpy(), self.wanted.numpy()) <= self.gates.max_difference
         )
 
-    def _right(self, logits: Tensor) -> float:
-        return float((logits.argmax(1) == self.y).float().mean())
+    def _right(self, logits: Tensor) -> np.ndarray:
+        return (logits.argmax(1) == self.y).numpy()
 
 
 def _slack_ms(ctx: Context, target: Mapping[str, Any], variant: str, folder: Path) -> float:

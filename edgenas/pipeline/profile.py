@@ -1,5 +1,6 @@
 """Stage ``profile``: tables of every target, the precision to search under, budgets in ms."""
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from edgenas.predict import Predictor, require_trusted
 from edgenas.profile import profile
 from edgenas.project import project
 from edgenas.space import ListedSpace, Relaxable, Space
+from edgenas.spec import OpSpec
 
 SAMPLES = 64
 
@@ -70,11 +72,11 @@ def _work(ctx: Context, folder: Path) -> None:
 def _target(
     ctx: Context, target: Target, tables: Mapping[tuple[str, str], LatencyTable]
 ) -> dict[str, Any]:
-    """The precision under which this space is faster on the device, and the limit in ms."""
+    """The precision that the search goes by on the device, and the limit in ms."""
     rng = random.Random(ctx.config.seed)
     sample = [ctx.space.ops(ctx.space.sample(rng)) for _ in range(SAMPLES)]
     predictors = {p: Predictor(t) for (name, p), t in tables.items() if name == target.name}
-    precision = min(predictors, key=lambda p: fmean(map(predictors[p].p50_ms, sample)))
+    precision = surely_faster(predictors, sample)
     predictor = predictors[precision]
     require_trusted(predictor.table)
     fastest, slowest = extremes_ms(ctx.space, predictor)
@@ -89,6 +91,23 @@ def _target(
         "fastest_ms": fastest,
         "slowest_ms": slowest,
     }
+
+
+def surely_faster(predictors: Mapping[str, Predictor], networks: Sequence[Sequence[OpSpec]]) -> str:
+    """The precision under which ``networks`` are fastest; of those that are as fast, the first.
+
+    What a table says of many networks is as sure as the networks that it was fitted to make it:
+    its margin, which is of one, over the root of their number. What differs by less is alike.
+    """
+    means = {p: fmean(map(of.p50_ms, networks)) for p, of in predictors.items()}
+    best = min(means, key=means.__getitem__)
+    doubt = {p: _doubt(of) for p, of in predictors.items()}
+    return next(p for p in means if means[p] <= means[best] * (1 + max(doubt[p], doubt[best])))
+
+
+def _doubt(predictor: Predictor) -> float:
+    fit = predictor.table.header.fit
+    return predictor.margin / math.sqrt(max(1, fit.networks if fit else 1))
 
 
 def _refuse_impossible(

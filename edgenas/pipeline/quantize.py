@@ -7,15 +7,16 @@ from typing import Any
 
 from torch import nn
 
+from edgenas import noise
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.compress.qat import qat
-from edgenas.compress.quantize import quantize, save_quantized
+from edgenas.compress.quantize import kept, quantize, save_quantized
 from edgenas.files import write_json
 from edgenas.graph import Graph, trace
 from edgenas.pipeline.context import Context, quantized_path
 from edgenas.pipeline.stage import Stage
 from edgenas.pipeline.train import epoch_event, pace, recipe
-from edgenas.train import Epoch, accuracy
+from edgenas.train import Epoch, rights
 
 VALIDATION_IMAGES = 512  # of search-validation, that decide between calibrations
 
@@ -32,7 +33,7 @@ def quantize_variant(ctx: Context, stage: Stage, variant: str, folder: Path) -> 
     """Write the int8-static of ``variant`` into ``folder``; how it was made.
 
     Training in int8, where the config asks for it, is undone unless search-validation is the better
-    for it. ``stage``: the one at work, which keeps how far training got.
+    for it, by more than noise. ``stage``: the one at work, which keeps how far training got.
     """
     asked = ctx.config.quantize
     _, net = ctx.network(variant, folder)
@@ -42,18 +43,17 @@ def quantize_variant(ctx: Context, stage: Stage, variant: str, folder: Path) -> 
         graph, ctx.fitted.tensors("calibration")[0],
         ctx.fitted.tensors("search", VALIDATION_IMAGES)[0], asked,
     )  # fmt: skip
-    best = min(tried, key=lambda t: t.divergence)
-    record = {**asdict(best), "tried": [asdict(t) for t in tried]}
+    record = {**asdict(kept(tried)), "tried": [asdict(t) for t in tried]}
     ctx.progress(f"quantize {variant}", 1, 1)
     if asked.epochs:
         better = _trained(ctx, stage, variant, made, net)
-        scores = {
-            name: accuracy(FakeQuantized(g), ctx.fitted, "search")
-            for name, g in (("before", made), ("after", better))
-        }
-        kept = scores["after"] > scores["before"]
-        record["trained"] = {**scores, "epochs": asked.epochs, "kept": kept}
-        made = better if kept else made
+        before, after = (rights(FakeQuantized(g), ctx.fitted, "search") for g in (made, better))
+        pays = noise.fewer(before, after)
+        record["trained"] = {
+            "before": float(before.mean()), "after": float(after.mean()),
+            "epochs": asked.epochs, "kept": pays,
+        }  # fmt: skip
+        made = better if pays else made
     path = quantized_path(folder, variant)
     save_quantized(made, path)
     write_json(path.with_suffix(".json"), record)

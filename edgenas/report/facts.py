@@ -180,6 +180,7 @@ class Candidate:
     delivered: bool
     why: str = ""
     accuracy: float | None = None
+    accuracy_interval: tuple[float, float] | None = None  # 95 %, by the number of test images
     agreement: float | None = None
     max_abs_diff: float | None = None
     size_bytes: int | None = None
