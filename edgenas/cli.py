@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgenas.config import Config
 
 INTERRUPTED = 130
+MOST_SAID = 1500  # characters of an error: a file may put anything into it
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -93,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(message: str, code: int) -> int:
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # one line, whatever
+    shown = shown if len(shown) <= MOST_SAID else f"{shown[: MOST_SAID - 100]} ... {shown[-100:]}"
     click.echo(f"edgenas: {shown}", err=True)
     return code
 
