@@ -13,6 +13,7 @@ from edgenas import build_tools, emulator
 from edgenas.errors import CapabilityError, DataError
 from edgenas.files import folder_aside
 from edgenas.rounds import Progress
+from edgenas.supervisor import end, supervised
 
 KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
@@ -120,15 +121,20 @@ def _plugin(into: Path) -> None:
 
 
 def _run(argv: Sequence[str], **environment: str) -> None:
-    done = subprocess.run(
-        argv,
-        capture_output=True,
+    child = subprocess.Popen(
+        supervised(argv),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        check=False,
         env={**os.environ, **environment},
     )
-    if done.returncode:
-        lines = done.stderr.splitlines()
+    try:
+        _, said = child.communicate()
+    finally:
+        end(child)
+    if child.returncode:
+        lines = said.splitlines()
         wrong = [line for line in lines if line.upper().startswith(("E:", "ERROR"))] or lines
         raise DataError(f"{Path(argv[0]).name}: {wrong[0] if wrong else 'failed, saying nothing'}")

@@ -16,6 +16,7 @@ from edgenas.errors import CapabilityError, DataError
 from edgenas.fetch import download
 from edgenas.files import aside
 from edgenas.rounds import Progress
+from edgenas.supervisor import end, supervised
 
 SHA256 = "ad8cdd63e9755cfa8e23b9b6d9ce46156077d80298a89e7c3ba325ffccfca200"  # of the source
 TOOLS = ("ziglang", "cmake", "ninja")  # the extra 'native'
@@ -121,14 +122,20 @@ def _run(argv: list[str], work: Path, progress: Progress) -> None:
     environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(work / "zig")}
     command = [_tool(argv[0]), *argv[1:]]
     said: list[bytes] = []
-    with subprocess.Popen(
-        command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    ) as child:
+    child = subprocess.Popen(
+        supervised(command), cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment, start_new_session=True,
+    )  # fmt: skip
+    try:
         assert child.stdout is not None
-        for line in child.stdout:
-            said.append(line)
-            if step := _STEP.match(line):
-                progress("compiling", int(step[1]), int(step[2]))
+        with child.stdout as lines:
+            for line in lines:
+                said.append(line)
+                if step := _STEP.match(line):
+                    progress("compiling", int(step[1]), int(step[2]))
+        child.wait()
+    finally:
+        end(child)
     if child.returncode:
         wrong = [line for line in said if b"error" in line.lower()] or said
         first = wrong[0].decode(errors="replace").strip() if wrong else "it said nothing"

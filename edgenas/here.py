@@ -1,6 +1,7 @@
 """What makes this machine a transport: a child process."""
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from typing import ClassVar
 from edgenas.artifact import sha256
 from edgenas.errors import DeviceError
 from edgenas.files import aside
+from edgenas.supervisor import CANNOT, end, supervised
 
 TAIL_LINES = 3
 
@@ -66,10 +68,13 @@ class Here:
         Raises DeviceError with the end of its standard error where it fails.
         """
         with tempfile.TemporaryFile() as errors:
+            if shutil.which(argv[0]) is None:
+                why = errno.EACCES if Path(argv[0]).exists() else errno.ENOENT
+                raise DeviceError(f"cannot start {argv[0]}: {os.strerror(why)}")
             try:
                 # its own session: Ctrl-C reaches edgenas, which ends the child in order
                 child = subprocess.Popen(
-                    argv,
+                    supervised(argv),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=errors,
@@ -84,11 +89,12 @@ class Here:
                 yield from child.stdout
                 code = child.wait()
             finally:
-                if child.poll() is None:
-                    os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
+                end(child)
                 if child.stdout is not None:
                     child.stdout.close()
+            errors.seek(0)
+            if code == CANNOT and (said := errors.read()).startswith(b"cannot start"):
+                raise DeviceError(said.decode(errors="replace").strip())
             if code:
                 errors.seek(0)
                 raise DeviceError(f"{argv[0]} {_ended(code)}{_tail(errors.read())}")

