@@ -14,6 +14,14 @@ from edgenas.validate import construct, read_yaml
 TRANSPORTS = Shelf("edgenas.transports")
 RUNTIMES = Shelf("edgenas.runtimes")
 
+# What to do where a command ends so: a shell's codes for what it could not run.
+NOT_RUN = {
+    126: "It is there and cannot be executed: is it a program for that processor, marked as one "
+    "(chmod +x), on a disk that is not mounted noexec?",
+    127: "There is no such program, or none on its PATH: install it, or give the whole path of a "
+    "Python as `python` of the transport in the device file",
+}
+
 
 class Transport(Protocol):
     """Moves files and runs commands somewhere; knows nothing of models.

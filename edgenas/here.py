@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from edgenas.artifact import sha256
+from edgenas.device import NOT_RUN
 from edgenas.errors import DeviceError
 from edgenas.files import aside
 from edgenas.supervisor import CANNOT, end, supervised
@@ -97,7 +98,8 @@ class Here:
                 raise DeviceError(said.decode(errors="replace").strip())
             if code:
                 errors.seek(0)
-                raise DeviceError(f"{argv[0]} {_ended(code)}{_tail(errors.read())}")
+                advice = f". {NOT_RUN[code]}" if code in NOT_RUN else ""
+                raise DeviceError(f"{argv[0]} {_ended(code)}{_tail(errors.read())}{advice}")
 
 
 def _ended(code: int) -> str:

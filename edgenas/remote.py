@@ -6,14 +6,12 @@ at any time.
 """
 
 import contextlib
-import getpass
 import hashlib
 import io
 import math
 import os
 import re
 import shlex
-import socket
 import tarfile
 import time
 import uuid
@@ -24,105 +22,22 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
+from edgenas import board_scripts, client, shell
 from edgenas.artifact import sha256
+from edgenas.device import NOT_RUN
 from edgenas.errors import DeviceError, UsageError
 
 T = TypeVar("T")
 
 CHUNK_BYTES = 8 << 20  # sent in one go: what was sent before a cut is not sent again
-UNUSED_DAYS = 7
-BUSY = 75
+BLOCK_BYTES = 4096  # what arrived of a block is sent again
+FIRST_BYTES = 64 << 10  # sent first; twice as much after each that arrives
+UNUSED_DAYS, LEFT_DAYS = 7, 1  # pushed files; what a cut left behind
+NAMES = 1000  # in one command, which may have some hundred thousand characters
+ALTERED = 3  # so often may a push arrive with another content
+HASH = 32  # digits of a hash in a file's name
 FIRST_S = 5.0  # to reach a board that may not be there at all
 PAUSES_S = 0.2, 2.0  # between two looks at a job: first, longest
-
-_LIST = """
-mkdir -p {files} || exit
-find {files} -type f -mtime +{days} -exec rm -f {{}} +
-ls {files}
-"""
-
-_UNPACK = """
-mkdir -p {part} && tar xf - -C {part} && mv {part}/* {files}/ && rm -rf {part}
-code=$?; rm -rf {part}; exit $code
-"""
-
-# Nothing is replaced before all of it lies there whole: aside on the same disk, by size and hash.
-_PLACE = """
-whole() {{
-  [ "$(wc -c < "$1")" -eq "$2" ] || return 1
-  [ -z "$tool" ] || [ "$($tool < "$1" | cut -c 1-64)" = "$3" ]
-}}
-bring() {{
-  if [ -d "$into/$4" ]; then echo "$into/$4 is a folder" >&2; exit 1; fi
-  cp "$1" "$part/$4" || {{ echo "what was in $into is as it was" >&2; exit 1; }}
-  whole "$part/$4" "$2" "$3" || {{
-    rm -f "$1"
-    echo "$4 did not arrive whole, what was in $into is as it was: try again" >&2
-    exit 1
-  }}
-}}
-into={into}; part=$into/.edgenas-part-{token}
-tool=sha256sum; command -v sha256sum > /dev/null || tool='shasum -a 256'
-command -v "${{tool%% *}}" > /dev/null || tool=
-mkdir -p "$into" || exit
-find "$into" -maxdepth 1 -type d -name '.edgenas-part-*' -mtime +0 -exec rm -rf {{}} +
-mkdir "$part" || exit
-trap 'rm -rf "$part"' EXIT
-{bring}
-sync "$part"/* 2> /dev/null || sync
-{move}
-cd "$into" && pwd
-"""
-
-# The wrapper outlives the connection. The lock is the board's: it is void when its wrapper is gone.
-_START = """
-umask 077
-[ -d {job} ] && exit 0
-mkdir -p {folder}/jobs || exit
-if ! mkdir {folder}/lock 2>/dev/null; then
-  read pid < {folder}/lock/pid; who=$(cat {folder}/lock/who)
-  if [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null; then echo "$pid $who"; exit {busy}; fi
-  mkdir -p {folder}/lock
-fi
-echo {who} > {folder}/lock/who
-mkdir {job} || exit
-cat /proc/sys/kernel/random/boot_id > {job}/boot 2>/dev/null
-$(command -v setsid) sh -c {wrapper} > /dev/null 2>&1 < /dev/null &
-"""
-
-_WRAPPER = """
-echo $$ > {folder}/lock/pid
-{command} > {job}/out 2> {job}/err < /dev/null &
-echo $$ $! > {job}/pid
-wait $!
-echo $? > {job}/part
-mv {job}/part {job}/code
-rm -rf {folder}/lock
-"""
-
-# Whether it runs is asked before what it said is read: once it has ended, all it said is there.
-# How much that is at least is told, for an answer can be cut short with no word of it.
-_LOOK = """
-cd {job} 2>/dev/null || {{ echo lost 0; exit; }}
-state=running
-read wrapper child 2>/dev/null < pid || state=starting
-[ $state = running ] && ! kill -0 "$wrapper" 2>/dev/null && state=gone
-now=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
-[ "$(cat boot 2>/dev/null)" = "$now" ] || state=rebooted
-[ -s code ] && state=$(cat code)
-echo "$state $(cat out 2>/dev/null | wc -c)"
-[ -f out ] && tail -c +{start} out
-exit 0
-"""
-
-_STOP = """
-if read wrapper child < {job}/pid 2>/dev/null; then
-  kill -9 "-$wrapper" "$child" "$wrapper" 2>/dev/null
-fi
-[ "$(cat {folder}/lock/pid 2>/dev/null)" = "$wrapper" ] && rm -rf {folder}/lock
-rm -rf {job}
-exit 0
-"""
 
 
 class Disconnected(DeviceError):
@@ -155,25 +70,96 @@ class Remote(ABC):
         """The board's name in messages."""
 
     @abstractmethod
+    def _spoken(self, script: str, stdin: bytes) -> shell.Spoken:
+        """What comes back of one sh script. Raises DeviceError where nothing can be sent."""
+
+    @abstractmethod
+    def _failure(self, said: str) -> DeviceError:
+        """What ``said`` means, where the connection failed: Disconnected if it may come back."""
+
     def run(self, script: str, stdin: bytes = b"") -> Answer:
-        """Run one sh script there to its end.
+        """Run one sh script there to its end; what the login prints around it is left out.
 
         Raises Disconnected, or DeviceError where trying again is vain.
         """
+        mark = f"edgenas-{uuid.uuid4().hex}"
+        spoken = self._spoken(shell.framed(script, mark), stdin)
+        found = shell.unframed(spoken.out, spoken.err, mark)
+        if found is not None:
+            out, err, code = found
+            if code is not None:
+                return Answer(code, out, err)
+        said = f"{spoken.err}\n{spoken.out.decode(errors='replace')}"
+        if not spoken.reached:
+            raise self._failure(spoken.err if spoken.err.strip() else said)
+        if found is not None:
+            raise Disconnected(f"{self.label}: what it answers arrives cut short")
+        raise DeviceError(
+            f"{self.label}: its login runs no command, and says: {_last(said) or 'nothing'}. It "
+            "needs a shell there (chsh -s /bin/sh), or the device file another login"
+        )
 
     def push(self, files: Sequence[Path]) -> list[str]:
-        """As ``Transport.push``; unused for a week, a file is removed there."""
+        """As ``Transport.push``; unused for a week, a file is removed there.
+
+        What is there is known by its content, or its size where the board has no sha256sum.
+        """
         names = [_name(path) for path in files]
-        at = f"{self.folder}/files"
-        script = _LIST.format(files=shlex.quote(at), days=UNUSED_DAYS)
-        listed = self._again(partial(self._said, script), FIRST_S)
-        there = set(listed.decode(errors="replace").split())
-        missing = {n: p for n, p in zip(names, files, strict=True) if n not in there}
-        for chunk in _chunks(missing):
-            part = f"{self.folder}/part-{uuid.uuid4().hex}"
-            script = _UNPACK.format(part=shlex.quote(part), files=shlex.quote(at))
-            self._again(partial(self._said, script, _packed(chunk)))
-        return [f"{at}/{name}" for name in names]
+        for chunk in _chunks(self._missing(dict(zip(names, files, strict=True)), FIRST_S)):
+            self._send(chunk)
+        return [f"{self.folder}/files/{name}" for name in names]
+
+    def _missing(self, files: dict[str, Path], at_most_s: float = math.inf) -> dict[str, Path]:
+        """Those of ``files`` that are not whole there; ages begin anew of the others."""
+        names = list(files)
+        whole: set[str] = set()
+        for start in range(0, len(names), NAMES):
+            script = board_scripts.LIST.format(
+                folder=shlex.quote(self.folder), names=" ".join(names[start : start + NAMES]),
+                unused_days=UNUSED_DAYS, left_days=LEFT_DAYS,
+            )  # fmt: skip
+            listed = self._again(partial(self._said, script), at_most_s)
+            rows = [line.split() for line in listed.decode(errors="replace").splitlines()]
+            told = {name: is_ for is_, name in (row for row in rows if len(row) == 2)}
+            whole |= {name for name in names if _same(told.get(name, ""), name, files[name])}
+        return {name: path for name, path in files.items() if name not in whole}
+
+    def _send(self, files: dict[str, Path]) -> None:
+        """Bring ``files`` there. A cut goes on where it was, by this call or the next one."""
+        data = _packed(files)
+        digest = hashlib.sha256(data).hexdigest()
+        names = {
+            "folder": shlex.quote(self.folder), "part": f"part-{digest[:32]}", "digest": digest,
+            "unpacked": f"part-{uuid.uuid4().hex}", "whole": len(data), "block": BLOCK_BYTES,
+        }  # fmt: skip
+        at, size, altered, pause_s = 0, FIRST_BYTES, 0, PAUSES_S[0]
+        until_s = time.monotonic() + self.patience_s
+        while True:
+            start = at // BLOCK_BYTES
+            sent = data[start * BLOCK_BYTES : start * BLOCK_BYTES + size]
+            try:
+                told = self._said(board_scripts.TAKE.format(start=start, **names), sent).strip()
+            except Disconnected:
+                if time.monotonic() + pause_s > until_s:
+                    raise
+                time.sleep(pause_s)
+                size, pause_s = 0, min(2 * pause_s, 5.0)  # first ask how much arrived
+                continue
+            if told == b"done":
+                return
+            there = self._number(told)
+            if there > at:  # what arrived counts, were it in pieces
+                until_s, pause_s = time.monotonic() + self.patience_s, PAUSES_S[0]
+            elif sent or there < at:  # another brought it, or what arrived is not what was sent
+                if not self._missing(files):
+                    return
+                altered += 1
+            if altered == ALTERED:
+                raise DeviceError(
+                    f"{self.label}: what is sent there is another when it is read: is its disk "
+                    "sound?"
+                )
+            at, size = there, min(2 * size, CHUNK_BYTES) or FIRST_BYTES
 
     def pull(self, remote: str, local: Path) -> None:
         """As ``Transport.pull``."""
@@ -195,7 +181,9 @@ class Remote(ABC):
             }
             steps = {key: "\n".join(each) for key, each in lines.items()}
             return self._said(
-                _PLACE.format(into=shlex.quote(folder), token=uuid.uuid4().hex, **steps)
+                board_scripts.PLACE.format(
+                    into=shlex.quote(folder), token=uuid.uuid4().hex, **steps
+                )
             )
 
         return self._again(placed).decode(errors="replace").strip()
@@ -216,45 +204,53 @@ class Remote(ABC):
 
         Raises DeviceError also where another job runs there, or the board was started anew.
         """
-        job = f"{self.folder}/jobs/{uuid.uuid4().hex}"
-        names = {"folder": shlex.quote(self.folder), "job": shlex.quote(job)}
+        token = uuid.uuid4().hex
+        names = self._job(token)
         try:
-            self._start(argv, names)
+            self._start(argv, token)
             state = yield from self._followed(names)
             if state != "0":
                 raise DeviceError(self._why(argv, state, names))
         finally:
             with contextlib.suppress(DeviceError):
-                self.run(_STOP.format(**names))
+                self.run(board_scripts.STOP.format(**names))
 
-    def _start(self, argv: Sequence[str], names: dict[str, str]) -> None:
-        wrapper = _WRAPPER.format(command=shlex.join(argv), **names)
-        whole = {"wrapper": shlex.quote(wrapper), "who": shlex.quote(_who()), "busy": BUSY}
-        script = _START.format(**names, **whole)
-        answer = self._again(partial(self.run, script))
-        if answer.code == BUSY:
-            pid, _, who = answer.out.decode(errors="replace").strip().partition(" ")
-            if not pid.isdigit() or not _abandoned(who):
-                raise DeviceError(
-                    f"{self.label} is busy with a job of {who}; wait for it, or end it there: "
-                    f"kill {pid}"
-                )
-            kill = f"kill -9 -{pid} {pid} 2>/dev/null; rm -rf {names['folder']}/lock"
-            self._again(partial(self._said, kill))
+    def _job(self, token: str) -> dict[str, str]:
+        job = f"{self.folder}/jobs/{token}"
+        return {"folder": shlex.quote(self.folder), "job": shlex.quote(job)}
+
+    def _start(self, argv: Sequence[str], token: str) -> None:
+        """Raises DeviceError where another job runs; one whose client is gone is ended."""
+        names = self._job(token)
+        wrapper = board_scripts.WRAPPER.format(command=shlex.join(argv), **names)
+        script = board_scripts.START.format(
+            **names, token=token, wrapper=shlex.quote(wrapper), who=shlex.quote(client.spoken()),
+            client=shlex.quote(client.proof()), busy=board_scripts.BUSY,
+        )  # fmt: skip
+        ended = ""
+        while True:
             answer = self._again(partial(self.run, script))
-        self._check(answer)
+            if answer.code != board_scripts.BUSY:
+                return self._check(answer)
+            told = answer.out.decode(errors="replace").splitlines()
+            rival, proof, who, end = (*told, "", "", "", "")[:4]
+            if re.fullmatch("[0-9a-f]{32}", rival) and rival != ended and client.gone(proof):
+                ended = rival
+                self._again(partial(self._said, board_scripts.STOP.format(**self._job(rival))))
+                continue
+            raise DeviceError(
+                f"{self.label} is busy with a job of {who or 'somebody'}; wait for it"
+                + (f", or end it there: {end}" if end else "")
+            )
 
     def _followed(self, names: dict[str, str]) -> Generator[str, None, str]:
         """Lines until the command has ended; how it did."""
         start, rest, pause_s = 1, b"", PAUSES_S[0]
-        until_s = time.monotonic() + self.patience_s
         while True:
             state, new = self._again(partial(self._look, start, names))
             start += len(new)
             *lines, rest = (rest + new).split(b"\n")
             yield from (line.decode(errors="replace") + "\n" for line in lines)
-            if state == "starting" and time.monotonic() < until_s:
-                state = "running"
             if state != "running":
                 if rest:
                     yield rest.decode(errors="replace")
@@ -264,11 +260,20 @@ class Remote(ABC):
 
     def _look(self, start: int, names: dict[str, str]) -> tuple[str, bytes]:
         """How the command stands, and what it said from byte ``start``, the first being 1, on."""
-        told, whole, new = self._said(_LOOK.format(start=start, **names)).partition(b"\n")
+        script = board_scripts.LOOK.format(start=start, **names)
+        told, whole, new = self._said(script).partition(b"\n")
         state, _, size = told.partition(b" ")
-        if not whole or start - 1 + len(new) < int(size):
+        if not whole or start - 1 + len(new) < self._number(size):
             raise Disconnected(f"{self.label}: what it answers arrives cut short")
         return state.decode(errors="replace"), new
+
+    def _number(self, told: bytes) -> int:
+        if not told.strip().isdigit():
+            raise DeviceError(
+                f"{self.label} answers {told[:80].decode(errors='replace')!r} where it was asked "
+                "for a number: has it a POSIX shell with its tools (wc, dd, cat)?"
+            )
+        return int(told)
 
     def _why(self, argv: Sequence[str], state: str, names: dict[str, str]) -> str:
         if state == "rebooted":
@@ -279,9 +284,9 @@ class Remote(ABC):
                 "memory, or of space on its disk"
             )
         read = partial(self._said, f"tail -c 2000 {names['job']}/err")
-        said = self._again(read).decode(errors="replace")
-        tail = [line.strip() for line in said.splitlines() if line.strip()][-3:]
-        return f"{argv[0]} failed with code {state} there: {' | '.join(tail) or 'it said nothing'}"
+        said = _last(self._again(read).decode(errors="replace"))
+        advice = f". {NOT_RUN[int(state)]}" if int(state) in NOT_RUN else ""
+        return f"{argv[0]} failed with code {state} there: {said or 'it said nothing'}{advice}"
 
     def _said(self, script: str, stdin: bytes = b"") -> bytes:
         answer = self.run(script, stdin)
@@ -316,8 +321,15 @@ def plain(transport: str, **fields: str) -> None:
 
 def _name(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:HASH]
     return digest + (path.suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", path.suffix) else "")
+
+
+def _same(told: str, name: str, path: Path) -> bool:
+    """Whether ``told`` is the hash, or on a board that counts none the size, of this file."""
+    if len(told) == 64:
+        return name.startswith(told[:HASH])
+    return told == str(path.stat().st_size)
 
 
 def _chunks(files: dict[str, Path]) -> Iterator[dict[str, Path]]:
@@ -338,7 +350,7 @@ def _packed(files: dict[str, Path]) -> bytes:
     with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, path in files.items():
             entry = tarfile.TarInfo(name)
-            entry.size, entry.mtime, entry.mode = path.stat().st_size, int(time.time()), 0o644
+            entry.size, entry.mode = path.stat().st_size, 0o644
             if os.access(path, os.X_OK):
                 entry.mode = 0o755
             with path.open("rb") as file:
@@ -346,19 +358,6 @@ def _packed(files: dict[str, Path]) -> bytes:
     return data.getvalue()
 
 
-def _who() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()} {os.getpid()}"
-
-
-def _abandoned(who: str) -> bool:
-    """Whether ``who`` was a process of this user here that is gone."""
-    owner, _, pid = who.rpartition(" ")
-    if owner != _who().rpartition(" ")[0] or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+def _last(said: str) -> str:
+    """The last lines of it, as one."""
+    return " | ".join([line.strip() for line in said.splitlines() if line.strip()][-3:])

@@ -29,7 +29,12 @@ def free_port() -> int:
 
 
 class Sshd:
-    """sshd as the present user. ``home`` has the keys ``id`` and ``host``."""
+    """sshd as the present user. ``home`` has the keys ``id`` and ``host``.
+
+    ``login``: what it runs instead of the user's shell, as a line of that shell.
+    """
+
+    login = ""
 
     def __init__(self, home: Path) -> None:
         self.home, self.port = home, free_port()
@@ -37,6 +42,7 @@ class Sshd:
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nUsePAM no\n"
             f"StrictModes no\nPidFile none\nPasswordAuthentication no\nMaxStartups 100\n"
             f"AuthorizedKeysFile {home}/id.pub\n"
+            + (f"ForceCommand {self.login}\n" if self.login else "")
         )
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)  # sshd's own requirement

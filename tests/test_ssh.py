@@ -23,7 +23,9 @@ from edgenas.profile import profile
 from edgenas.remote import Disconnected
 from edgenas.rounds import Effort
 from edgenas.runtimes.onnxruntime import OnnxRuntime
+from edgenas.session import probe
 from edgenas.spaces.mobile import Mobile
+from edgenas.transports import ssh
 from edgenas.transports.ssh import Ssh
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh on this machine")
@@ -244,10 +246,13 @@ def test_an_unknown_and_a_changed_host_key_are_refused_with_advice(
     with pytest.raises(DeviceError, match=r"not known here.*by hand: ssh 127\.0\.0\.1") as e:
         list(board.lines(["true"]))
     assert not isinstance(e.value, Disconnected)
+    assert f"-p {server.port} -o IdentityFile=" in str(e.value)  # the same way as ours
+    assert "StrictHostKeyChecking" not in str(e.value)  # which would refuse it by hand too
     other = key(tmp_path / "other").with_suffix(".pub").read_text()
     (server.home / "known").write_text(f"[127.0.0.1]:{server.port} {other}")
-    with pytest.raises(DeviceError, match=r"not the one known here.*ssh-keygen -R"):
+    with pytest.raises(DeviceError, match=r"not the one known here.*ssh-keygen -R") as e:
         list(board.lines(["true"]))
+    assert f"ssh-keygen -R '[127.0.0.1]:{server.port}'" in str(e.value)
 
 
 def test_no_host_no_server_no_key_are_a_line_each(board: Ssh, server: Server) -> None:
@@ -305,3 +310,87 @@ def test_a_board_without_that_python_says_so(board: Ssh, tmp_path: Path) -> None
         DeviceError, match=r"board: python9 failed with code 127 there: .*not found"
     ):
         profile(bare, SPACE, "fp32", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "known", "by_hand"),
+    [
+        ("pi@board", 2222, "ssh-keygen -R '[board]:2222'", "ssh pi@board -p 2222"),
+        ("board", None, "ssh-keygen -R board", "ssh board"),
+        ("pi@192.0.2.7", 22, "ssh-keygen -R 192.0.2.7", "ssh pi@192.0.2.7 -p 22"),
+    ],
+)
+def test_advice_is_for_that_host_and_port(
+    host: str, port: int | None, known: str, by_hand: str
+) -> None:
+    board = Ssh(host, port=port)
+    changed = board._failure("REMOTE HOST IDENTIFICATION HAS CHANGED!")
+    assert str(changed).endswith(known)
+    assert str(board._failure("Host key verification failed.")).endswith(by_hand)
+    copy = by_hand.replace("ssh ", "ssh-copy-id ", 1)
+    assert f"without a password: {copy}, or" in str(board._failure("x: Permission denied (none)."))
+
+
+if SSHD:
+
+    class Motd(Sshd):
+        login = 'echo 12 users; echo beware >&2; sh -c "$SSH_ORIGINAL_COMMAND"; echo bye'
+
+    class Tcsh(Sshd):
+        login = 'exec tcsh -c "$SSH_ORIGINAL_COMMAND"'
+
+    class NoLogin(Sshd):
+        login = "echo This account is currently not available.; exit 1"
+
+    @pytest.mark.parametrize(
+        "server",
+        [
+            Motd,
+            pytest.param(
+                Tcsh, marks=pytest.mark.skipif(not shutil.which("tcsh"), reason="no tcsh here")
+            ),
+        ],
+        indirect=True,
+    )
+    def test_a_login_may_print_and_have_another_shell(board: Ssh, tmp_path: Path) -> None:
+        (tmp_path / "a b").write_bytes(b"content!")
+        (there,) = board.push([tmp_path / "a b"])
+        assert Path(there).read_bytes() == b"content!"
+        assert list(board.lines(["printf", "%s\n", "it's!", "$HOME"])) == ["it's!\n", "$HOME\n"]
+        device = Device("board", board, OnnxRuntime())
+        assert probe(device)[0]["runtime"] == "onnxruntime"
+
+    @pytest.mark.parametrize("server", [NoLogin], indirect=True)
+    def test_a_login_that_runs_nothing_is_told_with_what_it_says(board: Ssh) -> None:
+        with pytest.raises(DeviceError, match=r"runs no command.*not available.*chsh") as e:
+            list(board.lines(["true"]))
+        assert not isinstance(e.value, Disconnected)
+
+    @pytest.mark.parametrize("planted", ["file", "link", "dangling link", "open folder", "pipe"])
+    def test_what_is_planted_for_shared_connections_is_not_used_and_stops_nothing(
+        board: Ssh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str
+    ) -> None:
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        run = tmp_path / "r"
+        run.mkdir()
+        place = run / f"edgenas-ssh-{os.getuid()}"
+        match planted:
+            case "file":
+                place.write_text("mine")
+            case "link":
+                place.symlink_to(outside)
+            case "dangling link":
+                place.symlink_to(tmp_path / "nowhere")
+            case "open folder":
+                place.mkdir()
+                place.chmod(0o777)
+            case "pipe":
+                os.mkfifo(place)
+        monkeypatch.setattr(ssh, "FOLDERS", (str(run),))
+        monkeypatch.setattr(ssh, "LONGEST", 4096)
+        assert list(board.lines(["echo", "free"])) == ["free\n"]
+        assert not list(outside.iterdir())
+        assert ssh._shared() is None
+        place.rmdir() if place.is_dir() and not place.is_symlink() else place.unlink()
+        assert ssh._shared() == place and place.stat().st_mode & 0o777 == 0o700

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgenas.errors import DeviceError
-from edgenas.remote import Answer, Disconnected, Remote, plain
+from edgenas.remote import Disconnected, Remote, plain
+from edgenas.shell import Spoken
 
 __all__ = ["Adb"]
 
 NO_REPLY_S = 60.0  # adb itself waits for ever for a phone that hangs
-# adb's own exit code cannot be told from the command's, so the command's is printed after all else.
-ENDED = b"\nedgenas ended "
 # What the client says -> what to do; trying again does not help.
 HOPELESS = {
     "unauthorized": "it does not trust this computer: unlock it and accept the question on its "
@@ -57,31 +56,26 @@ class Adb(Remote):
         """As ``Transport.place``; beside ours, where a phone lets us write."""
         return super().place(files, str(PurePosixPath(self.folder).parent / folder))
 
-    def run(self, script: str, stdin: bytes = b"") -> Answer:
-        """As ``Remote.run``."""
+    def _spoken(self, script: str, stdin: bytes) -> Spoken:
         which = [] if self.serial is None else ["-s", self.serial]
-        whole = f"sh -c {shlex.quote(script)}; code=$?; echo; echo edgenas ended $code"
-        out, err = _adb([*which, "shell", "-T", whole], stdin)
-        said, mark, code = out.rpartition(ENDED)
-        if not mark or not code.strip().isdigit():
-            raise self._failure(err)
-        return Answer(int(code), said, err)
+        out, err = _adb([*which, "shell", "-T", f"sh -c {shlex.quote(script)}"], stdin)
+        return Spoken(out, err, reached=False)  # its exit code is not told from the command's
 
-    def _failure(self, err: str) -> DeviceError:
-        for said, advice in HOPELESS.items():
-            if said in err:
+    def _failure(self, said: str) -> DeviceError:
+        for words, advice in HOPELESS.items():
+            if words in said:
                 return DeviceError(f"{self.label}: {advice.format(others=_connected())}")
         if self.serial and re.fullmatch(r".+:\d+", self.serial):
             _adb(
                 ["disconnect", self.serial]
             )  # else it is still "already connected" to the dead one
             _adb(["connect", self.serial])
-        if "no devices" in err or "not found" in err:
+        if "no devices" in said or "not found" in said:
             return Disconnected(
                 f"{self.label} is not connected: are USB (or wireless) debugging on and the cable "
                 f"one for data? Connected: {_connected()}"
             )
-        last = [line.strip() for line in err.splitlines() if line.strip()][-1:]
+        last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
         return Disconnected(
             f"{self.label} cannot be reached over adb: {last[0] if last else 'it does not answer'}"
         )

@@ -1,6 +1,7 @@
 """A board over ssh: the system's OpenSSH client with the user's own configuration and keys."""
 
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -9,25 +10,42 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgenas.errors import DeviceError
-from edgenas.remote import Answer, Disconnected, Remote, plain
+from edgenas.errors import DeviceError, UsageError
+from edgenas.remote import Disconnected, Remote, plain
+from edgenas.shell import Spoken, any_shell
 
 __all__ = ["Ssh"]
 
 FAILED = 255  # what ssh itself exits with
+FOLDERS = "$XDG_RUNTIME_DIR", "/tmp"  # where shared connections may lie
+LONGEST = 40  # of a folder, so that a socket in it has a name that the system takes
+# Options that start nothing on this machine; of any other that may be so.
+HARMLESS = {
+    "addressfamily", "bindaddress", "bindinterface", "casignaturealgorithms", "certificatefile",
+    "checkhostip", "ciphers", "compression", "connectionattempts", "connecttimeout",
+    "controlmaster", "controlpath", "controlpersist", "fingerprinthash", "forwardagent",
+    "globalknownhostsfile", "hashknownhosts", "hostbasedauthentication", "hostkeyalgorithms",
+    "hostkeyalias", "hostname", "identitiesonly", "identityagent", "identityfile", "ipqos",
+    "kbdinteractiveauthentication", "kexalgorithms", "loglevel", "macs",
+    "nohostauthenticationforlocalhost", "numberofpasswordprompts", "passwordauthentication", "port",
+    "preferredauthentications", "proxyjump", "pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes",
+    "pubkeyauthentication", "rekeylimit", "requesttty", "requiredrsasize", "sendenv",
+    "serveralivecountmax", "serveraliveinterval", "setenv", "stricthostkeychecking", "tcpkeepalive",
+    "updatehostkeys", "user", "userknownhostsfile", "verifyhostkeydns", "visualhostkey",
+}  # fmt: skip
 NO_REPLY_S = 15  # three unanswered questions, five seconds apart
-# What the client says -> what to do; trying again does not help.
+# What the client says -> what to do; trying again does not help. ``by_hand``: the same way there.
 HOPELESS = {
     "REMOTE HOST IDENTIFICATION HAS CHANGED": "its host key is not the one known here: another "
-    "machine answers, or it was set up anew. If you know why: ssh-keygen -R {host}",
+    "machine answers, or it was set up anew. If you know why: ssh-keygen -R {known}",
     "Host key verification failed": "its host key is not known here. Look at it and accept it "
-    "once by hand: ssh {host}",
-    "Permission denied": "it does not let us in without a password: ssh-copy-id {host}, or name "
+    "once by hand: ssh {by_hand}",
+    "Permission denied": "it does not let us in without a password: ssh-copy-id {by_hand}, or name "
     "the key in ~/.ssh/config",
     "Could not resolve hostname": "there is no such host; is the name right, or missing in "
     "~/.ssh/config?",
-    "Bad configuration option": "ssh does not take these options",
-    "keyword": "ssh does not take these options",
+    "Bad configuration option": "ssh does not take these options: {options}",
+    "keyword": "ssh does not take these options: {options}",
 }
 
 
@@ -47,19 +65,26 @@ class Ssh(Remote):
     patience_s: float = 60.0
 
     def __post_init__(self) -> None:
-        plain("ssh", host=self.host, python=self.python, folder=self.folder)
+        options = {f"options[{i}]": option for i, option in enumerate(self.options)}
+        plain("ssh", host=self.host, python=self.python, folder=self.folder, **options)
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise UsageError(f"transport ssh: port cannot be {self.port}: 1 to 65535")
 
     @property
     def label(self) -> str:
         """The host."""
         return self.host
 
-    def run(self, script: str, stdin: bytes = b"") -> Answer:
-        """As ``Remote.run``."""
+    @property
+    def starts_here(self) -> tuple[str, ...]:
+        """Options by which ssh runs a program on this machine, or may."""
+        return tuple(f"ssh -o {o}" for o in self.options if _keyword(o) not in HARMLESS)
+
+    def _spoken(self, script: str, stdin: bytes) -> Spoken:
         with tempfile.TemporaryFile() as errors:  # a pipe would be held open by a shared connection
             try:
                 done = subprocess.run(
-                    [*self._client(), self.host, "sh -c " + shlex.quote(script)],
+                    [*self._client(), self.host, any_shell(script)],
                     input=stdin, stdout=subprocess.PIPE, stderr=errors, check=False,
                     start_new_session=True,
                 )  # fmt: skip
@@ -69,9 +94,7 @@ class Ssh(Remote):
                 ) from None
             errors.seek(0)
             err = errors.read().decode(errors="replace")
-        if done.returncode == FAILED or done.returncode < 0:
-            raise self._failure(err)
-        return Answer(done.returncode, done.stdout, err)
+        return Spoken(done.stdout, err, done.returncode != FAILED and done.returncode >= 0)
 
     def _client(self) -> list[str]:
         options = [
@@ -86,22 +109,54 @@ class Ssh(Remote):
         port = [] if self.port is None else ["-p", str(self.port)]
         return ["ssh", "-T", *port, *(part for o in options for part in ("-o", o)), "--"]
 
-    def _failure(self, err: str) -> DeviceError:
-        for said, advice in HOPELESS.items():
-            if said in err:
-                return DeviceError(f"{self.host}: {advice.format(host=self.host)}")
-        last = [line.strip() for line in err.splitlines() if line.strip()][-1:]
+    def _advised(self) -> dict[str, str]:
+        """What stands in an advice: commands for this port with these options."""
+        options = [o for o in self.options if _keyword(o) != "stricthostkeychecking"]
+        port = [] if self.port is None else ["-p", str(self.port)]
+        name = self.host.rpartition("@")[2]
+        known = name if self.port in (None, 22) else f"[{name}]:{self.port}"
+        return {
+            "by_hand": shlex.join(
+                [self.host, *port, *(part for o in options for part in ("-o", o))]
+            ),
+            "known": shlex.quote(known),
+            "options": ", ".join(self.options),
+        }
+
+    def _failure(self, said: str) -> DeviceError:
+        for words, advice in HOPELESS.items():
+            if words in said:
+                return DeviceError(f"{self.host}: {advice.format(**self._advised())}")
+        last = [line.strip() for line in said.splitlines() if line.strip()][-1:]
         return Disconnected(
             f"{self.host} cannot be reached over ssh: {last[0] if last else 'the connection ended'}"
         )
 
 
+def _keyword(option: str) -> str:
+    """In small letters; ssh takes ``Key=value``, ``Key value`` and quotes around the key."""
+    return re.split(r"[\s=]", option.strip().strip('"').lower(), maxsplit=1)[0].strip('"')
+
+
 def _shared() -> Path | None:
-    """A folder of ours alone for shared connections, with a name short enough for a socket."""
+    """A folder of ours alone for shared connections, with a name short enough for a socket.
+
+    None where another has put something in its place: each command connects by itself then.
+    """
     if shutil.which("ssh") is None:
         return None
-    path = Path("/tmp") / f"edgenas-ssh-{os.getuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    facts = path.lstat()
+    for base in FOLDERS:
+        path = Path(os.path.expandvars(base)) / f"edgenas-ssh-{os.getuid()}"
+        if path.is_absolute() and len(str(path)) <= LONGEST and _ours_alone(path):
+            return path
+    return None
+
+
+def _ours_alone(path: Path) -> bool:
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        facts = path.lstat()  # of the name itself, were it a link
+    except OSError:
+        return False
     mine = facts.st_uid == os.getuid() and stat.S_ISDIR(facts.st_mode)
-    return path if mine and not facts.st_mode & 0o077 else None
+    return mine and not facts.st_mode & 0o077
