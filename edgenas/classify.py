@@ -91,13 +91,11 @@ def _too_large(size: str) -> str:
 
 def upright(image: Any) -> Any:
     """Turned as its camera says. Of EXIF the orientation alone is read, and nothing written."""
-    exif: Any = {}
-    with contextlib.suppress(Exception):  # EXIF holds whatever somebody wrote into it
-        exif = image.getexif()
-    image.load()
     turn = None
-    with contextlib.suppress(Exception):  # read after loading, by which Pillow turns TIFFs itself
-        turn = TURNS.get(exif.get(0x0112))
+    if image.format != "TIFF":  # which every Pillow turns by itself, and older ones say nothing of
+        with contextlib.suppress(Exception):  # EXIF holds whatever somebody wrote into it
+            turn = TURNS.get(image.getexif().get(0x0112))
+    image.load()
     return image if turn is None else image.transpose(turn)
 
 

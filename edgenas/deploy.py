@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from PIL import ImageColor
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from edgenas import classify, parsing
 from edgenas.artifact import sha256
@@ -60,6 +61,11 @@ class _Manifest:
     outputs: dict[str, str]
 
 
+def _colour(name: str) -> str:
+    ImageColor.getrgb(name)
+    return name
+
+
 @dataclass(frozen=True)
 class _Told:
     """What a file says of its images and classes."""
@@ -69,7 +75,7 @@ class _Told:
     std: tuple[Deviation, ...]
     input: tuple[Side, Side, Side]
     fit: Literal["crop", "pad", "stretch"] = "crop"  # these two older files do not say
-    background: str = "white"
+    background: Annotated[str, AfterValidator(_colour)] = "white"
 
 
 @dataclass(frozen=True)

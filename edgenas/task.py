@@ -241,8 +241,8 @@ def _repeated(name: str, classes: Sequence[str], train: Images, test: Images) ->
     if contrary:
         one, other = contrary[0]
         yield (
-            f"{name}: {len(contrary)} training images are of two classes at once, one of them of "
-            f"{classes[one]!r} and {classes[other]!r}"
+            f"{name}: {len(contrary)} of {len(train)} training images are of two classes at once, "
+            f"one of them of {classes[one]!r} and {classes[other]!r}"
         )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from edgenas import samples
+from edgenas import classify, samples
 from edgenas.artifact import sha256
 from edgenas.cli import main
 from edgenas.exporters.onnx import Onnx
@@ -23,6 +25,9 @@ from edgenas.task import Task
 METADATA: dict[str, Any] = {
     "input": [1, 12, 12], "classes": ["a", "b", "c"], "mean": [0.5], "std": [0.2],
 }  # fmt: skip
+BMP_OF_196_MEGAPIXELS = b"BM" + struct.pack(
+    "<LLLLllHHLLllLL", 54, 0, 54, 40, 14_000, 14_000, 1, 24, 0, 0, 0, 0, 0, 0
+)  # fmt: skip
 WRITERS = {"onnx": Onnx(), "tflite": Tflite()}
 
 
@@ -30,10 +35,14 @@ def write(path: Path, data: object) -> None:
     path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
 
 
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
 def model(run: Path, form: str, **told: Any) -> None:
     """A network of stripes, and the manifest that says it was judged."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = network()
     metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in told.items()}
     WRITERS[form].network(trace(net, (1, 12, 12)), run / f"model.{form}", metadata)
     outputs = {p.name: sha256(p) for p in run.glob("model.*")}
@@ -95,6 +104,59 @@ def test_a_received_run_is_tried_on_the_images_that_it_kept(deploy, run: Path, d
     np.save(run.parent / "one.npy", np.zeros((12, 12, 1), np.uint8))
     code, out, _ = deploy("--image", str(run.parent / "one.npy"), device=device)
     assert code == 0 and "one.npy" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("deep.png", np.full((12, 12), 40000, np.uint16), "more than 8 bits a pixel"),
+        ("large.bmp", BMP_OF_196_MEGAPIXELS, "at most 120 million are read"),
+        ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", "cannot identify"),
+        ("empty.jpg", b"", "cannot identify"),
+        ("cut.jpg", b"\xff\xd8\xff\xe1", "cannot identify"),
+        ("wide.npy", b"\x93NUMPY\1\0", "cannot be read as an image"),
+    ],
+)
+def test_an_image_that_the_classifier_there_refuses_is_refused_here(
+    deploy, run: Path, name: str, content: Any, said: str
+) -> None:
+    path = run.parent / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        Image.fromarray(content).save(path)
+    code, _, err = deploy("--image", str(path))
+    assert code == 2 and f"--image: {path} cannot be read as an image: " in err and said in err
+
+
+def test_how_photos_are_prepared_is_told_to_the_classifier(deploy, run: Path) -> None:
+    pixels = np.zeros((6, 24, 4), np.uint8)
+    pixels[:, :12] = (255, 255, 255, 255)
+    picture = run.parent / "icon.png"
+    Image.fromarray(pixels).save(picture)
+    seen = []
+    for fit, background in (("crop", "white"), ("pad", "black"), ("stretch", "#808080")):
+        model(run, "onnx", **METADATA, fit=json.dumps(fit), background=json.dumps(background))
+        code, out, err = deploy("--json", "--image", str(picture))
+        assert code == 0, err
+        told = json.loads((run.parent / "there" / "model.json").read_text(encoding="utf-8"))
+        assert (told["fit"], told["background"]) == (fit, background)
+        x = torch.from_numpy(classify.pixels(str(picture), 1, 12, 12, fit, background).copy())
+        y = network()((x.permute(2, 0, 1)[None].float() / 255 - 0.5) / 0.2)[0].softmax(0)
+        answer = dict(json.loads(out)["answers"][0]["best"])
+        assert answer == pytest.approx(dict(zip("abc", y.tolist(), strict=True)), abs=2e-3)
+        seen.append(answer)
+        shutil.rmtree(run.parent / "there")
+    assert seen[0] != seen[1] != seen[2]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("fit", "cover"), ("fit", 3), ("background", "blurple"), ("background", [])]
+)
+def test_another_way_of_preparing_photos_is_refused(deploy, run: Path, key: str, value) -> None:
+    model(run, "onnx", **METADATA, **{key: json.dumps(value)})
+    code, _, err = deploy()
+    assert code == 2 and "its metadata do not say how images are given to it" in err
 
 
 def changed(run: Path, name: str, key: str, value: object) -> None:

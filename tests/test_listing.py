@@ -333,4 +333,4 @@ def test_images_that_are_in_two_parts_or_classes_are_told(
     assert len(task.parts["test"]) == 12
     said = _said(caplog)
     assert any("2 of 12 images of the test part are among the training images" in t for t in said)
-    assert any("1 training images are of two classes at once" in t for t in said)
+    assert any("1 of 41 training images are of two classes at once" in t for t in said)

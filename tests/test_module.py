@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import steady
 import torch
+from PIL import Image
 from torch import nn
 
 from edgenas import ops
@@ -22,7 +23,7 @@ from edgenas.compress.importance import importance
 from edgenas.compress.plan import plan
 from edgenas.compress.prune import cut, cuttable
 from edgenas.config import parse_config
-from edgenas.errors import CapabilityError, EdgenasError, UsageError
+from edgenas.errors import CapabilityError, DataError, EdgenasError, UsageError
 from edgenas.graph import trace
 from edgenas.latency import LatencyTable, Timing
 from edgenas.pipeline.brought import brought as brought_network
@@ -32,7 +33,7 @@ from edgenas.predict import Predictor
 from edgenas.space import load_space
 from edgenas.spaces.module import Module, made
 from edgenas.spec import Architecture, OpSpec
-from edgenas.task import Task
+from edgenas.task import Task, load_task
 from edgenas.train import TrainRecipe, seeded, train
 
 RESNET = """
@@ -482,6 +483,26 @@ def written(folder: Path, name: str) -> Module:
     )  # fmt: skip
     assert isinstance(loaded, Module)
     return loaded
+
+
+@pytest.mark.parametrize("fit", [None, "pad", "stretch"])
+def test_photos_that_are_not_square_are_read_at_the_resolution(
+    tmp_path: Path, fit: str | None
+) -> None:
+    for k in range(40):
+        (tmp_path / "ab"[k % 2]).mkdir(exist_ok=True)
+        pixels = np.random.default_rng(k).integers(256, size=(20, 16 + k, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "ab"[k % 2] / f"{k}.jpg")
+    asked = ("net.py:Plain", tmp_path / "w.pt", str(tmp_path), ["cpu-onnxruntime"], "5 ms")
+    config = brought_config(*asked, 24, fit=fit)
+    assert load_task(config.task, 0).input == (3, 24, 24)
+    assert load_task(config.task, 0).framing.fit == (fit or "crop")
+    with pytest.raises(DataError, match="--resolution"):
+        load_task(brought_config(*asked).task, 0)
+    other = brought_config(*asked, 24, ["task.resolution=32"])
+    assert load_task(other.task, 0).input == (3, 32, 32) and other.space["resize"] == 24
+    with pytest.raises(UsageError, match="--fit"):
+        brought_config(*asked[:2], "cifar10", *asked[3:], 24, fit="pad")
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
