@@ -9,7 +9,7 @@ CONSTRAINTS := .ci/constraints.txt
 STAMP := .venv/.installed
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c $(CONSTRAINTS)
 
-.PHONY: demo test check venv clean
+.PHONY: demo test test-machines check venv clean
 
 demo: $(STAMP)
 	$(BIN)/edgenas run docs/demo.yaml
@@ -18,6 +18,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pip check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --numprocesses logical --dist loadfile
+
+# No test's truth may hang on what a processor, a number of threads or a draw make of a short training.
+test-machines: $(STAMP)
+	for capability in default avx2; do ATEN_CPU_CAPABILITY=$$capability $(MAKE) test || exit; done
+	$(MAKE) test
+	for seed in 0 1 2; do EDGENAS_TEST_SEED=$$seed EDGENAS_TEST_THREADS=2 \
+	  $(BIN)/python -m pytest tests -m trains || exit; done
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

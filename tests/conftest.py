@@ -1,5 +1,6 @@
 """A task, a space and a table small enough for every test."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -20,7 +21,14 @@ from edgenas.search import Objective, Problem
 from edgenas.spaces.mobile import Mobile
 from edgenas.task import Task
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("EDGENAS_TEST_THREADS", "1")))
+if shift := 1000 * int(os.environ.get("EDGENAS_TEST_SEED", "0")):
+    # Other weights and images throughout: no test's truth may hang on one draw.
+    torch_seed, numpy_rng = torch.manual_seed, np.random.default_rng
+    torch.manual_seed = lambda seed: torch_seed(seed + shift)
+    np.random.default_rng = lambda seed=None: numpy_rng(
+        seed + shift if isinstance(seed, int) else seed
+    )
 # Neither says anything of the code on a machine that others use too.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")

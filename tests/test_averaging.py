@@ -2,10 +2,13 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from edgenas.averaging import Average, average
+
+pytestmark = pytest.mark.trains
 
 
 def network() -> nn.Sequential:

@@ -21,6 +21,8 @@ from edgenas.fpga.rtl.memory import Buffer
 from edgenas.fpga.simulator import verilated
 from tests.board_wire import BENCH, SHAPE, answers
 
+pytestmark = pytest.mark.trains
+
 PART = Part("LFE5U-25F", "CABGA381", 6, 25, {"clk_in": "G2", "rx": "M1", "tx": "L4", "busy": "B2"})
 MHZ = 10  # ten cycles a bit of the wire, so that it is simulated in seconds
 DEVICES = Path(__file__).parents[1] / "devices"

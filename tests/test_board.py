@@ -22,6 +22,8 @@ from edgenas.fpga.rtl.board import Board
 from edgenas.fpga.simulator import verilated
 from tests.board_wire import BENCH, DRAM, SHAPE, answers, network
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory) -> Path:

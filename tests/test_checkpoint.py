@@ -17,6 +17,8 @@ from torch.optim import SGD, Adam, Optimizer, SparseAdam
 from edgenas.checkpoint import Checkpoint, Every, Saved, flattened, joined, restore
 from edgenas.errors import CorruptFile
 
+pytestmark = pytest.mark.trains
+
 TENSORS = {
     "plain": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
     "half": torch.tensor([1.5, -0.0, float("inf")], dtype=torch.bfloat16),

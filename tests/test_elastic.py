@@ -25,6 +25,8 @@ from edgenas.search import Ledger, Objective, Problem
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import Architecture
 
+pytestmark = pytest.mark.trains
+
 SIZES, MULTIPLIERS = (6, 9, 12), (1.0, 2.0, 3.0)
 
 

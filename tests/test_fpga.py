@@ -33,6 +33,8 @@ from edgenas.fpga.tasks import Tensor, Weights, addition, convolution
 from edgenas.graph import calibrate, trace
 from edgenas.space import load_space
 
+pytestmark = pytest.mark.trains
+
 # Small ones are built in seconds; with words of one part as well as of two.
 SHAPES = {
     "4x4": Shape(lanes=4, taps=4, groups=2, x_words=1024, y_words=1024, z_words=1024, o_words=1024,

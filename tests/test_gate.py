@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from answers import telling
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ from edgenas.measure import Measurement
 from edgenas.task import Task
 from edgenas.train import TrainRecipe, accuracy, train
 from edgenas.verify import Candidate, choose, gates, numbers
+
+pytestmark = pytest.mark.trains
 
 DEVICES = {"onnx": "cpu-onnxruntime", "tflite": "cpu-litert"}
 TIMING = Measurement(1.0, 1.1, 1.2, 0.9, (1.0, 1.0), 5, 100, "stable", "measured", (1.0, 1.0))
@@ -71,6 +74,7 @@ def net(task: Task) -> nn.Module:
     torch.manual_seed(0)
     module = Small()
     train(module, task, TrainRecipe(epochs=10, batch=48, lr=0.05), 0)
+    telling(module, *task.tensors("train"))
     assert accuracy(module, task, "test") > 0.9
     return module
 

@@ -17,6 +17,8 @@ from edgenas.graph import Conv, Graph, baked, calibrate, trace, trace_unchecked
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
 
+pytestmark = pytest.mark.trains
+
 torch.set_num_threads(1)
 
 OPS = [

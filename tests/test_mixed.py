@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from answers import telling
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ from edgenas.spaces.mobile import Mobile
 from edgenas.task import Task
 from edgenas.train import TrainRecipe, seeded, train
 
+pytestmark = pytest.mark.trains
+
 MS = st.floats(0.001, 10)
 LAYERS = st.lists(st.tuples(st.floats(0, 5), MS, MS, MS, MS), min_size=1, max_size=6)
 
@@ -37,6 +40,7 @@ def int8(space: Mobile, task: Task) -> Graph:
     with seeded(0):
         net = space.build(space.sample(random.Random(0)))
     train(net, task, TrainRecipe(epochs=2, batch=32), 0)
+    telling(net, *task.tensors("train"))
     return calibrate(trace(net, task.input), [task.tensors("calibration")[0]])
 
 

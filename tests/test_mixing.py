@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from edgenas.mixing import Mixing, any_of, cutmix, mixup, plain
 
+pytestmark = pytest.mark.trains
+
 X = torch.rand(6, 2, 8, 10, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 0, 1, 2])
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import steady
 import torch
+from answers import telling
 from PIL import Image
 from torch import nn
 
@@ -35,6 +36,8 @@ from edgenas.spaces.module import Module, made
 from edgenas.spec import Architecture, OpSpec
 from edgenas.task import Task, load_task
 from edgenas.train import TrainRecipe, seeded, train
+
+pytestmark = pytest.mark.trains
 
 RESNET = """
 from torch import nn
@@ -341,6 +344,7 @@ def brought(tmp_path_factory: pytest.TempPathFactory, task: Task) -> Path:
     steady.boards(folder)
     net = made(space(folder, "Plain").source)
     train(net, task, TrainRecipe(epochs=3, batch=32), 0)
+    telling(net, *task.tensors("train"))
     torch.save({"state_dict": net.state_dict(), "epoch": 3}, folder / "w.pt")
     pixels = {
         f"{k}_{part}": v.numpy() if k == "y" else v.permute(0, 2, 3, 1).numpy()

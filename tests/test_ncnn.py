@@ -34,6 +34,8 @@ from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
 from edgenas.transports.local import Local
 
+pytestmark = pytest.mark.trains
+
 OPERATORS = [
     "conv 3-8 @9 k3 s2",
     "conv 8-24 @5 hs1 k1 s1",

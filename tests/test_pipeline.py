@@ -35,6 +35,8 @@ from edgenas.predict import Predictor
 from edgenas.project import least
 from edgenas.space import load_space
 
+pytestmark = pytest.mark.trains
+
 CONFIG = """
 task: {task}
 space:

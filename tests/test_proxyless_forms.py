@@ -17,6 +17,8 @@ from edgenas.search import Ledger
 from edgenas.spec import Choice
 from edgenas.supernet import train_supernet
 
+pytestmark = pytest.mark.trains
+
 
 class One:
     """One choice of four, enough for a policy."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from answers import telling
 
 from edgenas import ops
 from edgenas.budgets import Latency
@@ -19,6 +20,8 @@ from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
 from edgenas.task import Task
 from edgenas.train import TrainRecipe, seeded, train
+
+pytestmark = pytest.mark.trains
 
 SPACE = Mobile(
     resolution=12, channels=1, classes=3, stem=8, stem_stride=1, first=8,
@@ -59,7 +62,7 @@ def net(task: Task, layers: tuple[OpSpec, ...]) -> torch.nn.Module:
         for gate in gates(built):
             torch.nn.init.normal_(gate.excite.weight, std=0.3)
     train(built, task, TrainRecipe(epochs=2, batch=32), 0)
-    return built
+    return telling(built, *task.tensors("train"))
 
 
 def test_only_blocks_with_hidden_channels_can_be_cut() -> None:

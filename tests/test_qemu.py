@@ -25,6 +25,8 @@ from edgenas.transports.local import Local
 from edgenas.transports.qemu import Qemu
 from edgenas.verify import same_gate
 
+pytestmark = pytest.mark.trains
+
 SPACE = Mobile(
     resolution=12, channels=1, classes=3, stem=8, stem_stride=1, first=8, widths=(8,),
     depths=(2,), strides=(2,), head=16, kernels=(3, 5), expansions=(2, 4),

@@ -20,6 +20,8 @@ from edgenas.relax import STEEPEST, Loads, Schedule, affordable, relaxable
 from edgenas.search import Ledger, Objective
 from edgenas.supernet import train_supernet
 
+pytestmark = pytest.mark.trains
+
 QUICK = Schedule(epochs=3, warmup=1, batch=32, arch_every=2)
 
 

@@ -23,6 +23,8 @@ from edgenas.profile import profile
 from edgenas.session import Pace, Refusal, predict, probe, time_models
 from edgenas.space import load_space
 
+pytestmark = pytest.mark.trains
+
 SHAPE = {
     "lanes": 8, "taps": 8, "groups": 2, "x_words": 1024, "y_words": 1024, "z_words": 512,
     "o_words": 512, "weight_words": 1024, "sums": 512,

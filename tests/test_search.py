@@ -24,6 +24,8 @@ from edgenas.search import METHODS, Ledger, Objective, Proposal, Trial, ask_tell
 from edgenas.spec import Architecture
 from edgenas.validate import construct
 
+pytestmark = pytest.mark.trains
+
 
 def worth(proposal: Proposal, id: int) -> Trial:
     """Instant and repeatable."""

@@ -13,6 +13,8 @@ from edgenas.methods.proxyless_full import ProxylessFull
 from edgenas.methods.proxyless_r import ProxylessR
 from edgenas.search import Ledger, Objective
 
+pytestmark = pytest.mark.trains
+
 QUICK = {"epochs": 3, "warmup": 1, "batch": 64, "arch_every": 1, "samples": 2}
 METHODS = {
     "proxyless": Proxyless(**QUICK),

@@ -22,6 +22,8 @@ from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
 from edgenas.transports.local import Local
 
+pytestmark = pytest.mark.trains
+
 OPERATORS = [
     "conv 3-8 @9 k3 s2",
     "mbconv 8-8 @6 e4 k3 s1",

@@ -34,6 +34,8 @@ from edgenas.train import (
     train,
 )
 
+pytestmark = pytest.mark.trains
+
 RECIPE = TrainRecipe(epochs=4, batch=32)
 EVERYTHING = dataclasses.replace(RECIPE, ema=0.9, mixup=0.2, cutmix=1.0, precision="bf16")
 

@@ -23,6 +23,8 @@ from edgenas.profile import profile
 from edgenas.session import Pace, Placement, Refusal, Visit, predict, probe, time_models
 from edgenas.space import load_space
 
+pytestmark = pytest.mark.trains
+
 ROOT = Path(__file__).parent.parent
 SHAPE = (1, 12, 12)
 SPACE = load_space({
