@@ -209,7 +209,8 @@ def load_task(settings: Mapping[str, Any], seed: int) -> Task:
     c, h, w = train.x.shape[1:]
     if (len(mean), len(std)) != (c, c):
         raise UsageError(f"task: mean and std need one number for each of {c} channels")
-    for note in (*raw.notes, *_repeated(chosen.dataset, raw.classes, train, test)):
+    seen = [train] if raw.val is None else [train, raw.val]
+    for note in (*raw.notes, *_repeated(chosen.dataset, raw.classes, seen, test)):
         _tell(note)
     return Task(chosen.dataset, raw.classes, (c, h, w), mean, std, parts, augment, raw.framing)
 
@@ -219,31 +220,35 @@ def _tell(note: str) -> None:
     logging.getLogger(__name__).warning("note: %s", note)
 
 
-def _repeated(name: str, classes: Sequence[str], train: Images, test: Images) -> Iterator[str]:
+def _repeated(
+    name: str, classes: Sequence[str], known: Sequence[Images], test: Images
+) -> Iterator[str]:
     """What is to be said of images that are there more than once, pixel by pixel."""
-    seen: dict[int, int] = {}
-    contrary = []
-    for image, label in zip(train.x, train.y.tolist(), strict=True):
-        first = seen.setdefault(hash(image.numpy().tobytes()), label)
-        if first != label:
-            contrary.append((first, label))
-    labels = test.y.tolist()
-    again = [
-        label
-        for image, label in zip(test.x, labels, strict=True)
-        if hash(image.numpy().tobytes()) in seen
+    first: dict[int, int] = {}
+    contrary = [
+        (first[content], label)
+        for images in known
+        for content, label in _contents(images)
+        if first.setdefault(content, label) != label
     ]
+    again = [label for content, label in _contents(test) if content in first]
     if again:
         yield (
-            f"{name}: {len(again)} of {len(test)} images of the test part are among the training "
-            f"images too, one of them of class {classes[again[0]]!r}; its accuracy flatters"
+            f"{name}: {len(again)} of {len(test)} images of the test part are among those to learn "
+            f"from too, one of them of class {classes[again[0]]!r}; its accuracy flatters"
         )
     if contrary:
         one, other = contrary[0]
         yield (
-            f"{name}: {len(contrary)} of {len(train)} training images are of two classes at once, "
-            f"one of them of {classes[one]!r} and {classes[other]!r}"
+            f"{name}: {len(contrary)} of {sum(map(len, known))} images to learn from are of two "
+            f"classes at once, one of them of {classes[one]!r} and {classes[other]!r}"
         )
+
+
+def _contents(images: Images) -> Iterator[tuple[int, int]]:
+    """What tells each image from others, and its label."""
+    for image, label in zip(images.x, images.y.tolist(), strict=True):
+        yield hash(image.numpy().tobytes()), label
 
 
 def completed(settings: Mapping[str, Any], augment: Augment) -> dict[str, Any]:

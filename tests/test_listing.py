@@ -332,5 +332,5 @@ def test_images_that_are_in_two_parts_or_classes_are_told(
         task = load_task({"dataset": "folder", "path": str(tmp_path)}, 0)
     assert len(task.parts["test"]) == 12
     said = _said(caplog)
-    assert any("2 of 12 images of the test part are among the training images" in t for t in said)
-    assert any("1 of 41 training images are of two classes at once" in t for t in said)
+    assert any("2 of 12 images of the test part are among those to learn from" in t for t in said)
+    assert any("1 of 41 images to learn from are of two classes at once" in t for t in said)

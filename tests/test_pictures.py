@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -400,26 +401,48 @@ def test_a_plug_in_of_pillow_is_used_where_it_is_installed(tmp_path: Path) -> No
         "    Image.register_open('HEIF', made, lambda prefix: prefix[:4] == b'HEIC')\n"
         "    Image.register_extension('HEIF', '.heic')\n"
     )
-    for name in "ab":
-        (tmp_path / "set" / name).mkdir(parents=True)
-        content = io.BytesIO()
-        _rgb(seed=ord(name)).save(content, "PNG")
-        (tmp_path / "set" / name / "x.heic").write_bytes(b"HEIC" + content.getvalue())
+    content = io.BytesIO()
+    _rgb().save(content, "PNG")
+    (tmp_path / "x.heic").write_bytes(b"HEIC" + content.getvalue())
     done = subprocess.run(
         [sys.executable, "-c",
-         "import sys; from pathlib import Path; from edgenas.datasets.folder import Folder\n"
-         "print(len(Folder(Path(sys.argv[1]), resolution=16).load().train))",
-         str(tmp_path / "set")],
-        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+         "import sys, classify\n"
+         "with classify.opened(sys.argv[1]) as image: print(image.format, image.size)\n"
+         "print(classify.format_of(sys.argv[1]))",
+         str(tmp_path / "x.heic")],
+        capture_output=True, text=True,
+        env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(classify.__file__).parent}"},
     )  # fmt: skip
-    assert done.stdout.strip() == "2", done.stderr
+    assert done.stdout.split() == ["PNG", "(44,", "30)", "HEIF"], done.stderr
 
 
-def test_more_images_than_memory_holds_are_refused_before_one_is_read(tmp_path: Path) -> None:
-    _rgb().save(tmp_path / "one.png")
+def _linked(folder: Path, count: int, picture: Path) -> None:
     for name in "ab":
-        (tmp_path / name).mkdir()
-        for k in range(1000):
-            (tmp_path / name / f"{k}.png").symlink_to(tmp_path / "absent.png")
-    with pytest.raises(DataError, match=r"2000 images at 4096 px take 201 GB .* are free"):
-        Folder(tmp_path, resolution=4096).load()
+        (folder / name).mkdir(parents=True)
+        for k in range(count):
+            (folder / name / f"{k:04}.png").symlink_to(picture)
+
+
+def test_more_images_than_memory_holds_are_refused_before_all_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _rgb().save(tmp_path / "one.png")
+    _linked(tmp_path / "set", 150, tmp_path / "one.png")
+    free = psutil.virtual_memory()._replace(available=10**8)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    assert len(Folder(tmp_path / "set", resolution=16).load().train) == 300
+    with pytest.raises(DataError, match=r"300 images take 0\.118 GB .* 0\.1 GB are free"):
+        Folder(tmp_path / "set", resolution=256).load()
+
+
+def test_of_images_that_cannot_go_together_few_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _rgb().save(tmp_path / "one.png")
+    _linked(tmp_path / "set", 200, tmp_path / "one.png")
+    read = []
+    opened = classify.opened
+    monkeypatch.setattr(classify, "opened", lambda path: read.append(path) or opened(path))
+    with pytest.raises(DataError, match=r"0000\.png is 44x30, not square"):
+        Folder(tmp_path / "set").load()
+    assert len(read) < 400

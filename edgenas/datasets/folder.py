@@ -66,7 +66,7 @@ class Folder:
             of = [(path, label) for name, path, label, _ in kept if name == part]
             check_filled(of, found.classes, found.tops[part])
             sizes.append(len(of))
-        x = self._together([(path, picture) for _, path, _, picture in kept])
+        x = self._together([picture for *_, picture in kept])
         y = torch.tensor([label for _, _, label, _ in kept])
         parts = dict(
             zip(found.parts, map(Images, torch.split(x, sizes), torch.split(y, sizes)), strict=True)
@@ -86,14 +86,25 @@ class Folder:
             ) from None
 
     def _read(self, paths: Sequence[Path]) -> list[Picture | None]:
-        """Of each (h, w) where grey, else (h, w, 3); None for what is no image."""
-        if self.resolution is not None:
-            size = (self.channels or 3) * self.resolution**2
-            check_memory(2 * len(paths) * size, f"{len(paths)} images at {self.resolution} px")
+        """Of each (h, w) where grey, else (h, w, 3), all of one size; None for what is no image."""
         large = threading.Lock()
+        pictures: list[Picture | None] = []
+        first: tuple[Path, Picture] | None = None
         with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
             warnings.simplefilter("ignore")  # of what is odd in a file that can be read
-            return list(pool.map(lambda path: self._one(path, large), paths))
+            try:
+                read = pool.map(lambda path: self._one(path, large), paths)
+                for path, picture in zip(paths, read, strict=True):
+                    pictures.append(picture)
+                    if picture is not None and first is None:
+                        first = (path, picture)
+                        check_memory(2 * len(paths) * picture.nbytes, f"{len(paths)} images")
+                    if picture is not None and first is not None:
+                        _check_size(path, picture, *first)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # it would read all the others first
+                raise
+        return pictures
 
     def _one(self, path: Path, large: threading.Lock) -> Picture | None:
         try:
@@ -119,14 +130,12 @@ class Folder:
             picture = classify.framed(picture, side, side, self.fit, self.background)
         return np.array(picture)
 
-    def _together(self, pictures: Sequence[tuple[Path, Picture]]) -> torch.Tensor:
+    def _together(self, pictures: Sequence[Picture]) -> torch.Tensor:
         """(n, c, size, size) uint8."""
-        for path, picture in pictures:
-            _check_size(path, picture, *pictures[0])
-        grey = self.channels is None and all(p.ndim == 2 for _, p in pictures)
+        grey = self.channels is None and all(p.ndim == 2 for p in pictures)
         channels = self.channels or (1 if grey else 3)
-        x = np.empty((len(pictures), channels, *pictures[0][1].shape[:2]), np.uint8)
-        for k, (_, picture) in enumerate(pictures):
+        x = np.empty((len(pictures), channels, *pictures[0].shape[:2]), np.uint8)
+        for k, picture in enumerate(pictures):
             x[k] = picture if picture.ndim == 2 else picture.transpose(2, 0, 1)
         return torch.from_numpy(x)
 
