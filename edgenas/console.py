@@ -56,7 +56,8 @@ class _Work:
 
     def standing(self, now: float) -> str:
         """The line where nothing was told for long."""
-        return f"{self.name} {self.done}/{self.total}, {self.tail(now)}"
+        tail = self.tail(now)
+        return f"{self.name} {self.done}/{self.total}" + (f", {tail}" if tail else "")
 
     def beside(self, now: float) -> str:
         """What stands beside the bar."""

@@ -282,8 +282,9 @@ def _verdict(
     write_json(
         run / "verdict.json",
         {"schema": 1, "met": met, "name": "fashion-two-budgets",
-         "task": {"name": "fashion-mnist", "classes": CLASSES, "sizes": {"train": 53488,
-                  "search": 6000, "calibration": 512, "test": 10000}},
+         "task": {"name": "fashion-mnist", "classes": CLASSES, "parts": {
+             part: {"images": number, "sha256": HASH} for part, number in
+             {"train": 53488, "search": 6000, "calibration": 512, "test": 10000}.items()}},
          "torch": {"found": 0.9184, "pruned": 0.9169 if small else None}, "gates": gates,
          "delivered": delivered, "candidates": candidates, "blocks": blocks, "repairs": [],
          "conditions": {d: {"load_average": 1.2, "canary_before_ms": 0.41, "canary_after_ms": 0.42}

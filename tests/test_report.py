@@ -29,6 +29,7 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.said: dict[str, str] = {}
         self.section = "top"
+        self.text = text
         self.feed(text)
         self.close()
         assert self.open == []
@@ -338,3 +339,117 @@ def test_a_verdict_of_a_front_names_runs_within_it(tmp_path: Path, name: str) ->
     path.write_text(json.dumps(verdict))
     with pytest.raises(CorruptFile, match=r"names .*, which"):
         write_report(folder)
+
+
+def test_what_misses_a_gate_is_nowhere_said_to_be_delivered(tmp_path: Path) -> None:
+    shown = page(build_run(tmp_path, met=False))
+    for row in re.findall(r"<tr.*?</tr>", shown.text, re.S):
+        words = re.sub("<[^>]+>", " ", row)
+        if "pruned, int8-static" in words and "tflite" in words:
+            assert 'class="missing"' in row and "not met" in words and "delivered" not in words
+        if "model.tflite" in words and "cpu-litert" in words:
+            assert "not met" in words and "latency:tflite" in words
+        if "pruned, int8-static" in words and "onnx" in words:
+            assert 'class="delivered"' in row and "delivered" in words
+    assert "Delivered files" not in shown.said["verdict"]
+    assert (
+        "What to do next" in shown.said["top"] and "latency: allow more time" in shown.said["top"]
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", ["latency", "accuracy", "parity", "int8", "size", "memory", "same"]
+)
+def test_each_kind_of_miss_has_its_advice(run: Path, kind: str) -> None:
+    def miss(verdict: Any) -> None:
+        verdict["met"] = verdict["gates"][0]["met"] = False
+        verdict["gates"][0]["name"] = "same:onnx on pi4" if kind == "same" else f"{kind}:onnx"
+
+    change(run / "verdict.json", miss)
+    said = page(run).said
+    assert f"{kind}: " in said["top"].partition("What to do next")[2]
+    assert said["candidates"].count("delivered") == 1  # that of TFLite
+
+
+def test_a_run_that_is_met_needs_no_advice(whole: Path) -> None:
+    assert "What to do next" not in page(whole).said["top"]
+    assert "Delivered files" in page(whole).said["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("share", "images", "want"),
+    [
+        (0.0, 10, "0.0 to 27.8 %"),
+        (1.0, 10, "72.2 to 100.0 %"),
+        (0.889, 505, "85.9 to 91.4 %"),
+        (0.5, 100, "40.4 to 59.6 %"),
+        (0.9148, 10_000, "90.9 to 92.0 %"),
+        (None, 10, ""),
+        (0.5, None, ""),
+        (0.5, 0, ""),
+    ],
+)
+def test_intervals_of_accuracies_are_those_of_wilson(
+    share: float | None, images: int | None, want: str
+) -> None:
+    assert q.between(q.share_interval(share, images)).replace("\N{NO-BREAK SPACE}", " ") == want
+
+
+def test_every_accuracy_has_its_interval_and_its_images(whole: Path) -> None:
+    said = page(whole).said
+    assert said["verdict"].count("90.9 to 92.0 %") == 2  # files
+    assert said["verdict"].count("90.92 % to 92.01 %") == 2  # gates
+    assert len(re.findall(r"9\d\.\d to 92\.\d %", said["candidates"])) == 8
+    assert len(re.findall(r"9\d\.\d to 92\.\d %", said["accuracy"])) == 2 + 8
+    for section in ("verdict", "candidates", "accuracy"):
+        assert "10 000 images of the test part" in said[section]
+    assert "6 000 images of search-validation" in said["tried"]
+
+
+def test_an_interval_that_the_verdict_has_is_the_one_that_is_shown(run: Path) -> None:
+    def known(verdict: Any) -> None:
+        for candidate in verdict["candidates"]:
+            candidate["accuracy_interval"] = [0.5, 0.99]
+
+    change(run / "verdict.json", known)
+    assert page(run).said["candidates"].count("50.0 to 99.0 %") == 8
+
+
+def test_a_file_is_compared_with_the_space_in_its_own_precision(run: Path) -> None:
+    def float32(verdict: Any) -> None:
+        for candidate in verdict["candidates"]:
+            candidate["delivered"] = candidate["variant"] == "pruned" and (
+                candidate["precision"] == "fp32"
+            )
+
+    def spans(profile: Any) -> None:
+        profile["targets"][0]["spans_ms"] = {"fp32": [1.25, 8.5], "int8-static": [0.1, 2.0]}
+
+    change(run / "verdict.json", float32)
+    change(run / "profile/profile.json", spans)
+    said = page(run).said["verdict"]
+    assert "1.25 ms to 8.50 ms predicted in fp32" in said
+    assert "predicted in int8-static" in said  # the other's span in fp32 is not known: it is named
+
+
+def test_a_network_that_was_scored_twice_is_one_point(run: Path) -> None:
+    ledger = run / "ledger.jsonl"
+    before = page(run).said["tried"]
+    tells = [line for line in ledger.read_text().splitlines() if '"tell"' in line]
+    again = [json.loads(line) | {"phase": "again"} for line in (tells[3], tells[3], tells[-1])]
+    more = "".join(json.dumps(event) + "\n" for event in again)
+    ledger.write_text(more + ledger.read_text())
+    assert f"{len(tells)} networks tried" in before
+    assert f"{len(tells)} networks tried" in page(run).said["tried"]
+
+
+def test_tables_of_many_columns_name_each_cell_for_a_narrow_page(whole: Path) -> None:
+    tables = re.findall(r"<table.*?</table>", page(whole).text, re.S)
+    heads = {t: t.partition("</thead>")[0] for t in tables}
+    own = ('class="network"', 'class="heat"')  # drawings of the whole, narrow in their own way
+    wide = [t for t in tables if heads[t].count("<th") > 7 and not any(k in t for k in own)]
+    assert len(wide) >= 4
+    for table in wide:
+        assert 'stack"' in table.partition(">")[0]
+        cells = re.findall(r"<td[^>]*>", table)
+        assert all("data-label" in cell or "colspan" in cell for cell in cells)

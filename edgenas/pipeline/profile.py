@@ -90,6 +90,7 @@ def _target(
         "limit_ms": max(limits),
         "fastest_ms": fastest,
         "slowest_ms": slowest,
+        "spans_ms": {p: extremes_ms(ctx.space, known) for p, known in predictors.items()},
     }
 
 

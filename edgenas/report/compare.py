@@ -10,6 +10,7 @@ from edgenas.report.chart import ticks
 from edgenas.report.curves import chosen, search_score
 from edgenas.report.facts import Candidate, Latency
 from edgenas.report.record import Record
+from edgenas.report.summary import accuracy_interval
 from edgenas.report.svg import element
 
 
@@ -23,6 +24,7 @@ class CandidateRow:
     variant: str
     precision: str
     delivered: bool
+    missed: str
     why: str
     p50: str
     interval: str
@@ -31,6 +33,7 @@ class CandidateRow:
     tail: str
     predicted: str
     accuracy: str
+    accuracy_interval: str
     size: str
     memory: str
     integer: str
@@ -47,9 +50,11 @@ class Stage:
     name: str
     where: str
     accuracy: str
+    interval: str
     change: str
     dot: Markup | None
     delivered: bool = False
+    missed: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,12 @@ def _candidates(record: Record) -> list[Candidate]:
 def candidates(record: Record) -> list[CandidateRow]:
     """Every file that was made, with what spoke for or against it."""
     limits = {(t.format, t.device): t.limit_ms for t in record.profile.targets}
-    return [_row(c, _candidates(record), limits) for c in _candidates(record)]
+    return [_row(record, c, limits) for c in _candidates(record)]
 
 
-def _row(
-    c: Candidate, every: list[Candidate], limits: Mapping[tuple[str, str], float]
-) -> CandidateRow:
+def _row(record: Record, c: Candidate, limits: Mapping[tuple[str, str], float]) -> CandidateRow:
     limit = limits.get((c.format, c.device))
+    every = _candidates(record)
     rivals = [o.latency.p50_ms for o in every if o.latency and o.device == c.device]
     full = 1.05 * max([*rivals, limit or 0.0, 1e-9])
     latency = c.latency or Latency(0.0)
@@ -82,7 +86,7 @@ def _row(
     tail = (latency.p90_ms, latency.p99_ms)
     return CandidateRow(
         file=c.file, format=c.format, device=c.device, variant=c.variant, precision=c.precision,
-        delivered=c.delivered, why=c.why,
+        delivered=c.delivered, missed=_missed(record, c), why=c.why,
         p50=q.ms(latency.p50_ms) if timed else q.ABSENT,
         interval=q.interval(latency.interval_ms),
         grade=latency.grade or "",
@@ -90,6 +94,7 @@ def _row(
         tail=" / ".join(q.number(t) for t in tail) + " ms" if any(tail) else q.ABSENT,
         predicted=q.ms(c.predicted_p50_ms),
         accuracy=q.percent(c.accuracy),
+        accuracy_interval=accuracy_interval(record, c),
         size=q.size(c.size_bytes),
         memory=q.size(c.memory_bytes),
         integer=q.percent(c.quantized, 0),
@@ -98,6 +103,11 @@ def _row(
         transposes=q.count(c.transposes),
         bar=_budget_bar(latency.p50_ms / full, limit / full if limit else None),
     )  # fmt: skip
+
+
+def _missed(record: Record, c: Candidate) -> str:
+    """Gates that it does not meet, of a file that is handed over."""
+    return ", ".join(g.name for g in record.missed(c.format)) if c.delivered else ""
 
 
 def _budget_bar(share: float, limit: float | None) -> Markup:
@@ -120,27 +130,29 @@ def stages(record: Record) -> Stages | None:
     pruned = variants["pruned"].accuracy if "pruned" in variants else torch.get("pruned")
     every = _candidates(record)
     found = [
-        ("trained", "PyTorch", trained, False),
+        ("trained", "PyTorch", trained, None),
         *[_file(c) for c in every if c.variant != "pruned"],
-        ("pruned, fine-tuned", "PyTorch", pruned, False),
+        ("pruned, fine-tuned", "PyTorch", pruned, None),
         *[_file(c) for c in every if c.variant == "pruned"],
     ]
-    scored = [(n, w, a, d) for n, w, a, d in found if a is not None]
+    scored = [(n, w, a, c) for n, w, a, c in found if a is not None]
     best = chosen(record)
     searched = best.metrics.get("accuracy") if best else None
     rows = []
     if searched is not None:
         name = f"searched, {search_score(record)}"
-        rows.append(Stage(name, "PyTorch, search-validation", q.percent(searched), q.ABSENT, None))
+        bounds = q.between(q.share_interval(searched, record.images("search")))
+        where = "PyTorch, search-validation"
+        rows.append(Stage(name, where, q.percent(searched), bounds, q.ABSENT, None))
     if not scored:
         return Stages(tuple(rows), None) if rows else None
     low, high = _domain([a for _, _, a, _ in scored])
-    rows += [_stage(row, trained, (low, high)) for row in scored]
+    rows += [_stage(record, row, trained, (low, high)) for row in scored]
     return Stages(tuple(rows), (q.percent(low, 1), q.percent(high, 1)))
 
 
-def _file(c: Candidate) -> tuple[str, str, float | None, bool]:
-    return f"{c.variant}, {c.precision}", c.format, c.accuracy, c.delivered
+def _file(c: Candidate) -> tuple[str, str, float | None, Candidate]:
+    return f"{c.variant}, {c.precision}", c.format, c.accuracy, c
 
 
 def _domain(accuracies: list[float]) -> tuple[float, float]:
@@ -152,9 +164,12 @@ def _domain(accuracies: list[float]) -> tuple[float, float]:
 
 
 def _stage(
-    row: tuple[str, str, float, bool], trained: float | None, domain: tuple[float, float]
+    record: Record,
+    row: tuple[str, str, float, Candidate | None],
+    trained: float | None,
+    domain: tuple[float, float],
 ) -> Stage:
-    name, where, accuracy, delivered = row
+    name, where, accuracy, file = row
     low, high = domain
     at = f"{100 * (accuracy - low) / (high - low):.2f}%"
     marks = [element("line", class_="rail", x1="0", x2="100%", y1=8, y2=8)]
@@ -164,7 +179,10 @@ def _stage(
         marks.append(element("line", class_="drop", x1=base, x2=at, y1=8, y2=8))
     marks.append(element("circle", class_="dot", cx=at, cy=8, r=5))
     change = q.ABSENT if trained is None else q.points(accuracy - trained)
+    bounds = q.between(q.share_interval(accuracy, record.images("test")))
     return Stage(
-        name, where, q.percent(accuracy), change if (name != "trained") else q.ABSENT,
-        element("svg", *marks, class_="strip", height=16, aria_hidden="true"), delivered,
+        name, where, q.percent(accuracy), accuracy_interval(record, file) if file else bounds,
+        change if (name != "trained") else q.ABSENT,
+        element("svg", *marks, class_="strip", height=16, aria_hidden="true"),
+        file is not None and file.delivered, _missed(record, file) if file else "",
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """The pictures of a run: what was tried, how the search converged, how training went."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -38,7 +39,10 @@ def chosen(record: Record) -> Trial | None:
 
 def _pareto(record: Record, target: Target, index: int) -> Chart | None:
     key = f"ms:{target.device}"
-    tried = [t for t in record.trials if key in t.metrics and "accuracy" in t.metrics]
+    scored = [t for t in record.trials if key in t.metrics and "accuracy" in t.metrics]
+    tried = list(
+        {json.dumps(t.picks, sort_keys=True): t for t in scored}.values()
+    )  # the last of each
     if not tried:
         return None
 

@@ -1,5 +1,6 @@
 """The files of a run directory as facts; what a run did not reach or do is None or empty."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,13 @@ class Target:
     limits_ms: tuple[float, ...] = ()
     fastest_ms: float | None = None
     slowest_ms: float | None = None
+    spans_ms: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def span_ms(self, precision: str) -> tuple[float, float] | None:
+        """Predicted p50 of the fastest and of the slowest network of the space in ``precision``."""
+        if precision == self.precision and self.fastest_ms is not None and self.slowest_ms:
+            return self.fastest_ms, self.slowest_ms
+        return self.spans_ms.get(precision)
 
     @property
     def limits(self) -> tuple[float, ...]:
@@ -151,6 +159,15 @@ class Gate:
     grade: str | None = None
     comparison: str = "<="
     worst: str | None = None  # the class that a gate is about
+
+    def concerns(self, format: str) -> bool:
+        """Whether it judges the file of ``format``."""
+        return self.name.partition(":")[2].replace(" ", ":").partition(":")[0] == format
+
+    @property
+    def of_accuracy(self) -> bool:
+        """Whether its value is a share of the test images."""
+        return re.fullmatch("accuracy:[^:]+", self.name) is not None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Line:
     page: str
     card: summary.BudgetCard
     accuracy: str
+    accuracy_interval: str
 
 
 def facts(shared: Record) -> dict[str, Any]:
@@ -48,7 +49,8 @@ def _lines(name: str, record: Record) -> list[Line]:
     for card in summary.budget_cards(record):
         best = next((c for c in _files(record, card.target.device) if c.delivered), None)
         accuracy = q.percent(best.accuracy) if best else q.ABSENT
-        lines.append(Line(name, f"networks/{name}/report.html", card, accuracy))
+        interval = summary.accuracy_interval(record, best) if best else ""
+        lines.append(Line(name, f"networks/{name}/report.html", card, accuracy, interval))
     return lines
 
 

@@ -50,6 +50,9 @@ def _facts(record: Record) -> dict[str, Any]:
         "record": record,
         "version": manifest.get("edgenas", edgenas.__version__),
         "headline": summary.headline(record),
+        "advice": summary.advice(record),
+        "tested": _named(record, "test"),
+        "searched": _named(record, "search"),
         "progress": summary.progress(record),
         "cards": summary.budget_cards(record),
         "gates": summary.gates(record),
@@ -70,6 +73,13 @@ def _facts(record: Record) -> dict[str, Any]:
         "hashes": [(k, list(q.flat(manifest.get(k, {})))) for k in ("inputs", "outputs")],
         "seed": manifest.get("seed", q.ABSENT),
     }
+
+
+def _named(record: Record, part: str) -> str:
+    """``505 images of the test part``."""
+    named = {"test": "the test part", "search": "search-validation"}[part]
+    number = record.images(part)
+    return named if number is None else f"{q.count(number)} images of {named}"
 
 
 def _groups(facts: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

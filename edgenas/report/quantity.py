@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from edgenas import noise
 from edgenas.report.facts import Gate
 
 ABSENT = "–"
@@ -58,6 +59,18 @@ def relation(text: str) -> str:
 def percent(fraction: float | None, decimals: int = 2) -> str:
     """A fraction as percent."""
     return ABSENT if fraction is None else f"{fixed(100 * fraction, decimals)}{_GAP}%"
+
+
+def share_interval(share: float | None, images: int | None) -> tuple[float, float] | None:
+    """Where the share of all such images lies in 95 of 100 cases (Wilson), from so many of them."""
+    if share is None or not images or not 0 <= share <= 1:
+        return None
+    return noise.share_interval(round(share * images), images)
+
+
+def between(bounds: tuple[float, float] | None) -> str:
+    """``lo to hi`` in percent; nothing where it is not known."""
+    return f"{fixed(100 * bounds[0], 1)} to {percent(bounds[1], 1)}" if bounds else ""
 
 
 def signed(fraction: float | None, decimals: int = 1) -> str:

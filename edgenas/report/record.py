@@ -17,6 +17,7 @@ from edgenas.report.facts import (
     Compressed,
     Epoch,
     Found,
+    Gate,
     Profile,
     Repair,
     TableFacts,
@@ -82,6 +83,23 @@ class Record:
     def name(self) -> str:
         """What the run is called."""
         return self.verdict.name if self.verdict else self.folder.resolve().name
+
+    def images(self, part: str) -> int | None:
+        """How many there are in ``part`` of the task, where the run says so."""
+        task = (
+            self.verdict.task if self.verdict else (self.manifest.get("inputs") or {}).get("task")
+        )
+        match task:
+            case {"parts": Mapping() as parts}:
+                match parts.get(part):
+                    case {"images": int(number)}:
+                        return number
+        return None
+
+    def missed(self, format: str) -> tuple[Gate, ...]:
+        """The gates that the file of ``format`` does not meet."""
+        gates = self.verdict.gates if self.verdict else ()
+        return tuple(g for g in gates if not g.met and g.concerns(format))
 
     @property
     def how(self) -> str:

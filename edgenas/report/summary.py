@@ -38,7 +38,9 @@ class BudgetCard:
     limit: str
     room: str
     predicted: str
+    precision: str
     span: str | None
+    span_precision: str
     gauge: Markup
 
 
@@ -66,8 +68,10 @@ class DeliveredFile:
     precision: str
     p50: str
     accuracy: str
+    accuracy_interval: str
     size: str
     sha256: str
+    missed: str
 
 
 def headline(record: Record) -> Headline:
@@ -120,9 +124,9 @@ def _card(record: Record, target: Target, index: int) -> BudgetCard:
     value, limit = q.gate_pair(gate) if gate else (q.ms(predicted), q.ms(target.limit_ms))
     status: Status = "open" if gate is None else "met" if gate.met else "missed"
     bounds = gate.interval if gate else None
-    span = None
-    if target.fastest_ms is not None and target.slowest_ms is not None:
-        span = f"{q.ms(target.fastest_ms)} to {q.ms(target.slowest_ms)}"
+    precision = candidate.precision if candidate else target.precision
+    of = precision if target.span_ms(precision) else target.precision
+    span = target.span_ms(of)
     return BudgetCard(
         target=target,
         tone=tone(index),
@@ -135,7 +139,9 @@ def _card(record: Record, target: Target, index: int) -> BudgetCard:
         limit=limit,
         room=_room(measured if gate else predicted, target.limit_ms),
         predicted=q.ms(predicted),
-        span=span,
+        precision=precision,
+        span=f"{q.ms(span[0])} to {q.ms(span[1])}" if span else None,
+        span_precision=of,
         gauge=_gauge(target.limit_ms, measured, predicted, bounds, provenance),
     )
 
@@ -191,7 +197,10 @@ def gates(record: Record) -> list[GateRow]:
     rows = []
     for gate in record.verdict.gates if record.verdict else ():
         value, limit = q.gate_pair(gate)
-        bounds = gate.interval and [q.gate_text(gate, b) for b in gate.interval]
+        interval = gate.interval
+        if interval is None and gate.of_accuracy:
+            interval = q.share_interval(gate.value, record.images("test"))
+        bounds = interval and [q.gate_text(gate, b) for b in interval]
         rows.append(
             GateRow(
                 gate.name, gate.met, value, q.relation(gate.comparison), limit,
@@ -212,6 +221,33 @@ def _delivered(record: Record, format: str) -> Candidate | None:
     )
 
 
+def accuracy_interval(record: Record, candidate: Candidate) -> str:
+    """Of its accuracy on the test part; nothing where it is not known."""
+    known = candidate.accuracy_interval
+    return q.between(known or q.share_interval(candidate.accuracy, record.images("test")))
+
+
+_NEXT = {
+    "latency": "allow more time, take a smaller space (space.preset, space.widths), or more rounds "
+    "of repairs, and let them recover (prune.epochs)",
+    "accuracy": "train for longer (train.epochs), search a larger space or allow more time; how "
+    "much may be lost is gates.drop, gates.class_drop and prune.max_drop",
+    "parity": "the file computes something else than its network: take another "
+    "quantize.calibration, or precision: fp32",
+    "int8": "operators of the network have no integer form there: take precision: fp32",
+    "size": "have the search keep it too (budgets.size), or take a smaller space",
+    "memory": "take a smaller space or less resolution (budgets.activations bounds it)",
+    "same": "the two devices compute different things: look at their runtimes' versions",
+}
+
+
+def advice(record: Record) -> list[str]:
+    """What to do about each kind of gate that was not met, then how to go on."""
+    gates = record.verdict.gates if record.verdict else ()
+    kinds = dict.fromkeys(g.name.partition(":")[0] for g in gates if not g.met)
+    return [f"{kind}: {_NEXT[kind]}" for kind in kinds if kind in _NEXT]
+
+
 def delivered_files(record: Record) -> list[DeliveredFile]:
     """What is handed over; the hash as the manifest has it."""
     if record.verdict is None:
@@ -227,8 +263,10 @@ def delivered_files(record: Record) -> list[DeliveredFile]:
                 file=file.file, format=format, device=file.device, variant=file.variant,
                 precision=file.precision, p50=q.ms(latency.p50_ms if latency else None),
                 accuracy=q.percent(source.accuracy if source else None),
+                accuracy_interval=accuracy_interval(record, source) if source else "",
                 size=q.size(source.size_bytes if source else None),
                 sha256=str(hashes.get(file.file, "")),
+                missed=", ".join(g.name for g in record.missed(format)),
             )
         )  # fmt: skip
     return rows
