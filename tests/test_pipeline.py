@@ -309,6 +309,15 @@ def test_its_folder_says_every_default_and_is_the_same_run(finished: Path) -> No
     assert all(stage["unchanged"] for stage in json.loads(done.stdout))
 
 
+def test_the_space_is_spanned_in_every_precision(finished: Path) -> None:
+    profile = json.loads((finished / "runs/mine/profile/profile.json").read_text())
+    for target in profile["targets"]:
+        assert {"fp32", "int8-static"} == target["spans_ms"].keys()
+        assert all(0 < low < high for low, high in target["spans_ms"].values())
+        span = [target["fastest_ms"], target["slowest_ms"]]
+        assert target["spans_ms"][target["precision"]] == span
+
+
 def test_a_change_reruns_what_depends_on_it(finished: Path) -> None:
     done = run(finished, "--set", "measure.blocks=3", "--dry-run", "--json")
     plan = {c["stage"]: c["unchanged"] for c in json.loads(done.stdout)}
