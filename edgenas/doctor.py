@@ -87,6 +87,9 @@ def _devices() -> list[Finding]:
             fingerprint, _ = probe(load_device(name))
         except EdgenasError as e:
             out.append(Finding(f"device {name}", False, str(e), needed=False))
+        except Exception as e:  # a plug-in may raise anything; the other devices are listed still
+            said = " ".join(f"{type(e).__name__}: {e}".split())
+            out.append(Finding(f"device {name}", False, said, needed=False))
         else:
             facts = ", ".join(f"{k} {v}" for k, v in fingerprint.items())
             out.append(Finding(f"device {name}", True, facts, needed=False))

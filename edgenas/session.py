@@ -2,20 +2,21 @@
 
 import contextlib
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from edgenas import parsing
+from edgenas import answers
+from edgenas.answers import Event
 from edgenas.artifact import Artifact
 from edgenas.device import Device
 from edgenas.errors import CapabilityError, DeviceError, UsageError
 
 Fingerprint = Mapping[str, str | int]
-Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,10 @@ class Pace:
 def probe(device: Device) -> tuple[Fingerprint, Mapping[str, Any]]:
     """What the device is, for good (fingerprint), and how it stands now (facts)."""
     for event in _events(device, {"verb": "probe"}):
-        if event.get("event") == "end":
-            return event["fingerprint"], event["facts"]
+        with _answering(device):
+            if event.get("event") != "end":
+                continue
+            return answers.fingerprint(event), answers.field(event, "facts", dict)
     raise AssertionError("unreachable: _events ends with 'end'")
 
 
@@ -96,18 +99,29 @@ def time_models(
     """
     require_clock(device)
     job = _job("time", device, models, visits=visits, **asdict(pace))
-    timed_ns = 0
-    with contextlib.closing(_events(device, job)) as events:
+    awaited = Counter(visits)
+    with _answering(device), contextlib.closing(_events(device, job)) as events:
         for event in events:
             match event:
-                case {"id": str(id), "round": int(number), "ns": list(ns)}:
-                    yield Visit(number, id, tuple(ns), event.get("uj"))
-                case {"id": str(id), "status": "unsupported" | "failed" as status}:
-                    yield Refusal(id, status, event["reason"])
-                case {"event": "placed", "id": str(id)}:
-                    yield Placement(id, event["nodes"], event["outside"])
+                case {"ns": _}:
+                    visit = _visit(event)
+                    if awaited[visit.round, visit.id] < 1:
+                        raise answers.odd(event, "nothing was asked for")
+                    awaited[visit.round, visit.id] -= 1
+                    yield visit
+                case {"status": _}:
+                    refusal = _refusal(event, models)
+                    awaited = Counter({v: n for v, n in awaited.items() if v[1] != refusal.id})
+                    yield refusal
+                case {"event": "placed"}:
+                    id, nodes = answers.known(event, models), answers.number(event, "nodes")
+                    yield Placement(id, nodes, answers.number(event, "outside"))
                 case {"event": "end"}:
-                    timed_ns = event["timed_ns"]
+                    timed_ns = answers.number(event, "timed_ns")
+    if left := +awaited:
+        raise DeviceError(
+            f"{device.name}: the runner ended and left out {left.total()} of {len(visits)} timings"
+        )
     return timed_ns
 
 
@@ -119,13 +133,31 @@ def count(
     The first should be a small one: it also warms the loop. Raises DeviceError where nothing counts
     them. Closing the generator ends the process.
     """
-    with contextlib.closing(_events(device, _job("count", device, models, calls=calls))) as events:
+    job = _job("count", device, models, calls=calls)
+    with _answering(device), contextlib.closing(_events(device, job)) as events:
         for event in events:
             match event:
-                case {"id": str(id), "counts": dict(instructions)}:
-                    yield Counted(id, instructions)
-                case {"id": str(id), "status": "unsupported" | "failed" as status}:
-                    yield Refusal(id, status, event["reason"])
+                case {"counts": _}:
+                    yield Counted(answers.known(event, models), answers.counts(event))
+                case {"status": _}:
+                    yield _refusal(event, models)
+
+
+def _visit(event: Event) -> Visit:
+    uj = answers.number(event, "uj") if "uj" in event else None
+    ns = answers.numbers(event, "ns")
+    return Visit(answers.number(event, "round"), answers.field(event, "id", str), ns, uj)
+
+
+def _refusal(event: Event, models: Mapping[str, Artifact]) -> Refusal:
+    status = answers.field(event, "status", str)
+    if status not in ("unsupported", "failed"):
+        raise answers.odd(event, "'status' is neither 'unsupported' nor 'failed'")
+    return Refusal(
+        answers.known(event, models),
+        "unsupported" if status == "unsupported" else "failed",
+        answers.text(event, "reason"),
+    )
 
 
 def require_clock(device: Device) -> None:
@@ -174,8 +206,26 @@ def predict(device: Device, artifact: Artifact, inputs: np.ndarray, batch: int =
         for _ in _events(device, job):
             pass
         transport.pull(output, made)
-        logits: np.ndarray = np.load(made, allow_pickle=False)
-    return logits
+        return _outputs(device, made, len(inputs))
+
+
+def _outputs(device: Device, path: Path, images: int) -> np.ndarray:
+    """Logits (images, classes) as the runner wrote them; what its header promises has to be there.
+
+    Raises DeviceError.
+    """
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError, SyntaxError) as e:
+        raise DeviceError(f"{device.name}: its answers are no array of numbers: {e}") from e
+    if not isinstance(mapped, np.ndarray) or mapped.dtype != np.float32 or mapped.ndim < 2:
+        raise DeviceError(
+            f"{device.name}: its answers are not float32 of (images, classes) but "
+            f"{getattr(mapped, 'dtype', 'something else')} of {getattr(mapped, 'shape', '')}"
+        )
+    if len(mapped) != images:
+        raise DeviceError(f"{device.name} answered for {len(mapped)} of {images} images")
+    return np.array(mapped)
 
 
 def memory_bytes(device: Device, artifact: Artifact, empty: Artifact) -> int | None:
@@ -189,8 +239,11 @@ def memory_bytes(device: Device, artifact: Artifact, empty: Artifact) -> int | N
         return None
     model, nothing = device.transport.push([artifact.path, empty.path])
     for event in _events(device, {"verb": "memory", "model": model, "empty": nothing}):
-        taken: int | None = event["bytes"]
-    return taken
+        with _answering(device):
+            if event.get("event") != "end":
+                continue
+            return None if event.get("bytes", 0) is None else answers.number(event, "bytes", None)
+    raise AssertionError("unreachable: _events ends with 'end'")
 
 
 def check(device: Device, artifact: Artifact) -> None:
@@ -199,6 +252,15 @@ def check(device: Device, artifact: Artifact) -> None:
         raise CapabilityError(
             f"{device.name} runs {device.runtime.format}, {artifact.path} is {artifact.format}"
         )
+
+
+@contextlib.contextmanager
+def _answering(device: Device) -> Iterator[None]:
+    """An answer that makes no sense is told with the name of the device."""
+    try:
+        yield
+    except answers.Odd as e:
+        raise DeviceError(f"{device.name}: {e}") from e
 
 
 def _events(device: Device, job: Mapping[str, Any]) -> Generator[Event, None, None]:
@@ -214,12 +276,12 @@ def _events(device: Device, job: Mapping[str, Any]) -> Generator[Event, None, No
             during = ""
             try:
                 for line in lines:
-                    event = _parsed(line)
+                    event = answers.parsed(line)
                     match event:
                         case {"event": "refused"}:
-                            raise DeviceError(event["reason"])
+                            raise DeviceError(answers.text(event, "reason"))
                         case {"event": "loading"}:
-                            during = f" (while loading '{event['id']}')"
+                            during = f" (while loading {answers.field(event, 'id', str)!r})"
                         case {"event": "loaded"}:
                             during = ""
                     yield event
@@ -227,13 +289,3 @@ def _events(device: Device, job: Mapping[str, Any]) -> Generator[Event, None, No
                 raise DeviceError(f"{device.name}{during}: {e}") from e
     if event.get("event") != "end":
         raise DeviceError(f"{device.name}{during}: the runner stopped before its end")
-
-
-def _parsed(line: str) -> Event:
-    try:
-        event = parsing.json_value(line)
-    except ValueError:
-        event = None
-    if not isinstance(event, dict):
-        raise DeviceError(f"the runner said {line.strip()[:80]!r}, which is not a JSON object")
-    return event

@@ -15,7 +15,7 @@ import pytest
 from onnx import helper
 from torch import nn
 
-from edgenas import runner
+from edgenas import doctor, runner
 from edgenas.artifact import Artifact
 from edgenas.cli import main
 from edgenas.device import Device, load_device
@@ -24,7 +24,17 @@ from edgenas.exporters.tflite import Tflite
 from edgenas.graph import trace
 from edgenas.runtimes.litert import LiteRt
 from edgenas.runtimes.onnxruntime import OnnxRuntime
-from edgenas.session import Pace, Placement, Refusal, Visit, predict, probe, time_models
+from edgenas.session import (
+    Pace,
+    Placement,
+    Refusal,
+    Visit,
+    count,
+    memory_bytes,
+    predict,
+    probe,
+    time_models,
+)
 from edgenas.transports.local import Local
 
 CPU = Device("cpu", Local(), OnnxRuntime())
@@ -280,6 +290,162 @@ def test_a_failing_runner_is_one_line_with_what_it_said(
     with pytest.raises(DeviceError, match=message) as e:
         probe(script(tmp_path, body))
     assert "\n" not in str(e.value)
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ('{"event": "end"}', "'fingerprint' is missing"),
+        ('{"event": "end", "fingerprint": {"cpu": "x"}}', "'facts' is missing"),
+        ('{"event": "end", "fingerprint": [1], "facts": {}}', "'fingerprint' is not an object"),
+        ('{"event": "end", "fingerprint": {}, "facts": {}}', "'fingerprint' is empty"),
+        ('{"event": "end", "fingerprint": {"cpu": null}, "facts": {}}', "'cpu' of 'fingerprint'"),
+        ('{"event": "end", "fingerprint": {"cores": "2"}, "facts": {}}', "'cores' is not a num"),
+        ('{"event": "end", "fingerprint": {"cpu": "x"}, "facts": 7}', "'facts' is not an object"),
+        ('{"event": "end", "fingerprint": {"a": NaN}, "facts": {}}', "not a JSON object"),
+        ('{"event": "refused"}', "'reason' is missing"),
+        ('{"event": "refused", "reason": {}}', "'reason' is not text"),
+        ('{"event": "refused", "reason": "two\\\\nlines"}', "two lines"),
+        ('{"event": "loading"}', "'id' is missing"),
+        ('{"event": "loading", "id": 7}', "'id' is not text"),
+        (f'{{"event": {DEEP}', "not a JSON object"),
+        ("null", "not a JSON object"),
+        ("", "not a JSON object"),
+        ("{}", "stopped before its end"),
+        ('{"event": ["end"]}', "stopped before its end"),
+    ],
+)
+def test_an_answer_of_another_form_is_one_line(tmp_path: Path, said: str, what: str) -> None:
+    (tmp_path / "said").write_text(said.replace("\\\\n", "\\n") + "\n")
+    with pytest.raises(DeviceError, match="^cpu.*" + what) as e:
+        probe(script(tmp_path, f"cat {tmp_path}/said"))
+    assert "\n" not in str(e.value) and len(str(e.value)) < 400
+
+
+TIMED = '{"id": "a", "round": 0, "ns": [5]}'
+END = '{"event": "end", "timed_ns": 5}'
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ([TIMED, '{"event": "end"}'], "'timed_ns' is missing"),
+        ([TIMED, '{"event": "end", "timed_ns": "5"}'], "'timed_ns' is not a number"),
+        ([TIMED, '{"event": "end", "timed_ns": true}'], "'timed_ns' is not a number"),
+        ([END], "left out 1 of 1 timings"),
+        ([TIMED, TIMED, END], "nothing was asked for"),
+        (['{"id": "b", "round": 0, "ns": [5]}', END], "nothing was asked for"),
+        (['{"id": "a", "round": 1, "ns": [5]}', END], "nothing was asked for"),
+        (['{"round": 0, "ns": [5]}', END], "'id' is missing"),
+        (['{"id": "a", "ns": [5]}', END], "'round' is missing"),
+        (['{"id": "a", "round": 0.5, "ns": [5]}', END], "'round' is not a number"),
+        (['{"id": "a", "round": 0, "ns": []}', END], "'ns' is not a list of numbers"),
+        (['{"id": "a", "round": 0, "ns": 5}', END], "'ns' is not a list"),
+        (['{"id": "a", "round": 0, "ns": [-5]}', END], "'ns' is not a list of numbers"),
+        (['{"id": "a", "round": 0, "ns": [5, "6"]}', END], "'ns' is not a list of numbers"),
+        ([f'{{"id": "a", "round": 0, "ns": [{2**70}]}}', END], "'ns' is not a list of numbers"),
+        (['{"id": "a", "round": 0, "ns": [5], "uj": "x"}', END], "'uj' is not a number"),
+        (['{"id": "a", "status": "failed"}', END], "'reason' is missing"),
+        (['{"id": "b", "status": "failed", "reason": ""}', END], "none that was asked for"),
+        (['{"id": "a", "status": "sad", "reason": ""}', END], "'status' is neither"),
+        (['{"event": "placed", "id": "a", "nodes": 1}', TIMED, END], "'outside' is missing"),
+        (['{"event": "placed", "nodes": 1, "outside": 0}', TIMED, END], "'id' is missing"),
+    ],
+)
+def test_timings_of_another_form_are_one_line(tmp_path: Path, said: list[str], what: str) -> None:
+    (tmp_path / "said").write_text("\n".join(said) + "\n")
+    device, models = script(tmp_path, f"cat {tmp_path}/said"), {"a": model(tmp_path / "a.onnx")}
+    with pytest.raises(DeviceError, match=f"^cpu: .*{what}") as e:
+        list(time_models(device, models, [(0, "a")], FEW))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("said", ["", ', "bytes": "7"', ', "bytes": 1.5', ', "bytes": []'])
+def test_memory_of_another_form_is_one_line(tmp_path: Path, said: str) -> None:
+    (tmp_path / "said").write_text(f'{{"event": "end"{said}}}\n')
+    artifact = model(tmp_path / "a.onnx")
+    with pytest.raises(DeviceError, match=r"^cpu: .*'bytes' is"):
+        memory_bytes(script(tmp_path, f"cat {tmp_path}/said"), artifact, artifact)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["{}", '{"load": 1}', '{"load": 1, "store": 1, "simd": 1, "branch": 1, "integer": "1"}', "7",
+     '{"load": 1, "store": 1, "simd": 1, "branch": 1, "integer": 1, "more": 1}'],
+)  # fmt: skip
+def test_counts_of_another_form_are_one_line(tmp_path: Path, said: str) -> None:
+    (tmp_path / "said").write_text(f'{{"id": "a", "counts": {said}}}\n{{"event": "end"}}\n')
+    device = script(tmp_path, f"cat {tmp_path}/said")
+    with pytest.raises(DeviceError, match=r"^cpu: .*'counts' is not"):
+        list(count(device, {"a": model(tmp_path / "a.onnx")}, 2))
+
+
+@pytest.mark.parametrize(
+    ("array", "what"),
+    [
+        (None, "no array of numbers"),
+        (b"\x93NUMPY\x01\0", "no array of numbers"),
+        (np.zeros((1, 3), np.float32), "answered for 1 of 2 images"),
+        (np.zeros((2, 3)), "not float32"),
+        (np.zeros(2, np.float32), "not float32"),
+        ("huge", "no array of numbers"),
+    ],
+)
+def test_outputs_of_another_form_are_one_line(tmp_path: Path, array: object, what: str) -> None:
+    made = tmp_path / "made"
+    match array:
+        case np.ndarray():
+            with made.open("wb") as file:
+                np.save(file, array)
+        case bytes():
+            made.write_bytes(array)
+        case "huge":
+            with made.open("wb") as file:
+                np.save(file, np.zeros((2, 3), np.float32))
+            made.write_bytes(made.read_bytes().replace(b"(2, 3), ", b"(2, 3000000000), ", 1))
+        case _:
+            made.write_bytes(b"")
+    fake = tmp_path / "run.py"
+    fake.write_text(
+        "import json, shutil, sys\n"
+        f"shutil.copyfile({str(made)!r}, json.load(open(sys.argv[2]))['output'])\n"
+        'print(json.dumps({"event": "end"}))\n'
+    )
+    device = script(tmp_path, f'exec {sys.executable} {fake} "$@"')
+    with pytest.raises(DeviceError, match=f"^cpu.*{what}") as e:
+        predict(device, model(tmp_path / "a.onnx"), np.zeros((2, *SHAPE), np.float32))
+    assert "\n" not in str(e.value)
+
+
+def test_one_bad_device_never_ends_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "devices"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    (folder / "odd.yaml").write_text("transport: {kind: local}\nruntime: {kind: onnxruntime}\n")
+    (folder / "empty.yaml").write_text("")
+    (folder / "folder.yaml").mkdir()
+    (folder / "link.yaml").symlink_to("nowhere")
+    (folder / "deep.yaml").write_text("[" * 5000)
+    (folder / "binary.yaml").write_bytes(bytes(range(256)))
+    real = doctor.probe
+
+    def bad(device: Device) -> object:
+        if device.name == "odd":
+            raise KeyError("a plug-in's own\nmistake")
+        return real(device)
+
+    monkeypatch.setattr(doctor, "probe", bad)
+    found = {f.name.removeprefix("device "): f for f in doctor._devices()}
+    assert {"odd", "empty", "folder", "deep", "binary", "cpu-onnxruntime"} <= set(found)
+    assert "KeyError" in found["odd"].detail and found["cpu-onnxruntime"].ok
+    assert not any("\n" in f.detail for f in found.values())
+    assert main(["devices"]) == 0
+    assert "cpu-onnxruntime" in capsys.readouterr().out
 
 
 def test_no_interpreter_is_a_device_error() -> None:
