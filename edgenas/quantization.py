@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edgenas.errors import CapabilityError
-from edgenas.graph import INPUT, Activation, Add, Conv, Graph, Linear, MaxPool
+from edgenas.graph import INPUT, Activation, Add, Conv, Graph, Linear, MaxPool, Mean
 
 TOP: Mapping[Activation, float] = {"relu6": 6.0, "unit": 1.0}
 _BIAS_LIMIT = 2**30  # leaves as much of int32 to the products
 _TOP, _LEAST_SCALE = 127, 1e-12  # a channel that is zero fits any scale
+_FINEST = 128  # steps of a mean to one of what it is of: ONNX Runtime refuses 256
 _LEAST_MULTIPLIER = 2**-24  # finer weights cannot move the output by one step
 
 
@@ -103,6 +104,11 @@ def by_tensor(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return q.reshape(weight.shape), scales
 
 
+def _short(x: Scale, mean: Scale) -> float:
+    """By how much the steps of a ``mean`` of ``x`` are too fine for ONNX Runtime's kernel."""
+    return float(x.scale) / (_FINEST * float(mean.scale))
+
+
 def least_scales(x: Scale, y: Scale) -> tuple[float, float]:
     """Of the weights of a channel, however small, of an operator from ``x`` to ``y``.
 
@@ -132,6 +138,8 @@ class Quantized:
             if isinstance(n, Conv | Linear | Add) and n.act != "none":
                 low, high = 0.0, min(high, TOP.get(n.act, high))
             scales[n.name] = Scale.of(low, high)
+            if isinstance(n, Mean) and (short := _short(scales[n.inputs[0]], scales[n.name])) > 1:
+                scales[n.name] = Scale.of(low * short, high * short)
         object.__setattr__(self, "scales", scales)
 
     def weights(self, node: Conv | Linear) -> Weights:

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from answers import require_apart
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -694,3 +694,76 @@ def test_litert_torch_agrees(net, graphs, tmp_path):
     got = run_tflite(write("tflite", graphs["fp32"], tmp_path).path, x.numpy())
     want = run_tflite(tmp_path / "oracle.tflite", x.numpy())
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+class Twice(nn.Module):
+    """Two convolutions of one pixel each, and a function of both."""
+
+    def __init__(self, after, second: float = 1.0) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(1, 1, 1, bias=False) for _ in range(2))
+        nn.init.constant_(self.a.weight, 1.0)
+        nn.init.constant_(self.b.weight, second)
+        self.after = after
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.a(x), self.b(x))
+
+
+def wide(act: nn.Module) -> nn.Module:
+    """A sum of a thousand products."""
+    net = nn.Sequential(nn.Conv2d(128, 2, 3, padding=1), act)
+    nn.init.uniform_(net[0].weight, 0.5, 1.0)
+    return net
+
+
+INT8 = {
+    "hard-swish": lambda: Twice(lambda a, b: nn.functional.hardswish(a)),
+    "relu": lambda: Twice(lambda a, b: nn.functional.relu(a)),
+    "relu6": lambda: Twice(lambda a, b: nn.functional.relu6(a)),
+    "hard-sigmoid": lambda: Twice(lambda a, b: nn.functional.hardsigmoid(a)),
+    "sum": lambda: Twice(lambda a, b: a + b),
+    "relu of a sum": lambda: Twice(lambda a, b: nn.functional.relu(a + b)),
+    "relu6 of a sum": lambda: Twice(lambda a, b: nn.functional.relu6(a + b)),
+    "relu6 of a difference": lambda: Twice(lambda a, b: nn.functional.relu6(a + b), -0.5),
+    "gate": lambda: Twice(
+        lambda a, b: a * b.mean((2, 3), keepdim=True)
+    ),
+    "mean": lambda: Twice(lambda a, b: a.mean((2, 3))),
+    "wide relu6": lambda: wide(nn.ReLU6()),
+    "wide hard-sigmoid": lambda: wide(nn.Hardsigmoid()),
+}  # fmt: skip
+RESOLVERS = ("BUILTIN", "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "BUILTIN_REF")
+
+
+@pytest.mark.parametrize(
+    "reach", [(-1, 1), (-6, 50), (-767, 767), (-800, 800), (-3, 5e3), (-1e6, 1)]
+)
+@pytest.mark.parametrize("name", INT8)
+def test_integers_are_right_at_every_range(tmp_path, name, reach):
+    """In every kernel of LiteRT, which has limits of its own, and in ONNX Runtime."""
+    torch.manual_seed(0)
+    channels = 128 if "wide" in name else 1
+    x = torch.linspace(*reach, 1024).reshape(1, 1, 32, 32).repeat(1, channels, 1, 1)
+    graph = calibrate(trace(INT8[name](), (channels, 32, 32)), [x])
+    graph = replace(graph, floats=frozenset({INPUT}))
+    want = FakeQuantized(graph).eval()(x).detach().numpy()
+    step = float(Quantized(graph).scales[graph.output.name].scale)
+    got = {}
+    path = exporter_for("tflite").network(graph, tmp_path / "m.tflite", {}).path
+    for kind in RESOLVERS:
+        resolver = getattr(OpResolverType, kind)
+        runner = Interpreter(str(path), experimental_op_resolver_type=resolver, num_threads=1)
+        runner.allocate_tensors()
+        runner.set_tensor(runner.get_input_details()[0]["index"], x.permute(0, 2, 3, 1).numpy())
+        runner.invoke()
+        y = runner.get_tensor(runner.get_output_details()[0]["index"])
+        got[kind] = y.transpose(0, 3, 1, 2) if y.ndim == 4 else y
+    path = exporter_for("onnx").network(graph, tmp_path / "m.onnx", {}).path
+    got["onnx"] = onnxruntime.InferenceSession(str(path)).run(None, {"input": x.numpy()})[0]
+    # The 1/2 of a hard-sigmoid is in a bias, whose steps are those of its products: lost at 1e6.
+    few = 255 if "sigmoid" in name and max(map(abs, reach)) > 1e3 else 2.1
+    for kind, y in got.items():
+        off = np.abs(y - want) / step
+        assert off.max() <= few, kind
+        assert np.quantile(off, 0.99) <= 2.1, kind

@@ -60,6 +60,9 @@ _Fused = schema.ActivationFunctionType
 _ACTIVATIONS = {
     "none": _Fused.NONE, "relu": _Fused.RELU, "relu6": _Fused.RELU6, "unit": _Fused.NONE,
 }  # fmt: skip
+# Steps of what an operator writes that a step of what it reads may be worth. From 128 on LiteRT's
+# ADD wraps around at 2^15 steps, from 256 on XNNPACK takes none of them, or refuses the file.
+_WORTH = 64
 _DATA_MOVEMENT = frozenset({"PAD", "PADV2", "RESHAPE", "TRANSPOSE", "QUANTIZE", "DEQUANTIZE"})
 
 
@@ -176,19 +179,24 @@ class _Writer:
                 )
             case Add():
                 x, y = (self.read(i, n.name) for i in n.inputs)
-                return self.add(x, y, self.value(n.name, n.shape), self.fused(n))
+                out = self.value(n.name, n.shape)
+                total = self.coarse(out, self.step(x) + self.step(y))
+                return self.fine(self.add(x, y, total, self.fused(n)), out)
             case MaxPool():
                 return self.max_pool(n)
             case Mul():
                 x, y = (self.read(i, n.name) for i in n.inputs)
-                return self.mul(x, y, self.value(n.name, n.shape))
+                out = self.value(n.name, n.shape)
+                product = self.coarse(out, self.step(x) * 255 * self.step(y))
+                return self.fine(self.mul(x, y, product), out)
             case Mean():
                 axes = self.constant(f"{n.name}/axes", np.array([1, 2], np.int32))
                 options = schema.ReducerOptionsT()
                 options.keepDims = len(n.shape) == 3
-                inputs = [self.read(n.inputs[0], n.name), axes]
-                out = self.value(n.name, n.shape)
-                return self.op(_Op.MEAN, inputs, out, _Options.ReducerOptions, options)
+                x, out = self.read(n.inputs[0], n.name), self.value(n.name, n.shape)
+                mean = self.coarse(out, self.step(x))
+                self.op(_Op.MEAN, [x, axes], mean, _Options.ReducerOptions, options)
+                return self.fine(mean, out)
             case HardSwish():
                 return self.hard_swish(n)
         raise TypeError(f"not an operator of a graph: {type(n).__name__}")
@@ -222,7 +230,11 @@ class _Writer:
         """An operator with its activation."""
         options.fusedActivationFunction = self.fused(n)
         out = self.value(n.name, n.shape)
-        if n.act != "unit" or not self.real(n.name):
+        if not self.real(n.name):
+            worth = self.step(inputs[0]) * self.step(inputs[1])
+            y = self.coarse(out, worth, self.room(n))
+            return self.fine(self.op(code, inputs, y, kind, options), out)
+        if n.act != "unit":
             return self.op(code, inputs, out, kind, options)
         # RELU_0_TO_1 has no kernel in XNNPACK and would split the network.
         options.fusedActivationFunction = _Fused.RELU_N1_TO_1
@@ -279,6 +291,8 @@ class _Writer:
         shape = self.tensors[x].shape
         scale = self.scale(n.inputs[0], n.name)
         assert scale is not None
+        if scale.scale >= 3:  # no step but zero lies where it is not x or 0; and ADD would wrap
+            return self.fine(x, out, _Fused.RELU)
         by_six = self.tensor(f"{n.name}/sixth", shape, sixth(scale))
         gate = self.tensor(f"{n.name}/gate", shape, UNIT)
         self.mul(x, self.greatest(f"{n.name}/one_sixth", SIXTH), by_six)
@@ -290,8 +304,39 @@ class _Writer:
         options.fusedActivationFunction = act
         return self.op(_Op.ADD, [x, y], out, _Options.AddOptions, options)
 
-    def mul(self, x: int, y: int, out: int) -> int:
-        return self.op(_Op.MUL, [x, y], out, _Options.MulOptions, schema.MulOptionsT())
+    def mul(self, x: int, y: int, out: int, act: int = _Fused.NONE) -> int:
+        options = schema.MulOptionsT()
+        options.fusedActivationFunction = act
+        return self.op(_Op.MUL, [x, y], out, _Options.MulOptions, options)
+
+    def step(self, tensor: int) -> float:
+        """What one more is worth, of its channels the most; 0 in float."""
+        parameters = self.tensors[tensor].quantization
+        return float(parameters.scale.max()) if parameters is not None else 0.0
+
+    def room(self, n: Conv | Linear) -> float:
+        """How often its sum of products fits into the int32 in which LiteRT multiplies it."""
+        assert self.integers is not None
+        bias = int(np.abs(self.integers.weights(n).bias.astype(np.int64)).max())
+        products = 255 * 127 * n.weight[0].size
+        return float(min(max(2**30 / (products + bias), 1), _WORTH))
+
+    def coarse(self, out: int, worth: float, most: float = _WORTH) -> int:
+        """``out``, or one like it in coarser steps: ``most`` to ``worth``, a step of an operand."""
+        if worth < most * self.step(out) or not worth:
+            return out
+        t = self.tensors[out]
+        zero_point = int(t.quantization.zeroPoint[0]) + 128
+        return self.tensor(
+            f"{t.name}/{len(self.tensors)}", t.shape, Scale(np.float32(worth / most), zero_point)
+        )
+
+    def fine(self, y: int, out: int, act: int = _Fused.NONE) -> int:
+        """``y`` in the steps of ``out``, where it is another, in as many steps as that takes."""
+        while y != out:
+            one = self.greatest(f"{self.tensors[y].name}/one", UNIT)
+            y = self.mul(y, one, self.coarse(out, self.step(y)), act)
+        return out
 
     def weights(self, n: Conv | Linear, axis: int) -> tuple[int, int]:
         """Weight with output channels at ``axis`` of the file's layout; bias."""
