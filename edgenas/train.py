@@ -135,8 +135,11 @@ def train(
     arXiv:1503.02531, temperature 1). With a ``checkpoint`` it goes on from what that holds, and
     ends with the weights of a training that nothing interrupted: whatever is random depends on
     ``seed`` and the number of the step alone. While ``on_epoch`` runs, ``net`` holds the weights
-    that would be kept. Raises TrainingDiverged, CorruptFile.
+    that would be kept. What is frozen whole is left as it is. Raises TrainingDiverged, CorruptFile.
     """
+    if not learns(net):
+        net.eval()
+        return
     net.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     where = place(net)
     task = task.on(where)
@@ -175,6 +178,11 @@ def train(
             changing.save(at)
     averaged.settle()
     net.eval()
+
+
+def learns(net: nn.Module) -> bool:
+    """Whether ``net`` has any parameter that is not frozen."""
+    return any(p.requires_grad for p in net.parameters())
 
 
 def accuracy(net: nn.Module, task: Task, part: Part, limit: int | None = None) -> float:

@@ -20,10 +20,10 @@ from torch import nn
 
 from edgenas import ops
 from edgenas.budgets import Latency
-from edgenas.compress.importance import importance
-from edgenas.compress.plan import plan
+from edgenas.compress.importance import importance, kept
+from edgenas.compress.plan import Plan, plan
 from edgenas.compress.prune import cut, cuttable
-from edgenas.config import parse_config
+from edgenas.config import Importance, parse_config
 from edgenas.errors import CapabilityError, DataError, EdgenasError, UsageError
 from edgenas.graph import trace
 from edgenas.latency import LatencyTable, Timing
@@ -35,7 +35,7 @@ from edgenas.space import load_space
 from edgenas.spaces.module import Module, made
 from edgenas.spec import Architecture, OpSpec
 from edgenas.task import Task, load_task
-from edgenas.train import TrainRecipe, seeded, train
+from edgenas.train import TrainRecipe, learns, seeded, train
 
 pytestmark = pytest.mark.trains
 
@@ -544,3 +544,108 @@ def test_weights_are_loaded_first_and_then_computed(
 def test_a_hook_is_named_when_the_network_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(CapabilityError, match=r"'0' is .* it has a forward hook"):
         written(tmp_path, "hooked")
+
+
+FORMS = """
+from torch import nn
+from torch.nn import functional as F
+
+
+def conv(cin, cout, **norm):
+    return nn.Sequential(
+        nn.Conv2d(cin, cout, 3, padding=1, bias=False), nn.BatchNorm2d(cout, **norm), nn.ReLU()
+    )
+
+
+def end(): return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 3))
+def net(first={}, then={}): return nn.Sequential(conv(1, 48, **first), conv(48, 64, **then), end())
+def bare(): return net({"affine": False}, {"affine": False})
+def half_bare(): return net({"affine": False})
+def frozen(): return net().requires_grad_(False)
+def bare_frozen(): return bare().requires_grad_(False)
+
+
+def frozen_part():
+    made = net()
+    made[0].requires_grad_(False)
+    return made
+
+
+def frozen_norms():
+    made = net()
+    for m in made.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.requires_grad_(False)
+    return made
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = conv(1, 48), conv(48, 48), conv(48, 48), conv(48, 64)
+        self.c[0].weight, self.end = self.b[0].weight, end()
+
+    def forward(self, x):
+        return self.end(self.d(self.c(self.b(self.a(x)))))
+
+
+class OneNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 48, 3), nn.Conv2d(48, 48, 3, padding=1)
+        self.norm, self.c, self.end = nn.BatchNorm2d(48), conv(48, 64), end()
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.a(x)))
+        return self.end(self.c(F.relu(self.norm(self.b(x)))))
+
+
+class TwoNames(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.end = conv(1, 48), conv(48, 64), end()
+        self.again = self.a
+
+    def forward(self, x):
+        return self.end(self.b(self.a(x)))
+"""
+
+
+@pytest.mark.parametrize("by", ["taylor", "magnitude", "bn-scale"])
+@pytest.mark.parametrize(
+    "name",
+    ["bare", "half_bare", "frozen", "bare_frozen", "frozen_part", "frozen_norms", "Tied",
+     "OneNorm", "TwoNames"],
+)  # fmt: skip
+def test_whatever_is_frozen_bare_or_shared_is_cut_right(
+    tmp_path: Path, task: Task, name: str, by: Importance
+) -> None:
+    """Cut to the narrowest, where what goes is silenced first: it computes the same."""
+    (tmp_path / "forms.py").write_text(FORMS)
+    settings = {"source": f"{tmp_path / 'forms.py'}:{name}", "resolution": 12, "channels": 1}
+    loaded = load_space({"kind": "module", **settings, "classes": 3})
+    assert isinstance(loaded, Module)
+    full = whole(loaded)
+    torch.manual_seed(0)
+    save_weights(loaded.written(), tmp_path / "w.safetensors")
+    net = load_weights(loaded.assemble(full), tmp_path / "w.safetensors").requires_grad_(True)
+    sets, cuts = cuttable(loaded, net, full), loaded.cuts(full)
+    scores = importance(net, sets, by, task, 2, 16, 0)
+    keep = {n: tuple(kept(s, cuts[n][-1])) for n, s in scores.items()}
+    modules = dict(net.named_modules())
+    with torch.no_grad():
+        for root, stay in keep.items():
+            gone = sorted(set(range(sets[root].count)) - set(stay))
+            assert gone
+            for layer in sets[root].readers:
+                modules[layer].weight[:, gone] = 0
+    narrow = tuple(f.at(*(cuts[g][-1] for g in f.groups)) for f in loaded.forms(full))
+    smaller = cut(net, loaded, Plan(narrow, keep))
+    x = task.tensors("test")[0]
+    torch.testing.assert_close(smaller.eval()(x), net.eval()(x), rtol=1e-4, atol=1e-5)
+    before = {k: v.clone() for k, v in smaller.state_dict().items()}
+    train(smaller, task, TrainRecipe(epochs=1, batch=32), 0)
+    stays = {n for n, p in loaded.assemble(full).named_parameters() if not p.requires_grad}
+    after = smaller.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in stays)
+    assert learns(smaller) == any(not torch.equal(before[k], after[k]) for k in before)

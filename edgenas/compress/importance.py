@@ -44,7 +44,10 @@ def _taylor(
     size: int,
     seed: int,
 ) -> dict[str, Tensor]:
-    """I_c = (sum of dL/dw w over the batch norms of c)^2, or over the layers where it has none."""
+    """I_c = (sum of dL/dw w over the batch norms of c)^2, or over the layers.
+
+    Where it has none, or none that scales its channels.
+    """
     modules = dict(net.named_modules())
     gates = {name: _gates(modules, c) for name, c in channels.items()}
     scores = {name: torch.zeros(c.count) for name, c in channels.items()}
@@ -61,7 +64,12 @@ def _taylor(
 
 
 def _gates(modules: Mapping[str, nn.Module], c: Channels) -> list[nn.Parameter]:
-    layers = [modules[name] for name in c.norms or c.makers]
+    norms, makers = (_parameters(modules, names) for names in (c.norms, c.makers))
+    return norms or makers
+
+
+def _parameters(modules: Mapping[str, nn.Module], names: Sequence[str]) -> list[nn.Parameter]:
+    layers = [modules[name] for name in names]
     return [p for m in layers for p in (m.weight, m.bias) if isinstance(p, nn.Parameter)]
 
 
@@ -77,8 +85,9 @@ def _magnitude(modules: Mapping[str, nn.Module], c: Channels) -> Tensor:
 
 
 def _bn_scale(modules: Mapping[str, nn.Module], c: Channels) -> Tensor:
-    """Where there is none, nothing tells one channel from another."""
-    scales = [_weight(modules[name]).abs() for name in c.norms]
+    """Where there is none, or none that scales, nothing tells one channel from another."""
+    norms = [modules[name] for name in c.norms]
+    scales = [_weight(m).abs() for m in norms if m.weight is not None]
     return torch.stack(scales).sum(0) if scales else torch.ones(c.count)
 
 

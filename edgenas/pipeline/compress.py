@@ -24,7 +24,7 @@ from edgenas.pipeline.train import epoch_event, pace
 from edgenas.profile import profile
 from edgenas.space import Prunable, require
 from edgenas.spec import OpSpec
-from edgenas.train import Epoch, TrainRecipe, accuracy, train
+from edgenas.train import Epoch, TrainRecipe, accuracy, learns, train
 
 IMPORTANCE_BATCHES = 16
 
@@ -171,6 +171,8 @@ def _fine_tune(
     ctx: Context, net: nn.Module, teacher: nn.Module, name: str, checkpoint: Checkpoint
 ) -> None:
     ledger = ctx.ledger()
+    if not learns(net):
+        ctx.progress(f"{name} is as it was cut: every weight is frozen, nothing to fine-tune", 1, 1)
 
     def on_epoch(e: Epoch) -> None:
         ledger.append("finetune", "epoch", variant=name, **epoch_event(e, net, ctx))
