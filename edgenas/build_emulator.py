@@ -5,7 +5,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from edgenas import build_tools, emulator
 from edgenas.errors import CapabilityError, DataError
 from edgenas.files import folder_aside
 from edgenas.rounds import Progress
+from edgenas.scratch import scratch_folder
 from edgenas.supervisor import end, supervised
 
 KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -66,8 +66,8 @@ def _mirror() -> str:
 
 def _debian(architecture: str, packages: Sequence[str], mirror: str, into: Path) -> None:
     """Unpack ``packages`` and all that they need; nothing is installed, nothing of them runs."""
-    with tempfile.TemporaryDirectory(prefix="edgenas-apt-") as scratch:
-        apt = Path(scratch)
+    with scratch_folder() as scratch:
+        apt = scratch
         for empty in ("lists/partial", "cache/archives/partial"):
             (apt / empty).mkdir(parents=True)
         (apt / "status").touch()
@@ -109,14 +109,14 @@ def _wheels(into: Path) -> None:
 
 
 def _plugin(into: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="edgenas-zig-") as scratch:
+    with scratch_folder() as scratch:
         _run(
             [
                 sys.executable, "-m", "ziglang", "cc", "-shared", "-fPIC", "-O2",
                 "-fvisibility=hidden", "-target", f"{platform.machine()}-linux-gnu.{OLDEST_GLIBC}",
                 "-o", str(into), str(emulator.PLUGIN),
             ],
-            ZIG_GLOBAL_CACHE_DIR=scratch,
+            ZIG_GLOBAL_CACHE_DIR=str(scratch),
         )  # fmt: skip
 
 

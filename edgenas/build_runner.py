@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -16,6 +15,7 @@ from edgenas.errors import CapabilityError, DataError
 from edgenas.fetch import download
 from edgenas.files import aside
 from edgenas.rounds import Progress
+from edgenas.scratch import scratch_folder
 from edgenas.supervisor import end, supervised
 
 SHA256 = "ad8cdd63e9755cfa8e23b9b6d9ce46156077d80298a89e7c3ba325ffccfca200"  # of the source
@@ -38,8 +38,8 @@ def build(arch: str, source: Path | None, progress: Progress) -> Path:
         raise DataError(
             f"ncnn's source has sha256 {have}, not {SHA256}: fetch {native.VERSION} anew"
         )
-    with tempfile.TemporaryDirectory(prefix="edgenas-build-") as scratch:
-        work = Path(scratch)
+    with scratch_folder() as scratch:
+        work = scratch
         (work / "ncnn.tar.gz").write_bytes(content)
         with tarfile.open(work / "ncnn.tar.gz") as archive:
             archive.extractall(work, filter="data")

@@ -243,9 +243,11 @@ def _run(
 ) -> None:  # fmt: skip
     from edgenas.config import load_config
 
-    if config.is_dir():  # a run directory: its resolved config, in its place
-        config, runs = config / "config.yaml", config.parent
-    settings = load_config(config, overrides)
+    name = None
+    if config.is_dir():  # a run directory: its resolved config, in its place and under its name
+        root = config.resolve() if config.is_symlink() or not config.name.strip(".") else config
+        config, runs, name = root / "config.yaml", root.parent, root.name
+    settings = load_config(config, overrides, name)
     root = runs / settings.name
     if must_exist and not (root / "config.yaml").exists():
         raise UsageError(f"--resume: there is no run in {root}; start it without --resume")

@@ -1,7 +1,6 @@
 """Emulated device x operators -> instruction table."""
 
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from edgenas.instructions import Counts, Header, InstructionTable, Row
 from edgenas.latency import Missing
 from edgenas.ops import macs
 from edgenas.rounds import Progress
+from edgenas.scratch import scratch_folder
 from edgenas.session import Counted, probe
 from edgenas.session import count as counted
 from edgenas.space import Space
@@ -96,10 +96,10 @@ def _counted(device: Device, ops: list[OpSpec], precision: str) -> dict[OpSpec, 
     rows: dict[OpSpec, Row] = {}
     names: Mapping[str, OpSpec] = {str(op): op for op in ops}
     exporter = exporter_for(device.runtime.format)
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
+    with scratch_folder() as scratch:
         models: dict[str, Artifact] = {}
         for number, (name, op) in enumerate(names.items()):
-            path = Path(scratch) / f"{number}.{exporter.format}"
+            path = scratch / f"{number}.{exporter.format}"
             try:
                 models[name] = specimen.operator(exporter, op, precision, path)
             except CapabilityError as e:

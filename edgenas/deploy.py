@@ -5,7 +5,6 @@ A run may come from somebody else: nothing that its config names is loaded here.
 
 import json
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from edgenas.errors import CapabilityError, CorruptFile, DeviceError, UsageError
 from edgenas.export import exporter_for
 from edgenas.files import inside
 from edgenas.samples import IMAGES, kept
+from edgenas.scratch import scratch_folder
 
 T = TypeVar("T")
 
@@ -117,8 +117,8 @@ def deploy(
         raise UsageError(f"--to: {folder!r} does not make a folder")
     verdict, model = _delivered(run, device)
     told = _told(model, device)
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as here:
-        description = Path(here) / "model.json"
+    with scratch_folder() as here:
+        description = here / "model.json"
         description.write_text(
             json.dumps({"model": model.name, **asdict(told)}, indent=1) + "\n", encoding="utf-8"
         )
@@ -129,7 +129,7 @@ def deploy(
         }
         for path in images:
             _check(path, told)
-        shown = [(path, None) for path in images] or _samples(run, told, samples, Path(here))
+        shown = [(path, None) for path in images] or _samples(run, told, samples, here)
         folder = device.transport.place(files, folder)
         answers = _asked(device, folder, [path for path, _ in shown])
     return Deployed(

@@ -6,7 +6,6 @@ import http.client
 import os
 import shutil
 import subprocess
-import tempfile
 import urllib.parse
 import urllib.request
 import zlib
@@ -18,6 +17,7 @@ import platformdirs
 
 from edgenas.errors import DataError
 from edgenas.files import aside
+from edgenas.scratch import scratch_folder
 
 Contents = Mapping[str, bytes]  # file name -> what is inside
 
@@ -63,8 +63,8 @@ def obtain(name: str, md5: Mapping[str, str], sources: Sequence[Source]) -> Cont
     tried = []
     for source in sources:
         try:
-            with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
-                found = source.fetch(Path(scratch))
+            with scratch_folder() as scratch:
+                found = source.fetch(scratch)
             contents = {file: _verified(found[file], md5[file], Path(file)) for file in md5}
         except (DataError, OSError, KeyError, ValueError) as e:
             tried.append(f"{source.name}: {e}")

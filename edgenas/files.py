@@ -1,43 +1,60 @@
 """Files that are whole or absent: written to a temporary name, synced, renamed."""
 
 import contextlib
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgenas import parsing
 from edgenas.errors import CorruptFile, UsageError
+from edgenas.locks import held_by_nobody, hold, refuse_link
+
+MARK = ".edgenas"  # in a folder: edgenas made it, and may remove what it made in it
 
 LONGEST_NAME = 255  # bytes, of a part of a path
 
 
 @contextlib.contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, renamed to it when the block ends without an error."""
+    """A temporary name beside ``path``, renamed to it when the block ends without an error.
+
+    A link at ``path`` is replaced, not followed. Those that killed processes left are removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, new = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
     except OSError as e:
         e.filename = str(path)  # it names the temporary file that was tried last
         raise
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as e:
-        if e.filename is None or str(e.filename) == name:
-            e.filename = str(path)  # a failed write does not say where, or names what is ours
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = Path(new).with_suffix(".aside")
+    with os.fdopen(handle, "rb") as owner:
+        try:
+            hold(owner)
+            Path(new).rename(temporary)  # seen by others only once it is held
+            _sweep(path)
+            yield temporary
+            with temporary.open("rb") as f:
+                os.fsync(f.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except OSError as e:
+            if e.filename is None or str(e.filename) == str(temporary):
+                e.filename = str(path)  # a failed write does not say where, or names what is ours
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what ``aside`` of a process that is no more left beside ``path``."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.aside"):
+        if held_by_nobody(left):
+            left.unlink(missing_ok=True)
 
 
 def inside(folder: Path, name: str, where: object) -> Path:
@@ -56,18 +73,59 @@ def inside(folder: Path, name: str, where: object) -> Path:
 
 
 @contextlib.contextmanager
-def folder_aside(path: Path) -> Iterator[Path]:
-    """As ``aside``, for a folder; what stood at ``path`` is replaced."""
+def folder_aside(
+    path: Path, mark: str = "edgenas", clear: Callable[[Path], None] = shutil.rmtree
+) -> Iterator[Path]:
+    """As ``aside``, for a folder.
+
+    ``clear`` removes what stands at ``path``. ``mark`` stands in the file MARK of what is not whole
+    yet; nothing else is ever taken for such. Raises UsageError where something else lies there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
+    refuse_link(path)
+    _clear_part(temporary, mark)
     temporary.mkdir()
     try:
+        (temporary / MARK).write_text(mark, encoding="utf-8")
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            clear(path)
+        (temporary / MARK).unlink()
         temporary.rename(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _clear_part(temporary, mark)
+
+
+def _clear_part(part: Path, mark: str) -> None:
+    """Remove a folder that ``folder_aside`` left; its mark last, so that it is known till then."""
+    refuse_link(part)
+    if not part.exists():
+        return
+    entries = list(part.iterdir()) if part.is_dir() else [part]
+    if entries and not _marked(part / MARK, mark):
+        raise UsageError(
+            f"{part} lies in the way, and edgenas did not make it here: look at it and move it away"
+        )
+    for entry in sorted(entries, key=lambda e: e.name == MARK):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    part.rmdir()
+
+
+def _marked(path: Path, mark: str) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    return path.read_text(encoding="utf-8", errors="replace") in ("", mark)  # "": killed just then
+
+
+def own(path: Path) -> None:
+    """Make ``path`` a file of its own where it has further names, as in a copy by ``cp -l``."""
+    if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
+        with aside(path) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def write_text(path: Path, text: str) -> None:

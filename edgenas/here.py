@@ -7,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +16,7 @@ from edgenas.artifact import sha256
 from edgenas.device import NOT_RUN
 from edgenas.errors import DeviceError
 from edgenas.files import aside
+from edgenas.scratch import scratch_folder
 from edgenas.supervisor import CANNOT, end, supervised
 
 TAIL_LINES = 3
@@ -59,9 +60,11 @@ class Here:
             ) from e
         return str(into.resolve())
 
-    def scratch(self) -> AbstractContextManager[str]:
+    @contextmanager
+    def scratch(self) -> Iterator[str]:
         """A temporary folder, removed at the end."""
-        return tempfile.TemporaryDirectory(prefix="edgenas-")
+        with scratch_folder() as folder:
+            yield str(folder)
 
     def lines(self, argv: Sequence[str]) -> Generator[str, None, None]:
         """Standard output of a child process; closing the generator ends the process.

@@ -15,7 +15,7 @@ from edgenas.latency import LatencyTable, Missing, Provenance
 from edgenas.spec import OpSpec
 from edgenas.validate import construct
 
-SCHEMA = 1
+SCHEMA, BEFORE = 2, 1  # the one before is read too
 UNIT = "instructions"
 
 
@@ -104,7 +104,7 @@ class InstructionTable:
     @classmethod
     def loads(cls, text: str, where: str) -> "InstructionTable":
         """Parse the text of a table; ``where`` names it in messages."""
-        return cls(*tablefile.loads(text, where, "table of instructions", _header, _row))
+        return cls(*tablefile.loads(text, where, "table of instructions", _header, _row, BEFORE))
 
 
 def load_table(path: Path) -> LatencyTable | InstructionTable:
@@ -117,7 +117,7 @@ def load_table(path: Path) -> LatencyTable | InstructionTable:
 def _header(data: dict[str, Any]) -> Header:
     if data.pop("unit", None) != UNIT:
         raise ValueError("it does not say that it holds instructions")
-    if (schema := data.pop("schema", None)) != SCHEMA:
+    if (schema := data.pop("schema", None)) not in (SCHEMA, BEFORE):
         raise ValueError(f"schema {schema!r}; this edgenas reads {SCHEMA}: count again")
     return construct(Header, data, "header")
 

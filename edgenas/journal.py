@@ -1,6 +1,5 @@
 """Raw events of one long measurement, kept while it runs: killed half-way, it goes on."""
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,8 @@ from typing import Any, BinaryIO
 
 from edgenas import parsing
 from edgenas.errors import UsageError
+from edgenas.files import own
+from edgenas.locks import Say, opened, taken
 
 Record = Mapping[str, Any]
 
@@ -38,20 +39,19 @@ class Journal:
 
 
 @contextmanager
-def open_journal(path: Path, header: Record, *, keep: bool = True) -> Iterator[Journal]:
+def open_journal(
+    path: Path, header: Record, say: Say = lambda text: None, *, keep: bool = True
+) -> Iterator[Journal]:
     """The journal at ``path``, for a measurement described by ``header``.
 
     What another header wrote is discarded (and ``discarded`` says so), as is a torn end, and all
-    unless ``keep``. Raises UsageError while another process has it open.
+    unless ``keep``. Raises UsageError while another process has it open, or where it is a link.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(
-                f"another process is measuring into {path}; wait for it or stop it"
-            ) from None
+    own(path)
+    with opened(path) as file:
+        if taken(file, path, say):
+            raise UsageError(f"another process is measuring into {path}; wait for it or stop it")
         file.seek(0)
         lines, whole_bytes = _readable(file.read())
         mine = keep and bool(lines) and lines[0] == json.loads(_line(header))

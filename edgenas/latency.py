@@ -17,7 +17,7 @@ from edgenas.files import write_text
 from edgenas.spec import OpSpec
 from edgenas.validate import construct
 
-SCHEMA = 2
+SCHEMA, BEFORE = 3, 2  # the one before is read too
 Provenance = Literal["measured", "simulated", "estimated"]
 Grade = Literal["stable", "noisy", "unstable"]
 
@@ -165,6 +165,11 @@ class LatencyTable:
         """This table and further rows of the same device."""
         return replace(self, rows={**self.rows, **rows})
 
+    def only(self, ops: Iterable[OpSpec]) -> "LatencyTable":
+        """This table without the rows of others than ``ops``."""
+        wanted = set(ops)
+        return replace(self, rows={op: row for op, row in self.rows.items() if op in wanted})
+
     def missing(self, ops: Iterable[OpSpec]) -> list[OpSpec]:
         """Those of ``ops`` that were never timed, sorted."""
         return sorted(set(ops) - set(self.rows), key=str)
@@ -198,7 +203,7 @@ class LatencyTable:
     @classmethod
     def loads(cls, text: str, where: str) -> "LatencyTable":
         """Parse the text of a table; ``where`` names it in messages."""
-        return cls(*tablefile.loads(text, where, "latency table", _header, _row))
+        return cls(*tablefile.loads(text, where, "latency table", _header, _row, BEFORE))
 
 
 def _header(data: dict[str, Any]) -> Header:
@@ -206,7 +211,7 @@ def _header(data: dict[str, Any]) -> Header:
         raise ValueError(
             f"it holds {data['unit']!r}, no milliseconds: see edgenas lut calibrate --help"
         )
-    if (schema := data.pop("schema", None)) != SCHEMA:
+    if (schema := data.pop("schema", None)) not in (SCHEMA, BEFORE):
         raise ValueError(f"schema {schema!r}; this edgenas reads {SCHEMA}: profile --fresh")
     return construct(Header, data, "header")
 

@@ -5,10 +5,8 @@ medians, since what varies from block to block does not average out within one.
 """
 
 import random
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,7 @@ from edgenas.device import Device
 from edgenas.errors import DeviceError, UsageError
 from edgenas.export import exporter_for
 from edgenas.latency import Grade, Provenance
+from edgenas.scratch import scratch_folder
 from edgenas.session import Pace, Refusal, Visit, probe, time_models
 
 Progress = Callable[[str, int, int], None]
@@ -79,8 +78,8 @@ def measure(
     known_ms = sentinel.known_floor_ms(fingerprint, precision)
     quantile = sentinel.quantile(fingerprint)
     samples: dict[str, list[np.ndarray]] = {}
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as work:
-        path = Path(work) / f"canary.{device.runtime.format}"
+    with scratch_folder() as work:
+        path = work / f"canary.{device.runtime.format}"
         exporter = exporter_for(device.runtime.format)
         canary = specimen.operator(exporter, sentinel.SENTINEL, precision, path)
         models = {str(i): a for i, a in enumerate(artifacts)} | {CANARY: canary}
@@ -103,8 +102,8 @@ def memory_bytes(device: Device, artifact: Artifact) -> int | None:
     None where the device cannot tell.
     """
     exporter = exporter_for(device.runtime.format)
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as work:
-        path = Path(work) / f"empty.{exporter.format}"
+    with scratch_folder() as work:
+        path = work / f"empty.{exporter.format}"
         empty = specimen.operator(exporter, specimen.EMPTY, device.precisions[0], path)
         return session.memory_bytes(device, artifact, empty)
 

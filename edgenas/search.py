@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from edgenas import parsing
 from edgenas.budgets import Budget
 from edgenas.errors import CorruptFile, LedgerMismatch
+from edgenas.locks import opened
 from edgenas.registry import Shelf
 from edgenas.space import Space
 from edgenas.spec import Architecture, OpSpec
@@ -124,7 +125,8 @@ class Trial:
     def from_json(cls, data: Mapping[str, Any]) -> "Trial":
         """Inverse of ``to_json``."""
         proposal = Proposal.from_json(data["proposal"])
-        return cls(int(data["id"]), proposal, dict(data["metrics"]), float(data["seconds"]))
+        seconds = float(data.get("seconds", 0.0))
+        return cls(int(data["id"]), proposal, dict(data["metrics"]), seconds)
 
 
 class Sampler(Protocol):
@@ -143,51 +145,48 @@ Evaluate = Callable[[Proposal, int], Trial]
 
 
 class Ledger:
-    """Append-only events of a run, one JSON object a line: the only state of a search."""
+    """Append-only events of a run, one JSON object a line: the only state of a search.
+
+    ``readings``: a file beside it for what differs between two runs that do the same, times and
+    memory, each named by what it was read of.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.readings = path.with_name(f"{path.stem}.readings.jsonl")
 
     def append(self, phase: str, event: str, **data: Any) -> None:
         """Write one line and sync it. NaN and infinity are refused."""
-        line = json.dumps({"phase": phase, "event": event, **data}, allow_nan=False)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab+") as f:
-            _drop_torn_line(f)
-            f.write(line.encode() + b"\n")
-            f.flush()
-            os.fsync(f.fileno())
+        _append(self.path, phase, event, data)
+
+    def read(self, phase: str, event: str, **data: Any) -> None:
+        """As ``append``, of a reading: ``data`` names what it is of, and holds it."""
+        _append(self.readings, phase, event, data)
 
     def events(self, phase: str | None = None) -> Iterator[dict[str, Any]]:
         """All events, or those of ``phase``; a last line that a kill cut short is left out.
 
         Raises CorruptFile that names the line.
         """
-        if not self.path.exists():
-            return
-        *lines, _ = self.path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, 1):
-            try:
-                event = parsing.json_value(line)
-                if not isinstance(event, dict) or not {"phase", "event"} <= event.keys():
-                    raise ValueError("not an event")
-            except ValueError as e:
-                raise CorruptFile(
-                    f"{self.path}, line {number}: {e}. Remove the folder to start afresh"
-                ) from e
-            if phase in (None, event["phase"]):
-                yield event
+        return _events(self.path, phase)
 
     def epochs(self, phase: str) -> list[dict[str, Any]]:
-        """Epoch events in order; of an epoch that was run again, the last. Raises CorruptFile."""
+        """Epoch events with what was read of them, in order; of an epoch that was run again, the
+        last. Raises CorruptFile."""
         with self._whole("epoch"):
+            read = {e["epoch"]: e for e in self._read(phase, "epoch")}
             latest = {e["epoch"]: e for e in self.events(phase) if e["event"] == "epoch"}
-            return [latest[k] for k in sorted(latest)]
+            return [read.get(k, {}) | latest[k] for k in sorted(latest)]
 
     def trials(self, phase: str) -> list[Trial]:
         """Finished trials in order. Raises CorruptFile."""
         with self._whole("tell"):
-            return [Trial.from_json(e["trial"]) for e in self.events(phase) if e["event"] == "tell"]
+            read = {e["id"]: {"seconds": e["seconds"]} for e in self._read(phase, "tell")}
+            told = [e["trial"] for e in self.events(phase) if e["event"] == "tell"]
+            return [Trial.from_json(read.get(t["id"], {}) | t) for t in told]
+
+    def _read(self, phase: str, event: str) -> list[dict[str, Any]]:
+        return [e for e in _events(self.readings, phase) if e["event"] == event]
 
     @contextlib.contextmanager
     def _whole(self, event: str) -> Iterator[None]:
@@ -199,6 +198,34 @@ class Ledger:
                 f"{self.path}: an event {event!r} is not whole: {e!r}. Remove the folder to start "
                 "afresh"
             ) from e
+
+
+def _append(path: Path, phase: str, event: str, data: Mapping[str, Any]) -> None:
+    line = json.dumps({"phase": phase, "event": event, **data}, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with opened(path) as f:
+        _drop_torn_line(f)
+        f.seek(0, os.SEEK_END)
+        f.write(line.encode() + b"\n")
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def _events(path: Path, phase: str | None) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    *lines, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            event = parsing.json_value(line)
+            if not isinstance(event, dict) or not {"phase", "event"} <= event.keys():
+                raise ValueError("not an event")
+        except ValueError as e:
+            raise CorruptFile(
+                f"{path}, line {number}: {e}. Remove the folder to start afresh"
+            ) from e
+        if phase in (None, event["phase"]):
+            yield event
 
 
 def _drop_torn_line(f: Any) -> None:
@@ -229,7 +256,7 @@ def ask_tell(
     """
     recorded = list(ledger.events(phase))
     asked = [Proposal.from_json(e["proposal"]) for e in recorded if e["event"] == "ask"]
-    known = [Trial.from_json(e["trial"]) for e in recorded if e["event"] == "tell"]
+    known = ledger.trials(phase)
     told: list[Trial] = []
     for i in range(trials):
         proposal = sampler.ask()
@@ -243,7 +270,9 @@ def ask_tell(
             if i >= len(asked):
                 ledger.append(phase, "ask", proposal=proposal.to_json())
             trial = evaluate(proposal, i)
-            ledger.append(phase, "tell", trial=trial.to_json())
+            told_of = trial.to_json()
+            ledger.read(phase, "tell", id=trial.id, seconds=told_of.pop("seconds"))
+            ledger.append(phase, "tell", trial=told_of)
         sampler.tell(trial)
         told.append(trial)
         progress(phase, i + 1, trials)

@@ -1,11 +1,9 @@
 """What is asked of a device: who are you, time these, run this. One job, one process there."""
 
 import contextlib
-import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +13,7 @@ from edgenas.answers import Event
 from edgenas.artifact import Artifact
 from edgenas.device import Device
 from edgenas.errors import CapabilityError, DeviceError, UsageError
+from edgenas.scratch import scratch_folder
 
 Fingerprint = Mapping[str, str | int]
 
@@ -191,8 +190,8 @@ def predict(device: Device, artifact: Artifact, inputs: np.ndarray, batch: int =
     if artifact.precision == "int8-dynamic":
         batch = 1  # it rounds by the range of a whole call, and is used an image at a time
     transport = device.transport
-    with transport.scratch() as there, tempfile.TemporaryDirectory(prefix="edgenas-") as here:
-        given, made = Path(here) / "inputs.npy", Path(here) / "output.npy"
+    with transport.scratch() as there, scratch_folder() as here:
+        given, made = here / "inputs.npy", here / "output.npy"
         output = f"{there}/output.npy"
         np.save(given, np.ascontiguousarray(inputs, np.float32))
         model, pushed = transport.push([artifact.path, given])
@@ -267,8 +266,8 @@ def _events(device: Device, job: Mapping[str, Any]) -> Generator[Event, None, No
     """Everything the device says about ``job``, ``end`` last."""
     transport, runtime = device.transport, device.runtime
     whole = {**job, "backend": runtime.name, **runtime.options}
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as here:
-        path = Path(here) / "job.json"
+    with scratch_folder() as here:
+        path = here / "job.json"
         path.write_bytes(runtime.encode(whole))
         command = runtime.command(transport.python, *transport.push([runtime.payload, path]))
         with contextlib.closing(transport.lines(command)) as lines:

@@ -5,7 +5,6 @@ import math
 import os
 import random
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from edgenas.files import aside
 from edgenas.journal import open_journal
 from edgenas.latency import Header, LatencyTable, Row
 from edgenas.rounds import Campaign, Effort, Progress, outside
+from edgenas.scratch import scratch_folder
 from edgenas.session import Fingerprint, probe
 from edgenas.space import Space
 from edgenas.spec import Architecture
@@ -115,16 +115,17 @@ def measured(
     The journal stays until ``keep``. Raises UnstableMeasurement, DeviceError.
     """
     raw = journal_path(path)
-    work = path.with_name(f".{path.name}.work")
     device, fingerprint, precision = campaign.device, campaign.fingerprint, campaign.precision
     before = probe(device)[1]
-    with open_journal(raw, campaign.describe(), keep=not fresh) as journal:
+
+    def said(text: str) -> None:
+        progress(text, 0, 0)
+
+    with open_journal(raw, campaign.describe(), said, keep=not fresh) as journal:
         if journal.discarded and not fresh:
-            progress("discarding the journal of another measurement", 0, 0)
-        try:
+            said("discarding the journal of another measurement")
+        with scratch_folder() as work:
             health = campaign.measure(journal, work, progress)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
         results = campaign.results(journal.records)
         placed = outside(journal.records)
     if health.grade == "unstable" and not allow_unstable:

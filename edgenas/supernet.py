@@ -76,6 +76,8 @@ def train_supernet(
             progress("search", at.epoch * steps + at.step, schedule.epochs * steps)
             if checkpoint is not None and pause.due():
                 loop.save(checkpoint)
+        pace = {"seconds": at.seconds, "images_per_second": steps * loop.size / at.seconds}
+        ledger.read("search", "epoch", epoch=at.epoch + 1, **pace)
         ledger.append("search", "epoch", **loop.ended_epoch())
         if checkpoint is not None:
             loop.save(checkpoint)
@@ -150,8 +152,6 @@ class _Loop:
             "epochs": self.schedule.epochs,
             "warmup": at.epoch < self.schedule.warmup,
             "loss": at.total / self.steps,
-            "seconds": at.seconds,
-            "images_per_second": self.steps * self.size / at.seconds,
             "levels": [_described(level) for level in self.levels],
         }
         for level in self.levels:

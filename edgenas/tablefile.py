@@ -1,4 +1,4 @@
-"""Tables in files: JSON lines, a header with the hash of the rest, then sorted rows."""
+"""Tables in files: JSON lines, a header with the hash of all, then sorted rows."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ R = TypeVar("R")
 def dumps(header: Mapping[str, Any], rows: Mapping[OpSpec, Mapping[str, Any]]) -> str:
     """The text of a file; re-measuring reads as a diff. Floats of rows keep seven digits."""
     body = "".join(sorted(_line({"op": str(op), **_rounded(row)}) for op, row in rows.items()))
-    return _line({**header, "rows_sha256": _sha(body)}) + body
+    return _line({**header, "sha256": _sha(_line(header) + body)}) + body
 
 
 def read(path: Path, advice: str) -> str:
@@ -55,22 +55,27 @@ def loads(
     what: str,
     header: Callable[[dict[str, Any]], H],
     row: Callable[[dict[str, Any]], R],
+    before: int,
 ) -> tuple[H, dict[OpSpec, R]]:
     """Inverse of ``dumps``: ``header`` and ``row`` read their parts, and raise ValueError.
 
-    ``where`` names the file in messages, ``what`` what it should be. Raises CorruptFile with the
-    line.
+    ``where`` names the file in messages, ``what`` what it should be; ``before``: the schema whose
+    hash is of the rows alone. Raises CorruptFile with the line.
     """
     first, _, body = text.partition("\n")
     if not text.strip():
         raise CorruptFile(f"{where}, line 1: not a whole {what}: it is empty")
     try:
         data = _parsed(first)
-        digest = data.pop("rows_sha256", None)
+        digest = data.pop("sha256", None)
+        if data.get("schema") == before:
+            digest, fits = data.pop("rows_sha256", None), _sha(body)
+        else:
+            fits = _sha(_line(data) + body)
         head = header(data)
-        if digest != _sha(body):
+        if digest != fits:
             raise ValueError(
-                "rows do not match their hash, it was cut short or edited: make it anew, --fresh"
+                "it does not match its hash, it was cut short or edited: make it anew, --fresh"
             )
     except (ValueError, UsageError, RecursionError) as e:
         raise CorruptFile(f"{where}, line 1: not a whole {what}: {_one_line(e)}") from e

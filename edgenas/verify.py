@@ -357,7 +357,6 @@ def described(c: Candidate, choice: Choice) -> dict[str, Any]:
         "max_abs_diff": n.max_abs_diff,
         "difference": n.difference,
         "size_bytes": n.size_bytes,
-        "memory_bytes": n.memory_bytes,
         "quantized": n.quantized,
         "transposes": n.transposes,
         "predicted_p50_ms": c.predicted_p50_ms,

@@ -94,6 +94,13 @@ values = st.recursive(
 )
 
 
+def sealed_text(head: dict[str, object], body: str) -> str:
+    """A table whose hash fits what is in it."""
+    bare = {k: v for k, v in head.items() if k != "sha256"}
+    digest = hashlib.sha256((json.dumps(bare) + "\n" + body).encode()).hexdigest()
+    return json.dumps({**bare, "sha256": digest}) + "\n" + body
+
+
 @settings(max_examples=10_000)
 @given(st.data())
 def test_a_mutated_table_gives_its_rows_or_one_line(data: st.DataObject) -> None:
@@ -106,10 +113,9 @@ def test_a_mutated_table_gives_its_rows_or_one_line(data: st.DataObject) -> None
         at = data.draw(st.integers(0, len(lines[0]) - 1))
         lines[0] = lines[0][:at] + data.draw(st.characters(codec="utf-8")) + lines[0][at + 1 :]
     text = "".join(line + "\n" for line in lines)
-    if target is not head:
-        head["rows_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    whole = json.dumps(head) + "\n" + text if target is head else sealed_text(head, text)
     try:
-        table = LatencyTable.loads(json.dumps(head) + "\n" + text, "t")
+        table = LatencyTable.loads(whole, "t")
     except CorruptFile as e:
         assert str(e).startswith("t, line ")
         assert "\n" not in str(e)
@@ -122,9 +128,8 @@ def test_a_key_of_two_lines_is_still_one_line() -> None:
     body = "".join(
         line + "\n" for line in [first.replace('"provenance"', '"prov\\nance"', 1), *rest]
     )
-    data = {**json.loads(head), "rows_sha256": hashlib.sha256(body.encode()).hexdigest()}
     with pytest.raises(CorruptFile, match="prov ance") as e:
-        LatencyTable.loads(json.dumps(data) + "\n" + body, "t")
+        LatencyTable.loads(sealed_text(json.loads(head), body), "t")
     assert len(str(e.value).splitlines()) == 1
 
 
@@ -132,9 +137,8 @@ def test_numbers_and_nesting_beyond_reason_are_refused() -> None:
     head = json.loads(TABLE.dumps().partition("\n")[0])
     for value in ("9" * 500, "[" * 100_000):
         body = f'{{"op": "{A}", "floor_ms": {value}, "p50_ms": 1, "n": 1}}\n'
-        head["rows_sha256"] = hashlib.sha256(body.encode()).hexdigest()
         with pytest.raises(CorruptFile, match=r"^t, line 2"):
-            LatencyTable.loads(json.dumps(head) + "\n" + body, "t")
+            LatencyTable.loads(sealed_text(head, body), "t")
 
 
 @pytest.mark.parametrize(
@@ -222,3 +226,44 @@ def test_another_device_is_refused_with_only_what_differs() -> None:
 def test_other_precision_batch_or_space_is_refused(want: dict[str, object]) -> None:
     with pytest.raises(ForeignTable, match=next(iter(want))):
         TABLE.require(**want)
+
+
+HEADERS = {
+    "slope": lambda h: h["fit"].update(slope=h["fit"]["slope"] / 10),
+    "intercept": lambda h: h["fit"].update(intercept_ms=0.0),
+    "margin": lambda h: h["fit"].update(margin=0.0),
+    "fingerprint": lambda h: h["fingerprint"].update(cpu="another"),
+    "grade": lambda h: h.update(grade="stable"),
+    "provenance": lambda h: h.update(provenance="measured"),
+    "empty": lambda h: h.update(empty_ms=0.5),
+    "facts": lambda h: h.update(facts={}),
+    "schema": lambda h: h.update(schema=2),
+}
+
+
+@pytest.mark.parametrize("edit", HEADERS)
+def test_a_header_that_was_edited_by_hand_is_refused(edit: str) -> None:
+    fit = Fit(0.1, 1.2, 1.1, 0.05, 8)
+    header = replace(
+        TABLE.header, fit=fit, grade="noisy", provenance="estimated",
+        fingerprint={"cpu": "one"}, facts={"load": 1},
+    )  # fmt: skip
+    text = replace(TABLE, header=header).dumps()
+    LatencyTable.loads(text, "t")
+    first, _, body = text.partition("\n")
+    head = json.loads(first)
+    HEADERS[edit](head)
+    with pytest.raises(CorruptFile, match=r"t, line 1: .*edited"):
+        LatencyTable.loads(json.dumps(head) + "\n" + body, "t")
+
+
+def test_a_table_of_the_schema_before_is_read_and_its_rows_are_checked() -> None:
+    first, _, body = TABLE.dumps().partition("\n")
+    head = {**json.loads(first), "schema": 2}
+    head["rows_sha256"] = hashlib.sha256(body.encode()).hexdigest()
+    del head["sha256"]
+    old = json.dumps(head) + "\n" + body
+    assert LatencyTable.loads(old, "t") == TABLE
+    assert json.loads(LatencyTable.loads(old, "t").dumps().partition("\n")[0])["schema"] == 3
+    with pytest.raises(CorruptFile, match=r"t, line 1: .*edited"):
+        LatencyTable.loads(old.replace('"n": 1', '"n": 2', 1), "t")

@@ -191,7 +191,7 @@ def test_text_of_the_run_is_escaped(run: Path) -> None:
     evil = "<img src=x onerror='alert(1)'>\"&"
 
     def spoil(verdict: Any) -> None:
-        verdict["name"] = verdict["gates"][0]["name"] = verdict["candidates"][0]["why"] = evil
+        verdict["gates"][0]["name"] = verdict["candidates"][0]["why"] = evil
         verdict["conditions"] = {evil: {evil: evil}}
         verdict["delivered"]["onnx"]["file"] = 'javascript:alert(1)"><b>'
         verdict["blocks"]["cpu-litert"][0] |= {"label": evil, "op": evil}
@@ -200,6 +200,7 @@ def test_text_of_the_run_is_escaped(run: Path) -> None:
         profile["targets"][0]["asked"] = evil
         profile["targets"][0]["device"] = evil
 
+    run = run.rename(run.parent / evil)
     change(run / "verdict.json", spoil)
     change(run / "profile/profile.json", spoil_profile)
     (run / "config.yaml").write_text(f"note: {evil}</pre><script>1</script>")

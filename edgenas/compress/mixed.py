@@ -1,9 +1,7 @@
 """Which operators of an int8 network stay in float: by what they cost in accuracy and in time."""
 
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from edgenas.export import exporter_for
 from edgenas.graph import INPUT, Conv, Graph, Linear
 from edgenas.integer_program import SCALE, minimum
 from edgenas.measure import measure
+from edgenas.scratch import scratch_folder
 
 BLOCK_SECONDS = 0.05  # of a file, in each process
 WHOLE_SECONDS = 0.2
@@ -73,11 +72,11 @@ def times(device: Device, graph: Graph, progress: Progress) -> dict[str, Pair]:
     names = layers(graph)
     first = {name: alike.setdefault(_seen(graph, name), name) for name in names}
     pairs = [(name, kept) for name in alike.values() for kept in (frozenset(), frozenset({name}))]
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
+    with scratch_folder() as scratch:
         files = [
             exporter.operator(
                 replace(graph, floats=floats).alone(name),
-                Path(scratch) / f"{number}.{exporter.format}",
+                scratch / f"{number}.{exporter.format}",
             )
             for number, (name, floats) in enumerate(pairs)
         ]
@@ -116,11 +115,9 @@ def fastest(
     exporter = exporter_for(devices[0].runtime.format)
     first = [frozenset(layers(int8)[:k]) for k in range(FIRST + 1)]
     choices = list(dict.fromkeys([*first, *(islands | some for some in first)]))
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
+    with scratch_folder() as scratch:
         files = [
-            exporter.network(
-                mixed(int8, real, floats), Path(scratch) / f"{number}.{exporter.format}", {}
-            )
+            exporter.network(mixed(int8, real, floats), scratch / f"{number}.{exporter.format}", {})
             for number, floats in enumerate(choices)
         ]
         timed = [

@@ -3,7 +3,6 @@
 ONNX Runtime turns every DequantizeLinear, operator, QuantizeLinear into one integer kernel.
 """
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, N
 from edgenas.onnx_weights import WRITERS
 from edgenas.onnx_writer import OUTPUT, PREFIX, FloatWriter, Writer
 from edgenas.quantization import HALF, UNIT, Quantized, Scale, sixth
+from edgenas.scratch import scratch_folder
 
 __all__ = ["Onnx"]
 
@@ -95,8 +95,8 @@ def _optimised(path: Path) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+    with scratch_folder() as folder:
+        options.optimized_model_filepath = str(folder / "optimised.onnx")
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return onnx.load(options.optimized_model_filepath)
 

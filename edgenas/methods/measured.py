@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgenas.files import read_json
 from edgenas.search import Found, Ledger, Problem, Progress, silent
@@ -12,9 +13,12 @@ __all__ = ["Measured"]
 
 @dataclass(frozen=True)
 class Measured:
-    """``architecture``: an architecture.json. What the table predicts of it does not count."""
+    """``architecture``: as in an architecture.json, or the path of one.
 
-    architecture: Path
+    What the table predicts of it does not count.
+    """
+
+    architecture: Path | dict[str, Any]
 
     def training_epochs(self, objectives: int) -> float:
         """Costs nothing."""
@@ -22,6 +26,8 @@ class Measured:
 
     def run(self, problem: Problem, ledger: Ledger, progress: Progress = silent) -> Found:
         """Raises InvalidArchitecture (of another space)."""
-        arch = Architecture.from_json(read_json(self.architecture))
+        given = self.architecture
+        data = read_json(given) if isinstance(given, Path) else given
+        arch = Architecture.from_json(data)
         problem.space.ops(arch)
         return Found((arch,) * len(problem.objectives))

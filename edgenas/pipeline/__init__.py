@@ -1,21 +1,20 @@
 """The stages in order, each from files to files: run, resume, skip what is unchanged."""
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edgenas.artifact import sha256
 from edgenas.config import Config
 from edgenas.errors import CapabilityError, UnknownName
-from edgenas.files import aside, inside, read_json, write_json, write_text
+from edgenas.files import read_json, write_text
 from edgenas.pipeline import brought, compress, export, front, profile, search, train, verify
 from edgenas.pipeline.context import Context, Progress
 from edgenas.pipeline.cost import Cost, costs
+from edgenas.pipeline.deliver import deliver, withdraw
 from edgenas.pipeline.resolved import resolved
 from edgenas.pipeline.stage import Stage
 from edgenas.registry import nearest
@@ -32,7 +31,6 @@ STAGES: tuple[Stage, ...] = (
     verify.STAGE,
 )
 _SHARED = (profile.STAGE, search.STAGE)  # by the networks of a front
-PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "torch-pruning", "scipy")
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -54,26 +52,29 @@ def run(
     ``runs/<name>/networks/`` holds a run of each. Raises EdgenasError; what was whole stays.
     """
     wanted = up_to(until)
+    RunDir(runs / config.name).require_ours()
     ctx = _context(config, runs, tables, progress)
     rundir = RunDir(ctx.root)
-    with rundir.locked():
+    with rundir.locked(lambda text: progress(text, 0, 0)):
+        for stage in _pending(ctx, _own(config, wanted)):
+            rundir.require_replaceable(stage.name)
         write_text(ctx.root / "config.yaml", resolved(ctx).dumps)
         for stage in _own(config, wanted):
             _bring_up(stage, ctx, rundir)
-        verdict = {}
         if config.levels > 1 and wanted[-1] not in _SHARED:
-            verdict = _each(ctx, until)
-        elif wanted == STAGES:
-            verdict = _deliver(ctx)
-        _write_manifest(ctx)
+            _each(ctx, until)
+        every = _own(config, STAGES)
+        pending = _pending(ctx, every)
+        verdict = {} if pending else _judged(ctx)
+        networks = front.names(config) if config.levels > 1 and not pending else []
+        deliver(ctx, verdict, [s.name for s in every if s not in pending], networks)
         if verdict:
             write_report(ctx.root)
-    return verdict
+    return verdict if wanted == STAGES else {}
 
 
-def _each(ctx: Context, until: str) -> dict[str, Any]:
-    """A run of every network of a front; their verdict, ``{}`` before there is one."""
-    verdicts = {}
+def _each(ctx: Context, until: str) -> None:
+    """A run of every network of a front."""
     for network in front.networks(ctx.config, ctx.root):
         within = f"{ctx.config.name} {network.name}: "
 
@@ -81,14 +82,7 @@ def _each(ctx: Context, until: str) -> dict[str, Any]:
             ctx.progress(within + what, done, total)
 
         root = (ctx.root / front.folder(network.name)).parent
-        verdicts[network.name] = run(
-            network, root, until=until, tables=ctx.tables, progress=progress
-        )
-    if not all(verdicts.values()):
-        return {}
-    verdict = front.verdict_of(ctx.config, verdicts)
-    write_json(ctx.root / "verdict.json", verdict)
-    return verdict
+        run(network, root, until=until, tables=ctx.tables, progress=progress)
 
 
 def survey(
@@ -100,13 +94,15 @@ def survey(
     progress: Progress = silent,
 ) -> list[Cost]:
     """What ``run`` would do and about how long it takes, from a short measured training."""
+    RunDir(runs / config.name).require_ours()
     ctx, wanted = _context(config, runs, tables, progress), up_to(until)
     pending = Counter(s.name for s in _pending(ctx, _own(config, wanted)))
-    if config.levels > 1:
+    if config.levels > 1 and pending:
+        pending.update({s.name: config.levels for s in wanted if s not in _SHARED})
+    elif config.levels > 1:
         for network in front.networks(config, ctx.root):
             own = Context((ctx.root / front.folder(network.name)), network, tables, progress)
-            left = wanted if pending else _pending(own, wanted)
-            pending.update(s.name for s in left if s not in _SHARED)
+            pending.update(s.name for s in _pending(own, wanted) if s not in _SHARED)
     return costs(ctx, [s.name for s in wanted], pending)
 
 
@@ -167,8 +163,13 @@ def _bring_up(stage: Stage, ctx: Context, rundir: RunDir) -> None:
         ctx.progress(f"{stage.name}: unchanged", 1, 1)
     else:
         _start(stage, key, ctx)
-        rundir.make(stage.name, key, lambda folder: stage.work(ctx, folder))
-        ctx.ledger().append("stage", "end", stage=stage.name, key=key)
+
+        def work(folder: Path) -> None:
+            stage.work(ctx, folder)
+            withdraw(ctx.root)  # it was judged of what is replaced now
+
+        rundir.make(stage.name, lambda: stage.key(ctx), work)
+        ctx.ledger().append("stage", "end", stage=stage.name, key=stage.key(ctx))
     stage.forget(ctx)
 
 
@@ -179,45 +180,31 @@ def _start(stage: Stage, key: str, ctx: Context) -> None:
         e for e in ledger.events("stage") if e["stage"] == stage.name and e["event"] == "start"
     ]
     if stage.name == "search" and begun and begun[-1]["key"] != key:
-        number = 1 + len(list(ctx.root.glob("ledger.*.jsonl")))
+        number = next(n for n in count(1) if not (ctx.root / f"ledger.{n}.jsonl").exists())
+        if ledger.readings.exists():
+            ledger.readings.rename(ctx.root / f"ledger.{number}.readings.jsonl")
         ledger.path.rename(ctx.root / f"ledger.{number}.jsonl")
     ctx.ledger().append("stage", "start", stage=stage.name, key=key)
 
 
-def _deliver(ctx: Context) -> dict[str, Any]:
-    """Copy the verdict and the delivered files to the top."""
-    path = ctx.root / "verify" / "verdict.json"
-    verdict: dict[str, Any] = read_json(path)
-    for delivered in verdict["delivered"].values():
-        made = inside(path.parent, delivered["file"], path)
-        _copy(made, ctx.root / made.name)
-    _copy(path, ctx.root / "verdict.json")
-    return verdict
+def _judged(ctx: Context) -> dict[str, Any]:
+    """The verdict on what is whole; ``{}`` of a front before every network has one.
+
+    It is named as the run: a copy of a run has a name of its own.
+    """
+    if ctx.config.levels > 1:
+        networks = front.networks(ctx.config, ctx.root)
+        verdicts = {network.name: _stands(ctx, network) for network in networks}
+        return front.verdict_of(ctx.config, verdicts) if all(verdicts.values()) else {}
+    verdict: dict[str, Any] = read_json(ctx.root / "verify" / "verdict.json")
+    return verdict | {"name": ctx.config.name}
 
 
-def _copy(source: Path, target: Path) -> None:
-    with aside(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
-def _write_manifest(ctx: Context) -> None:
-    """Versions, seed, and the hash of every file: ties the model to table, data and tools."""
-    paths = sorted(p.relative_to(ctx.root) for p in ctx.root.rglob("*") if p.is_file())
-    names = [
-        p
-        for p in paths
-        if p.name not in _MOVING and not any(part.startswith(".") for part in p.parts)
-    ]
-    write_json(
-        ctx.root / "manifest.json",
-        {
-            "edgenas": version("edgenas"),
-            "versions": {name: version(name) for name in PACKAGES},
-            "seed": ctx.config.seed,
-            "inputs": {"task": ctx.task.describe()},
-            "outputs": {str(n): sha256(ctx.root / n) for n in names},
-        },
-    )
-
-
-_MOVING = {"manifest.json", "report.html", "ledger.jsonl"}
+def _stands(ctx: Context, network: Config) -> dict[str, Any]:
+    """The verdict on a network of a front, ``{}`` where its run has none that holds now."""
+    own = Context(ctx.root / front.folder(network.name), network, ctx.tables, ctx.progress)
+    if not _pending(own, STAGES):
+        return _judged(own)
+    if RunDir(own.root).is_ours:
+        withdraw(own.root)
+    return {}

@@ -1,6 +1,5 @@
 """What each block of the delivered network costs inside it: prefixes timed, their differences."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from edgenas.export import exporter_for
 from edgenas.measure import measure
 from edgenas.ops import hidden
 from edgenas.pipeline.context import Context
+from edgenas.scratch import scratch_folder
 from edgenas.spec import OpSpec
 from edgenas.verify import Candidate
 
@@ -25,9 +25,9 @@ def blocks(ctx: Context, best: Candidate, folder: Path) -> list[dict[str, Any]]:
     ends = {ctx.space.operator_of(n.name, i): n.name for i, n in enumerate(graph.nodes)}
     device = ctx.devices[best.device]
     exporter = exporter_for(device.runtime.format)
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
+    with scratch_folder() as scratch:
         prefixes = [
-            exporter.operator(graph.prefix(ends[i]), Path(scratch) / f"{i}.{exporter.format}")
+            exporter.operator(graph.prefix(ends[i]), scratch / f"{i}.{exporter.format}")
             for i in range(len(layers))
         ]
         timings = measure(

@@ -1,6 +1,5 @@
 """A run for a network that somebody brings: its own channels are the space, pruning the search."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from edgenas.errors import UsageError
 from edgenas.export import exporter_for
 from edgenas.graph import baked, compare, lowered, trace
 from edgenas.pipeline.context import Context
+from edgenas.scratch import scratch_folder
 from edgenas.space import ListedSpace, Written
 from edgenas.spec import Architecture
 from edgenas.state_dicts import filled, taken
@@ -108,9 +108,9 @@ def refuse_unfit(ctx: Context, arch: Architecture) -> None:
             "one class alone would: are pixels normalised as in its training (--set "
             "task.mean=[...], task.std), are classes in its order, is it of this task?"
         )
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
+    with scratch_folder() as scratch:
         for precision, format in ctx.exported:
-            path = Path(scratch) / f"whole.{format}"
+            path = scratch / f"whole.{format}"
             exporter_for(format).network(lowered(graph, precision, [seen]), path, {})
 
 

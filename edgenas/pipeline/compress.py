@@ -20,7 +20,7 @@ from edgenas.latency import LatencyTable
 from edgenas.pipeline import mix, quantize
 from edgenas.pipeline.context import HEADROOM, Context, save_weights
 from edgenas.pipeline.stage import Stage
-from edgenas.pipeline.train import epoch_event, pace
+from edgenas.pipeline.train import keep_epoch, pace
 from edgenas.profile import profile
 from edgenas.space import Prunable, require
 from edgenas.spec import OpSpec
@@ -78,11 +78,14 @@ def extend_tables(ctx: Context, layers: Sequence[OpSpec], folder: Path) -> None:
     }
     for name, device in ctx.devices.items():
         for precision in ctx.precisions(device):
+            before = ctx.predictor(name, precision, folder)
+            assert before is not None
             table = profile(
                 device, ctx.space, precision, ctx.tables, extra=extra,
                 networks=ctx.config.measure.networks, seed=ctx.config.seed, progress=ctx.progress,
             )  # fmt: skip
-            table.save(folder / f"{name}.{precision}.jsonl")
+            own = table.only({*before.table.rows, *extra})  # not those of other runs
+            own.save(folder / f"{name}.{precision}.jsonl")
 
 
 def _step(ctx: Context, folder: Path, layers: Sequence[OpSpec]) -> tuple[Latency, ...]:
@@ -170,12 +173,11 @@ def _recipe(ctx: Context) -> TrainRecipe:
 def _fine_tune(
     ctx: Context, net: nn.Module, teacher: nn.Module, name: str, checkpoint: Checkpoint
 ) -> None:
-    ledger = ctx.ledger()
     if not learns(net):
         ctx.progress(f"{name} is as it was cut: every weight is frozen, nothing to fine-tune", 1, 1)
 
     def on_epoch(e: Epoch) -> None:
-        ledger.append("finetune", "epoch", variant=name, **epoch_event(e, net, ctx))
+        keep_epoch(ctx, "finetune", e, net, variant=name)
         ctx.progress(f"fine-tune {name} ({pace(e)})", e.number, e.epochs)
 
     train(

@@ -7,11 +7,9 @@ a p50 just within its budget is over it the next time: the upper end of its inte
 answer is measured in two rounds, and the worse stands.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +21,7 @@ from edgenas.graph import lowered, trace
 from edgenas.measure import measure
 from edgenas.pipeline.context import Context
 from edgenas.project import nearest, project
+from edgenas.scratch import scratch_folder
 from edgenas.search import Found, Objective
 from edgenas.space import Relaxable
 from edgenas.spec import Architecture, OpSpec
@@ -176,14 +175,14 @@ def _timed(
     """On one target."""
     device = ctx.devices[target["device"]]
     exporter = exporter_for(device.runtime.format)
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
+    with scratch_folder() as scratch:
         files = []
         for number, arch in enumerate(archs):
             task = ctx.task.at(ctx.space.input_of(arch)[1])
             graph = trace(_network(ctx, arch, supernet), task.input)
             seen = [task.tensors("calibration", CALIBRATION)[0]]
             graph = lowered(graph, target["precision"], seen)
-            path = Path(scratch) / f"{number}.{exporter.format}"
+            path = scratch / f"{number}.{exporter.format}"
             files.append(exporter.network(graph, path, {}))
         timings = measure(
             device, files, blocks=BLOCKS, block_seconds=BLOCK_SECONDS, seed=ctx.config.seed,

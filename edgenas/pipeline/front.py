@@ -7,20 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from edgenas.config import Config
+from edgenas.files import read_json
 from edgenas.pipeline.search import architecture_file
 
 
 def networks(config: Config, root: Path) -> Iterator[Config]:
     """What remains to be done for each network that the search in ``root`` found, as a run."""
-    for level in range(config.levels):
-        targets = config.level(level)
-        found = root / "search" / architecture_file(level)
+    for level, name in enumerate(names(config)):
+        found = read_json(root / "search" / architecture_file(level))
         yield replace(
             config,
-            name=f"{level + 1}-{_slug(targets[0].budgets[0].text)}",
-            targets=targets,
-            search={"method": "measured", "architecture": str(found)},
+            name=name,
+            targets=config.level(level),
+            search={"method": "measured", "architecture": found},
         )
+
+
+def names(config: Config) -> list[str]:
+    """Of the networks of a front: the number and the budget of each."""
+    budgets = [config.level(level)[0].budgets[0].text for level in range(config.levels)]
+    return [f"{number}-{_slug(text)}" for number, text in enumerate(budgets, 1)]
 
 
 def verdict_of(config: Config, verdicts: dict[str, dict[str, Any]]) -> dict[str, Any]:

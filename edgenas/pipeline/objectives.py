@@ -1,10 +1,8 @@
 """What a config asks of the networks of a run, as objectives of its search."""
 
 import random
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from edgenas.errors import MissingLatency
 from edgenas.export import exporter_for
 from edgenas.latency import LatencyTable
 from edgenas.predict import Predictor
+from edgenas.scratch import scratch_folder
 from edgenas.search import Objective
 from edgenas.space import Space
 from edgenas.spec import Architecture, OpSpec
@@ -100,15 +99,15 @@ class FileSize:
         return (self._alone(op) - self._empty) * self._scale / 1e3
 
     def _whole(self, space: Space, arch: Architecture) -> int:
-        with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
-            path = Path(scratch) / f"whole.{self._exporter.format}"
+        with scratch_folder() as scratch:
+            path = scratch / f"whole.{self._exporter.format}"
             file = specimen.network(self._exporter, space, arch, self._precision, path)
             return file.size_bytes
 
     @cache  # noqa: B019  as long-lived as the search it serves
     def _alone(self, op: OpSpec) -> int:
-        with tempfile.TemporaryDirectory(prefix="edgenas-") as scratch:
-            path = Path(scratch) / f"op.{self._exporter.format}"
+        with scratch_folder() as scratch:
+            path = scratch / f"op.{self._exporter.format}"
             return specimen.operator(self._exporter, op, self._precision, path).size_bytes
 
 

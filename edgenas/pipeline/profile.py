@@ -1,9 +1,10 @@
 """Stage ``profile``: tables of every target, the precision to search under, budgets in ms."""
 
+import hashlib
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from edgenas.config import Target
-from edgenas.errors import ImpossibleBudget
+from edgenas.errors import CorruptFile, ImpossibleBudget
 from edgenas.files import write_json
 from edgenas.latency import LatencyTable
 from edgenas.pipeline.brought import is_brought, refuse_unfit
@@ -23,6 +24,7 @@ from edgenas.profile import profile
 from edgenas.project import project
 from edgenas.space import ListedSpace, Relaxable, Space
 from edgenas.spec import OpSpec
+from edgenas.store import table_path
 
 SAMPLES = 64
 
@@ -37,7 +39,32 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         },
         "networks": ctx.config.measure.networks,
         "seed": ctx.config.seed,
+        "tables": {
+            f"{name} {precision}": _digest(ctx, name, precision)
+            for name, device in ctx.devices.items()
+            for precision in ctx.precisions(device)
+        },
     }
+
+
+def _digest(ctx: Context, device: str, precision: str) -> str | None:
+    """Hash of the table that is there, what later stages added to it left out.
+
+    Of the run's own copy where the table itself is gone; None where there is neither.
+    """
+    copy = ctx.root / "profile" / f"{device}.{precision}.jsonl"
+    paths = [table_path(ctx.tables, device, ctx.space.id, precision), copy]
+    path = next((p for p in paths if p.is_file()), None)
+    if path is None:
+        return None
+    try:
+        table = LatencyTable.load(path).only(ctx.space.vocabulary())
+    except CorruptFile:
+        if path == copy:
+            return None
+        raise
+    graded = replace(table, header=replace(table.header, grade="stable"))  # rows may lower it
+    return hashlib.sha256(graded.dumps().encode()).hexdigest()
 
 
 def _work(ctx: Context, folder: Path) -> None:
@@ -52,7 +79,7 @@ def _work(ctx: Context, folder: Path) -> None:
             networks=ctx.config.measure.networks,
             seed=ctx.config.seed,
             progress=ctx.progress,
-        )
+        ).only(ctx.space.vocabulary())
         for name, device in ctx.devices.items()
         for precision in ctx.precisions(device)
     }

@@ -15,7 +15,7 @@ from edgenas.files import write_json
 from edgenas.graph import Graph, trace
 from edgenas.pipeline.context import Context, quantized_path
 from edgenas.pipeline.stage import Stage
-from edgenas.pipeline.train import epoch_event, pace, recipe
+from edgenas.pipeline.train import keep_epoch, pace, recipe
 from edgenas.train import Epoch, rights
 
 VALIDATION_IMAGES = 512  # of search-validation, that decide between calibrations
@@ -61,7 +61,7 @@ def quantize_variant(ctx: Context, stage: Stage, variant: str, folder: Path) -> 
 
 
 def _trained(ctx: Context, stage: Stage, variant: str, graph: Graph, net: nn.Module) -> Graph:
-    asked, ledger = ctx.config.quantize, ctx.ledger()
+    asked = ctx.config.quantize
     how = replace(
         recipe(ctx.config.train), epochs=asked.epochs, lr=asked.lr, warmup=0.0,
         mixup=0.0, cutmix=0.0, ema=0.0, precision="fp32", dead_after=0.0,
@@ -74,7 +74,7 @@ def _trained(ctx: Context, stage: Stage, variant: str, graph: Graph, net: nn.Mod
     )
 
     def on_epoch(e: Epoch, quantized: nn.Module) -> None:
-        ledger.append("int8", "epoch", variant=variant, **epoch_event(e, quantized, ctx))
+        keep_epoch(ctx, "int8", e, quantized, variant=variant)
         ctx.progress(f"train {variant} in int8 ({pace(e)})", e.number, e.epochs)
 
     return qat(

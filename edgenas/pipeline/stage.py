@@ -1,6 +1,6 @@
 """What a stage is, and where it keeps how far it got."""
 
-import shutil
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +8,13 @@ from typing import Any
 
 from edgenas.checkpoint import Checkpoint
 from edgenas.pipeline.context import Context
-from edgenas.rundir import RunDir, key_of
+from edgenas.rundir import CHECKPOINTS, RunDir, key_of
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``after``: stages whose files it reads. ``settings``: all else that decides its result."""
+    """``after``: stages whose files it reads, or one such file. ``settings``: all else that
+    decides its result."""
 
     name: str
     after: tuple[str, ...]
@@ -23,7 +24,11 @@ class Stage:
     def key(self, ctx: Context) -> str:
         """Hash of all that its result depends on. Raises UsageError before ``after`` are whole."""
         rundir = RunDir(ctx.root)
-        after = {name: rundir.outputs(name) for name in self.after}
+        after: dict[str, Any] = {}
+        for name in self.after:
+            stage, _, file = name.partition("/")
+            outputs = rundir.outputs(stage)
+            after[name] = outputs[file] if file else outputs
         return key_of(self.name, {"settings": self.settings(ctx), "after": after})
 
     def checkpoint(self, ctx: Context, name: str, **more: Any) -> Checkpoint:
@@ -36,7 +41,11 @@ class Stage:
 
     def forget(self, ctx: Context) -> None:
         """Delete all its checkpoints: it is whole."""
-        shutil.rmtree(self._checkpoints(ctx), ignore_errors=True)
+        folder = self._checkpoints(ctx)
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
+        with contextlib.suppress(OSError):  # something else lies in it, or it is not there
+            folder.rmdir()
 
     def _checkpoints(self, ctx: Context) -> Path:
-        return ctx.root / ".checkpoints" / self.name
+        return ctx.root / CHECKPOINTS / self.name

@@ -15,6 +15,7 @@ from edgenas.gates import Mixed
 from edgenas.pipeline.brought import brought, weights_digest
 from edgenas.pipeline.context import Context, load_weights, save_weights
 from edgenas.pipeline.stage import Stage
+from edgenas.rundir import RunDir
 from edgenas.space import Relaxable
 from edgenas.train import Epoch, TrainRecipe, accuracy, train
 
@@ -25,11 +26,19 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
         "train": asdict(ctx.config.train),
         "weights": weights_digest(ctx.config),
+        "supernet": _supernet(ctx),
         "data": [ctx.task.digest("train"), ctx.task.digest("test")],
         "seed": ctx.config.seed,
         "threads": ctx.config.threads,
         "accelerator": ctx.config.accelerator,
     }
+
+
+def _supernet(ctx: Context) -> str | None:
+    """Hash of the weights that training goes on from."""
+    if not ctx.config.train.from_supernet:
+        return None
+    return RunDir(ctx.root).outputs("search").get("supernet.safetensors")
 
 
 def _work(ctx: Context, folder: Path) -> None:
@@ -49,10 +58,10 @@ def _work(ctx: Context, folder: Path) -> None:
 
 
 def _trained(ctx: Context) -> nn.Module:
-    net, ledger = _untrained(ctx).to(ctx.config.accelerator), ctx.ledger()
+    net = _untrained(ctx).to(ctx.config.accelerator)
 
     def on_epoch(e: Epoch) -> None:
-        ledger.append("train", "epoch", **epoch_event(e, net, ctx))
+        keep_epoch(ctx, "train", e, net)
         ctx.progress(f"train ({pace(e)})", e.number, e.epochs)
 
     checkpoint = STAGE.checkpoint(ctx, "found")
@@ -67,16 +76,17 @@ def recipe(settings: Train) -> TrainRecipe:
     return TrainRecipe(**{f.name: asked[f.name] for f in fields(TrainRecipe) if f.name in asked})
 
 
-def epoch_event(e: Epoch, net: nn.Module, ctx: Context) -> dict[str, Any]:
-    """An epoch as the ledger keeps it; accuracy is of search-validation, not of training."""
-    return {
-        "epoch": e.number,
-        "epochs": e.epochs,
-        "loss": e.loss,
-        "accuracy": accuracy(net, ctx.fitted, "search", SCORED),
-        "seconds": e.seconds,
-        "images_per_second": e.images_per_second,
-    }
+def keep_epoch(ctx: Context, phase: str, e: Epoch, net: nn.Module, **of: str) -> None:
+    """An epoch as the ledger keeps it; accuracy is of search-validation, not of training.
+
+    ``of``: what is trained, where a phase trains several.
+    """
+    ledger = ctx.ledger()
+    pace = {"seconds": e.seconds, "images_per_second": e.images_per_second}
+    ledger.read(phase, "epoch", **of, epoch=e.number, **pace)
+    right = accuracy(net, ctx.fitted, "search", SCORED)
+    told = {"epoch": e.number, "epochs": e.epochs, "loss": e.loss, "accuracy": right}
+    ledger.append(phase, "epoch", **of, **told)
 
 
 def pace(e: Epoch) -> str:
@@ -97,4 +107,4 @@ def _untrained(ctx: Context) -> nn.Module:
     return ctx.space.subnet(load_weights(ctx.space.supernet(Mixed), weights), ctx.architecture)
 
 
-STAGE = Stage("train", ("search",), _settings, _work)
+STAGE = Stage("train", ("search/architecture.json",), _settings, _work)

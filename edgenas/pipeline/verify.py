@@ -1,7 +1,7 @@
 """Stage ``verify``: every file measured on its device, repaired while over budget, one verdict."""
 
+import itertools
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from edgenas.pipeline.export import export
 from edgenas.pipeline.mix import mix_variant
 from edgenas.pipeline.quantize import quantize_variant
 from edgenas.pipeline.stage import Stage
+from edgenas.scratch import scratch_folder
 from edgenas.train import SCORING_BATCH, evaluating
 from edgenas.verify import (
     RANGED,
@@ -236,6 +237,9 @@ def _write(
             {**described(c, choice), "file": str(_relative(c.artifact.path, ctx, folder))}
             for c in mine
         ]
+    for c in itertools.chain.from_iterable(candidates.values()):
+        file = str(_relative(c.artifact.path, ctx, folder))
+        ctx.ledger().read("verify", "memory", file=file, memory_bytes=c.numbers.memory_bytes)
     variants = {c.variant for mine in candidates.values() for c in mine}
     samples.keep(ctx.fitted, folder)
     write_json(
@@ -243,7 +247,6 @@ def _write(
         {
             "schema": 1,
             "met": all(g["met"] for g in checks),
-            "name": ctx.config.name,
             "task": ctx.task.describe(),
             "torch": {v: _accuracy(ctx, v, folder) for v in sorted(variants)},
             "gates": checks,
@@ -266,11 +269,9 @@ def _layer_errors(ctx: Context, c: Candidate, folder: Path) -> dict[str, Any]:
     if _trained(ctx, c.variant, c.precision, folder):
         reference = replace(graph, ranges=None, floats=frozenset())
     x, _ = ctx.fitted.tensors("test", LAYER_IMAGES)
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as work:
+    with scratch_folder() as work:
         try:
-            errors = layer_errors(
-                ctx.devices[c.device], graph, reference, x, Path(work), ctx.progress
-            )
+            errors = layer_errors(ctx.devices[c.device], graph, reference, x, work, ctx.progress)
         except EdgenasError as e:  # the verdict does not wait for its explanation
             return {"said": f"its operators could not be looked at: {e}", "operators": []}
     return {"said": explained(errors, c.precision), "operators": [asdict(e) for e in errors]}
@@ -289,4 +290,6 @@ def _accuracy(ctx: Context, variant: str, folder: Path) -> float:
     return float(read_json(folder / f"{variant}.json")["accuracy"])
 
 
-STAGE = Stage("verify", ("profile", "search", "train", "compress", "export"), _settings, _work)
+_AFTER = ("profile", "search/architecture.json", "train", "compress", "export")
+
+STAGE = Stage("verify", _AFTER, _settings, _work)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,6 +14,7 @@ from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import inside, read_json
 from edgenas.latency import LatencyTable
 from edgenas.report.facts import (
+    Candidate,
     Compressed,
     Epoch,
     Found,
@@ -63,7 +64,7 @@ class Record:
             found=_optional(Found, folder / "search/search.json"),
             trained=_optional(Trained, folder / "train/train.json"),
             compressed=_optional(Compressed, folder / "compress/compress.json"),
-            verdict=_optional(Verdict, folder / "verdict.json"),
+            verdict=_verdict(folder),
             trials=_trials(events),
             epochs=_epochs(events),
             repairs=_repairs(events),
@@ -82,7 +83,7 @@ class Record:
     @property
     def name(self) -> str:
         """What the run is called."""
-        return self.verdict.name if self.verdict else self.folder.resolve().name
+        return self.folder.resolve().name
 
     def images(self, part: str) -> int | None:
         """How many there are in ``part`` of the task, where the run says so."""
@@ -142,6 +143,25 @@ def _events(path: Path) -> Iterator[_Event]:
         if not isinstance(event, dict):
             raise CorruptFile(f"{path}, line {number}: expected an object, found {line[:40]!r}")
         yield f"{path}, line {number}", event
+
+
+def _verdict(folder: Path) -> Verdict | None:
+    """With what was read of its files, which is kept beside it."""
+    verdict = _optional(Verdict, folder / "verdict.json")
+    if verdict is None:
+        return None
+    read = {
+        event["file"]: event.get("memory_bytes")
+        for _, event in _events(folder / "ledger.readings.jsonl")
+        if event.get("event") == "memory" and isinstance(event.get("file"), str)
+    }
+    told = (
+        c
+        if c.memory_bytes is not None
+        else _checked(Candidate, asdict(c) | {"memory_bytes": read.get(c.file)}, c.file)
+        for c in verdict.candidates
+    )
+    return replace(verdict, candidates=tuple(told))
 
 
 def _epochs(events: list[_Event]) -> Mapping[str, tuple[Epoch, ...]]:

@@ -1,13 +1,12 @@
 """64-bit ARM, emulated on this machine: what it computes is true, how long it takes is not."""
 
-import tempfile
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from edgenas import emulator
 from edgenas.here import Here
+from edgenas.scratch import scratch_folder
 
 __all__ = ["Qemu"]
 
@@ -26,5 +25,5 @@ class Qemu(Here):
 
     def lines(self, argv: Sequence[str]) -> Generator[str, None, None]:
         """As of every transport on this machine."""
-        with tempfile.TemporaryDirectory(prefix="edgenas-qemu-") as scratch:
-            yield from super().lines([*emulator.command(Path(scratch) / "counts"), *argv])
+        with scratch_folder() as scratch:
+            yield from super().lines([*emulator.command(scratch / "counts"), *argv])

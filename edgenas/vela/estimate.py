@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from edgenas.errors import CapabilityError, CorruptFile, DeviceError
+from edgenas.scratch import scratch_folder
 
 CONFIG = "Arm/vela.ini"  # the one that comes with Vela
 _COMMAND = b"ethos-u"  # the custom operator that holds what the NPU runs
@@ -97,8 +97,8 @@ def estimated(path: Path, target: Target) -> Estimate:
     CorruptFile and DeviceError, with what it said last.
     """
     operators = _operators(path)
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
-        made = Path(folder)
+    with scratch_folder() as folder:
+        made = folder
         child = multiprocessing.get_context("fork").Process(
             target=_compile, args=(path, target, made)
         )
