@@ -26,9 +26,11 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     refuse_link(path)
-    with os.fdopen(os.open(path, flags, 0o644), "r+b") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise UsageError(f"{path} is no file: move it away")
+    handle = os.open(path, flags, 0o644)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UsageError(f"{path} is no file: move it away")
+    with os.fdopen(handle, "r+b") as file:
         yield file
 
 

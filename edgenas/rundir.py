@@ -18,7 +18,7 @@ import yaml
 
 from edgenas.artifact import sha256
 from edgenas.errors import CorruptFile, UsageError
-from edgenas.files import MARK, folder_aside, own, read_json, write_json
+from edgenas.files import MARK, folder_aside, inside, own, read_json, write_json
 from edgenas.locks import Say, opened, refuse_link, taken
 
 STAGES = ("profile", "search", "train", "compress", "export", "verify")
@@ -147,6 +147,15 @@ class RunDir:
             (folder / name).is_file() and sha256(folder / name) == digest
             for name, digest in stamp["outputs"].items()
         )
+
+    def compared(self) -> dict[str, str]:
+        """File -> sha256 of what two runs of the same seed and measurements have alike.
+
+        Raises UsageError or CorruptFile where there is no manifest.
+        """
+        path = self.root / "manifest.json"
+        names = [*read_json(path)["outputs"], path.name]
+        return {name: sha256(inside(self.root, name, path)) for name in names}
 
     def outputs(self, stage: str) -> dict[str, str]:
         """File name -> sha256 of a finished stage. Raises UsageError where it was not run."""

@@ -33,6 +33,7 @@ from edgenas.pipeline import mix
 from edgenas.pipeline.context import HEADROOM, Context
 from edgenas.predict import Predictor
 from edgenas.project import least
+from edgenas.rundir import RunDir
 from edgenas.space import load_space
 
 pytestmark = pytest.mark.trains
@@ -333,6 +334,72 @@ def test_a_change_reruns_what_depends_on_it(finished: Path) -> None:
     assert plan == {s: s in ("profile", "search") for s in STAGES}
 
 
+def test_a_copy_of_a_run_is_its_own_and_delivers_what_it_has(
+    finished: Path, tmp_path: Path
+) -> None:
+    again(finished, tmp_path)
+    original, copy = tmp_path / "runs" / "mine", tmp_path / "elsewhere" / "experiment"
+    shutil.copytree(original, copy)
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in original.rglob("*") if p.is_file()}
+
+    def edgenas(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgenas", *arguments], cwd=tmp_path,
+            env=environment(tmp_path), capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert "every stage is whole and unchanged" in edgenas("run", str(copy))
+    assert json.loads((copy / "verdict.json").read_text())["name"] == "experiment"
+    assert RunDir(copy).compared().keys() == RunDir(original).compared().keys()
+    edgenas("train", str(copy), "--set", "train.epochs=1")
+    assert sha256(copy / "train/found.safetensors") != sha256(original / "train/found.safetensors")
+    named = RunDir(copy).compared()
+    assert named.keys() >= {"train/found.safetensors", "search/search.json", "config.yaml"}
+    gone = ("verdict.json", "model.onnx", "model.tflite", "report.html")
+    assert not any((copy / name).exists() or name in named for name in gone)
+    edgenas("report", str(copy))
+    assert "experiment" in (copy / "report.html").read_text()
+    after = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in original.rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_a_table_that_was_measured_anew_is_taken(finished: Path, tmp_path: Path) -> None:
+    again(finished, tmp_path)
+    (tmp_path / "latency_tables").unlink()
+    shutil.copytree(finished / "latency_tables", tmp_path / "latency_tables")
+
+    def pending() -> list[str]:
+        done = run(tmp_path, "--dry-run", "--json")
+        assert done.returncode == 0, done.stderr
+        return [c["stage"] for c in json.loads(done.stdout) if not c["unchanged"]]
+
+    path = next((tmp_path / "latency_tables").glob("cpu-litert.*.fp32.jsonl"))
+    whole, table = path.read_text(), LatencyTable.load(path)
+    vocabulary = SPACE.vocabulary()
+    assert pending() == []  # although pruning added to the tables
+    assert set(table.rows) > set(vocabulary)
+    pruned = {op: row for op, row in table.rows.items() if op not in vocabulary}
+    slower = {op: replace(row, floor_ms=row.floor_ms * 2, p50_ms=row.p50_ms * 2, interval_ms=None)
+              for op, row in pruned.items()}  # fmt: skip
+    table.with_rows(slower).save(path)
+    assert pending() == []
+    fit = table.header.fit
+    assert fit is not None
+    for fresh in (
+        table.with_rows({op: replace(table[op], n=7) for op in vocabulary}),
+        replace(table, header=replace(table.header, fit=replace(fit, slope=fit.slope * 1.01))),
+    ):
+        fresh.save(path)
+        assert pending() == STAGES
+    path.write_text(whole.replace(f'"slope": {fit.slope}', f'"slope": {fit.slope / 10}', 1))
+    done = run(tmp_path, "--dry-run")
+    assert done.returncode == 2 and "edited" in done.stderr
+    path.unlink()
+    assert pending() == []
+
+
 def test_a_damaged_file_is_made_again(finished: Path, tmp_path: Path) -> None:
     victim = finished / "runs" / "mine" / "export" / "found.fp32.onnx"
     whole = victim.read_bytes()
@@ -368,6 +435,9 @@ def test_killed_at_five_moments_and_resumed_it_ends_the_same(
     assert done.returncode == 0, done.stderr
     root = tmp_path / "runs" / "mine"
     assert made(root) == made(finished / "runs" / "mine")
+    equal = RunDir(root).compared()
+    assert equal == RunDir(finished / "runs" / "mine").compared()
+    assert {"verdict.json", "manifest.json", "config.yaml", "model.onnx"} <= equal.keys()
     ended: set[str] = set()
     for e in events(tmp_path):
         if e["phase"] == "stage":
