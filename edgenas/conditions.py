@@ -20,6 +20,9 @@ def warnings(cores: int, before: Facts, after: Facts | None = None) -> list[str]
     load = before.get("load_average")
     if isinstance(load, float | int) and load > BUSY * cores:
         found.append(f"load average {load:g} on {cores} cores before it began: something else runs")
+    quota = before.get("quota_cores")
+    if isinstance(quota, float | int) and quota < 1:
+        found.append(f"it may use {quota:g} of a core: it is stopped now and then; raise its quota")
     governor = before.get("governor", "")
     if governor and governor != "performance":
         found.append(

@@ -47,6 +47,7 @@ from typing import Any, Protocol
 CPUS = "/sys/devices/system/cpu"
 STATUS = "/proc/self/status"
 POWERCAP = "/sys/class/powercap"
+CGROUPS, CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 COUNTER = "EDGENAS_COUNTER"  # set by an emulator; its file holds how many of each class so far
 WARM = 20  # Python calls a function with fewer instructions once it knows it
 CLASSES = ("load", "store", "simd", "branch", "integer")
@@ -665,20 +666,61 @@ def _numbers(folder: str, pattern: str) -> list[int]:
     return [int(text) for text in texts if text.lstrip("-").isdigit()]
 
 
+def quota() -> float:
+    """Cores' worth of time that the control groups of this process allow; infinite: no limit."""
+    least = float("inf")
+    for line in _read(CGROUP).splitlines():
+        kinds, _, at = line.partition(":")[2].partition(":")
+        if kinds and "cpu" not in kinds.split(","):
+            continue
+        top, names = (
+            (Path(CGROUPS), ["max"])
+            if not kinds
+            else (Path(CGROUPS, "cpu"), ["cfs_quota_us", "cfs_period_us"])
+        )
+        own = Path(at.lstrip("/"))
+        for group in [own, *own.parents]:
+            said = " ".join(_read(str(top / group / ("cpu." + name))) for name in names).split()
+            if len(said) == 2 and all(number.isdigit() for number in said) and int(said[1]):
+                least = min(least, int(said[0]) / int(said[1]))
+    return least
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: of its affinity, its cpuset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def require_cores(threads: int) -> None:
+    """Refuse more threads than cores: they would wait for each other."""
+    usable = min(usable_cores(), max(quota(), 1))
+    if threads > usable:
+        raise Refused(
+            f"{threads} threads, and it may use {usable:g} of its {os.cpu_count()} cores "
+            "(affinity, cpuset or quota): set threads to no more, or let it use more"
+        )
+
+
 def cores_meant(affinity: str) -> set[int]:
     """The cores that "big", "little", "4-7" or "0,2" means on this board."""
     if affinity not in ("big", "little"):
         pairs = [part.split("-") for part in affinity.split(",")]
         return {core for pair in pairs for core in range(int(pair[0]), int(pair[-1]) + 1)}
-    speed = {
-        int(path.parent.parent.name[3:]): int(_read(str(path)) or 0)
-        for path in Path(CPUS).glob("cpu[0-9]*/cpufreq/cpuinfo_max_freq")
-    }
+    speed = _speeds()
     slowest = min(speed.values(), default=0)
     little = {core for core, khz in speed.items() if khz == slowest}
     if len(little) in (0, len(speed)):
         raise Refused(f"its cores are all alike: {affinity} means none of them; give numbers")
     return little if affinity == "little" else set(speed) - little
+
+
+def _speeds() -> dict[int, int]:
+    return {
+        int(path.parent.parent.name[3:]): int(_read(str(path)) or 0)
+        for path in Path(CPUS).glob("cpu[0-9]*/cpufreq/cpuinfo_max_freq")
+    }
 
 
 def keep_to(affinity: str) -> None:
@@ -700,10 +742,12 @@ def cpu_model() -> str:
 
 def probe(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
     """Say what the board is (``fingerprint``) and how it stands now (``facts``)."""
+    limit, usable = quota(), usable_cores()
     fingerprint = {
         "cpu": cpu_model(),
         "arch": platform.machine(),
         "cores": os.cpu_count() or 1,
+        "usable_cores": usable,
         "runtime": job["backend"],
         "runtime_version": backend.version,
         "threads": job["threads"],
@@ -711,7 +755,10 @@ def probe(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
     fingerprint.update(backend.identity)
     if COUNTER in os.environ:
         fingerprint["emulator"] = "qemu"
-    if job.get("affinity"):
+    if limit < usable:
+        fingerprint["quota_cores"] = f"{limit:.3g}"
+    some_of_several_kinds = usable < (os.cpu_count() or 1) and len({*_speeds().values()}) > 1
+    if job.get("affinity") or some_of_several_kinds:
         fingerprint["affinity"] = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     facts: dict[str, Any] = {
         "kernel": platform.release(),
@@ -722,6 +769,8 @@ def probe(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
     }
     if hasattr(os, "sched_getaffinity"):
         facts["affinity"] = sorted(os.sched_getaffinity(0))
+    if limit < usable:
+        facts["quota_cores"] = round(limit, 3)
     facts["energy"] = Rapl().why or "RAPL, whole packages"
     hottest = max(_numbers("/sys/class/thermal", "thermal_zone*/temp"), default=None)
     if hottest is not None:
@@ -761,6 +810,8 @@ def main() -> int:
     try:
         if job.get("affinity"):
             keep_to(job["affinity"])
+        if job["verb"] in ("probe", "time"):
+            require_cores(job["threads"])
         _package("numpy", "numpy")
         VERBS[job["verb"]](job, BACKENDS[job["backend"]](job), emit)
     except Refused as e:

@@ -88,7 +88,10 @@ def cache_folder() -> Path:
 
 def floor_path(fingerprint: Fingerprint, precision: str) -> Path:
     """Where the sentinel's floor on this device is remembered."""
-    what = [dict(fingerprint), precision, str(SENTINEL), quantile(fingerprint)]
+    known = dict(fingerprint)
+    if known.get("usable_cores") == known.get("cores"):  # as before fingerprints held it
+        known.pop("usable_cores", None)
+    what = [known, precision, str(SENTINEL), quantile(fingerprint)]
     key = json.dumps(what, sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return cache_folder() / "sentinel" / f"{digest}.json"

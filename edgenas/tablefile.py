@@ -11,6 +11,7 @@ from edgenas.errors import CorruptFile, ForeignTable, UsageError
 from edgenas.spec import OpSpec
 
 MOST_BYTES = 256 << 20  # a line is an operator: none of them is large
+CORES = "usable_cores"
 H = TypeVar("H")
 R = TypeVar("R")
 
@@ -43,10 +44,30 @@ def require(header: Any, want: Mapping[str, Any], advice: str) -> None:
     """Raise ForeignTable with ``advice`` unless fields of ``header`` equal ``want``."""
     for key, value in want.items():
         have = getattr(header, key)
+        if key == "fingerprint":
+            have, value = _comparable(have, header.facts, value)
         if have != value:
             raise ForeignTable(
                 f"the table of {header.device} is for {key} {_differ(have, value)}. {advice}"
             )
+
+
+def _comparable(
+    have: Mapping[str, Any], facts: Mapping[str, Any], want: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Both fingerprints; where one is of before they held the cores that may be used, without them.
+
+    The ``facts`` of that time tell how many there were, but of no quota.
+    """
+    may, unknown = facts.get("affinity"), {"quota_cores"}
+    if CORES in have and CORES in want:
+        return have, want
+    if CORES not in have and isinstance(may, list | tuple):
+        have = {**have, CORES: len(may)}
+    if CORES not in have or CORES not in want:
+        unknown.add(CORES)
+    kept = [{k: v for k, v in each.items() if k not in unknown} for each in (have, want)]
+    return kept[0], kept[1]
 
 
 def loads(

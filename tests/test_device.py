@@ -4,8 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +21,7 @@ from torch import nn
 from edgenas import doctor, runner
 from edgenas.artifact import Artifact
 from edgenas.cli import main
+from edgenas.conditions import warnings
 from edgenas.device import Device, load_device
 from edgenas.errors import CapabilityError, DeviceError, EdgenasError, UnknownName, UsageError
 from edgenas.exporters.tflite import Tflite
@@ -86,6 +90,86 @@ def test_a_device_may_be_kept_to_some_cores_and_is_another_one_then() -> None:
     assert runner.cores_meant("0,2,4-7") == {0, 2, 4, 5, 6, 7}
     with pytest.raises(DeviceError, match=r"kept to cores \[9999\]"):
         probe(replace(CPU, runtime=replace(CPU.runtime, affinity="9999")))
+
+
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """As under ``taskset``: what is started here may use one core of several."""
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("this process may use one core only")
+    os.sched_setaffinity(0, {max(cores)})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
+def test_a_machine_of_which_fewer_cores_may_be_used_is_another_one(
+    one_core: None,
+) -> None:
+    fingerprint, _ = probe(CPU)
+    assert (fingerprint["cores"], fingerprint["usable_cores"]) == (os.cpu_count(), 1)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    assert int(probe(CPU)[0]["usable_cores"]) > 1
+    assert {k: v for k, v in probe(CPU)[0].items() if v != fingerprint[k]}.keys() == {
+        "usable_cores"
+    }
+
+
+def test_more_threads_than_cores_are_refused_in_one_line(
+    one_core: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(model(tmp_path / "a.onnx").path)
+    assert main(["measure", file, "--device", "cpu-onnxruntime-t2"]) == 4
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "2 threads, and it may use 1 of its" in err
+    two = load_device("cpu-onnxruntime-t2")
+    with pytest.raises(DeviceError, match="set threads to no more"):
+        list(time_models(two, {"a": model(tmp_path / "a.onnx")}, [(0, "a")], FEW))
+    kept = replace(CPU, runtime=OnnxRuntime(threads=2, affinity="0"))
+    with pytest.raises(DeviceError, match="2 threads, and it may use 1 of its"):
+        probe(kept)
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "cores"),
+    [
+        ("0::/", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/", {"cpu.max": "max 100000"}, None),
+        ("0::/", {}, None),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "200000 100000"}, 2.0),
+        ("0::/a/b", {"a/b/cpu.max": "50000 100000", "a/cpu.max": "200000 100000"}, 0.5),
+        ("0::/gone/away", {"cpu.max": "100000 100000"}, 1.0),
+        ("3:cpu,cpuacct:/c", {"cpu/c/cpu.cfs_quota_us": "300000",
+                              "cpu/c/cpu.cfs_period_us": "100000"}, 3.0),
+        ("3:cpu,cpuacct:/c", {"cpu/cpu.cfs_quota_us": "-1",
+                              "cpu/cpu.cfs_period_us": "100000"}, None),
+        ("4:memory:/c\n0::/", {"cpu.max": "junk"}, None),
+        ("", {"cpu.max": "100000 0"}, None),
+    ],
+)  # fmt: skip
+def test_a_quota_of_a_control_group_is_found_wherever_it_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, files: dict[str, str],
+    cores: float | None,
+) -> None:  # fmt: skip
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "cgroup").write_text(group + "\n")
+    monkeypatch.setattr(runner, "CGROUPS", str(tmp_path))
+    monkeypatch.setattr(runner, "CGROUP", str(tmp_path / "cgroup"))
+    assert runner.quota() == (float("inf") if cores is None else cores)
+    said: list[dict[str, Any]] = []
+    job = {"backend": "none", "threads": 1}
+    monkeypatch.setattr(runner, "usable_cores", lambda: 8)
+    runner.probe(job, SimpleNamespace(version="1", identity={}), said.append)
+    assert said[0]["fingerprint"].get("quota_cores") == (None if cores is None else f"{cores:g}")
+    assert said[0]["facts"].get("quota_cores") == cores
+    warned = warnings(8, said[0]["facts"])
+    assert any("of a core: it is stopped now" in w for w in warned) == (cores == 0.5)
+    runner.require_cores(1)
+    if cores is not None:
+        with pytest.raises(runner.Refused, match="4 threads, and it may use"):
+            runner.require_cores(4)
 
 
 def test_big_cores_are_all_but_the_slowest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ import hashlib
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgenas.errors import CorruptFile, ForeignTable, MissingLatency, UsageError
 from edgenas.latency import Fit, Header, HeldOut, LatencyTable, Missing, Timing
+from edgenas.sentinel import floor_path
 from edgenas.spec import OpSpec
 
 A, B = OpSpec.of("conv", 3, 16, 28, k=3, s=2), OpSpec.of("mbconv", 16, 24, 14, e=3, k=5, s=1)
@@ -220,6 +222,50 @@ def test_another_device_is_refused_with_only_what_differs() -> None:
     assert "cpu 'A76', not 'A53'" in str(e.value)
     assert "cores" not in str(e.value)
     assert str(e.value).endswith("edgenas profile board --fresh")
+
+
+OLD = {"cpu": "A76", "cores": 4, "threads": 2}
+ALL = {**OLD, "usable_cores": 4}
+
+
+@pytest.mark.parametrize(
+    ("have", "facts", "want", "said"),
+    [
+        (ALL, {}, ALL, ""),
+        ({**ALL, "usable_cores": 1}, {}, ALL, "usable_cores 1, not 4"),
+        (ALL, {}, {**ALL, "usable_cores": 2}, "usable_cores 4, not 2"),
+        ({**ALL, "quota_cores": "1.5"}, {}, ALL, "quota_cores '1.5', not None"),
+        (ALL, {}, {**ALL, "quota_cores": "2"}, "quota_cores None, not '2'"),
+        # of before fingerprints held it: facts may tell
+        (OLD, {}, ALL, ""),
+        (OLD, {"affinity": [0, 1, 2, 3]}, ALL, ""),
+        (OLD, {"affinity": [1]}, {**ALL, "usable_cores": 1}, ""),
+        (OLD, {"affinity": [1]}, ALL, "usable_cores 1, not 4"),
+        (OLD, {"affinity": [0, 1, 2, 3]}, {**ALL, "usable_cores": 2}, "usable_cores 4, not 2"),
+        (OLD, {"affinity": "all"}, {**ALL, "usable_cores": 2}, ""),
+        (OLD, {"affinity": [0, 1, 2, 3]}, {**ALL, "quota_cores": "2"}, ""),
+        ({**ALL, "usable_cores": 1}, {"affinity": [1]}, OLD, ""),
+        (OLD, {"affinity": [1]}, OLD, ""),
+        (OLD, {}, {**ALL, "cpu": "A53"}, "cpu 'A76', not 'A53'"),
+    ],
+)
+def test_a_table_is_of_so_many_cores_as_could_be_used(
+    have: dict[str, Any], facts: dict[str, Any], want: dict[str, Any], said: str
+) -> None:
+    table = replace(TABLE, header=replace(HEADER, fingerprint=have, facts=facts))
+    if not said:
+        table.require(fingerprint=want)
+        return
+    with pytest.raises(ForeignTable) as e:
+        table.require(fingerprint=want)
+    assert said in str(e.value)
+
+
+def test_the_best_floor_of_a_machine_is_remembered_by_the_cores_that_may_be_used() -> None:
+    """Of a whole machine as ever; of a part of it apart."""
+    assert floor_path(OLD, "fp32") == floor_path(ALL, "fp32")
+    others = [{**ALL, "usable_cores": 2}, {**ALL, "quota_cores": "2"}, ALL]
+    assert len({floor_path(f, "fp32") for f in others}) == 3
 
 
 @pytest.mark.parametrize("want", [{"precision": "int8-static"}, {"batch": 4}, {"space": "other"}])
