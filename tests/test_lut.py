@@ -461,7 +461,7 @@ def test_a_wrong_argument_is_one_line(arguments: list[str], capsys: pytest.Captu
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "is empty"), (b"a: b\n", "no JSON: 'a: b'"), (b"\xff\x00", "cannot be read: no text")],
+    [(b"", "is empty"), (b"a: b\n", "no JSON: 'a: b'"), (b"\xff\x00", "line 1 is not UTF-8")],
 )
 def test_what_is_no_table_is_a_line(
     content: bytes, says: str, tmp_path: Path, capsys: pytest.CaptureFixture
