@@ -243,6 +243,13 @@ def _run(
 ) -> None:  # fmt: skip
     from edgenas.config import load_config
 
+    if not config.exists():
+        raise UsageError(f"there is no {config}; to begin with one: edgenas init {config}")
+    if config.is_dir() and not (config / "config.yaml").exists():
+        raise UsageError(
+            f"{config} is no run directory: it has no config.yaml. For photos in a folder write a "
+            f"config, edgenas init mine.yaml, with task: {{dataset: folder, path: {config}}}"
+        )
     name = None
     if config.is_dir():  # a run directory: its resolved config, in its place and under its name
         root = config.resolve() if config.is_symlink() or not config.name.strip(".") else config
@@ -302,7 +309,7 @@ def run(resume: bool, **options: Any) -> None:
     """Run all stages of CONFIG: profile, search, train, compress, export, verify, report.
 
     A run that was stopped goes on where it was; a stage whose inputs are unchanged is skipped.
-    CONFIG may also be a run directory. 'edgenas init' writes one to begin with.
+    CONFIG may also be a run directory. 'edgenas init' writes a config to begin with.
 
     Example: edgenas run demo.yaml
     """
@@ -320,7 +327,7 @@ def run(resume: bool, **options: Any) -> None:
 @click.option(
     "--data",
     required=True,
-    help="Folder with one of images a class, a .npz, or the name of a dataset.",
+    help="A folder of photos, in it a folder a class; a .npz; or the name of a dataset.",
 )
 @click.option(
     "--device",

@@ -297,8 +297,9 @@ def calibrate(
     Both must come from the same version of the same runtime. Rows that were measured stay as they
     are, the others are estimated.
 
-    Example: edgenas lut calibrate latency_tables/qemu-arm64.<space>.fp32.instructions.jsonl
-    latency_tables/pi.imported.fp32.jsonl
+    \b
+    Example: edgenas lut calibrate latency_tables/qemu-arm64.<space>.fp32.instructions.jsonl \\
+               latency_tables/pi.imported.fp32.jsonl
     """
     from edgenas import lut as tables
     from edgenas.instructions import InstructionTable

@@ -98,8 +98,7 @@ def _kept(path: Path, fresh: bool, made: str) -> str:
     "--networks",
     type=int,
     default=None,
-    show_default="48",
-    help="Whole networks to measure beside the operators.",
+    help="Whole networks to measure beside the operators, 12 or more; 48 where not given.",
 )
 @click.option(
     "--from-networks",

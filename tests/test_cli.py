@@ -154,7 +154,12 @@ def test_every_failure_is_one_line_and_a_code(
     ("arguments", "says"),
     [
         (["frobnicate"], "No such command"),
-        (["run", "absent.yaml"], "there is no absent.yaml"),
+        (
+            ["run", "absent.yaml"],
+            "there is no absent.yaml; to begin with one: edgenas init absent.yaml",
+        ),
+        (["run", "tests"], "tests is no run directory: it has no config.yaml. For photos"),
+        (["search", "edgenas/spaces"], "path: edgenas/spaces}"),
         (["profile", "cpu-onnxruntim"], "Did you mean 'cpu-onnxruntime'?"),
         (["profile", "cpu-onnxruntime", "--preset", "tiney"], "Did you mean 'tiny'?"),
         (["profile", "cpu-onnxruntime", "--space", "mobil"], "Did you mean 'mobile'?"),
