@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgenas import ops
 from edgenas.budgets import Latency
 from edgenas.cli import main
-from edgenas.errors import ForeignTable, UsageError
+from edgenas.errors import CorruptFile, ForeignTable, UsageError
 from edgenas.latency import Checked, Fit, Header, HeldOut, LatencyTable, Missing, Timing
 from edgenas.lut import check, diff, import_table, merge
 from edgenas.predict import Predictor
@@ -158,6 +158,111 @@ def test_a_published_yaml_becomes_rows_with_intervals(tmp_path: Path) -> None:
     block = rows[OpSpec.parse("mbconv 16-24 @112 e3 k5 s2")]
     assert isinstance(block, Timing) and (block.floor_ms, block.n) == (7.5, 4)
     assert block.interval_ms == pytest.approx((7.5 - 0.196, 7.5 + 0.196))
+
+
+def once_for_all(size: int, first: int, blocks: list[tuple[int, int, int, int, int, int]]):
+    """Keys of a whole network. ``blocks``: hidden and output channels, kernel, stride, se, hs."""
+    side = (size + 1) // 2
+    keys, cin = [f"Conv-input:{size}x{size}x3-output:{side}x{side}x{first}"], first
+    for hidden, cout, kernel, stride, se, hs in blocks:
+        out = (side - 1) // stride + 1
+        keys.append(
+            f"expanded_conv-input:{side}x{side}x{cin}-output:{out}x{out}x{cout}-expand:{hidden}"
+            f"-kernel:{kernel}-stride:{stride}-idskip:{int(stride == 1 and cin == cout)}"
+            f"-se:{se}-hs:{hs}"
+        )
+        side, cin = out, cout
+    last = f"{side}x{side}"
+    return [
+        *keys, f"Conv_1-input:{last}x{cin}-output:{last}x1152",
+        f"AvgPool2D-input:{last}x1152-output:1x1x1152",
+        "Conv_2-input:1x1x1152-output:1x1x1536", "Logits-input:1x1x1536-output:1000",
+    ]  # fmt: skip
+
+
+NETWORKS = [
+    (224, 24, [(24, 24, 3, 1, 0, 0), (144, 32, 3, 2, 0, 0), (96, 32, 5, 1, 0, 0),
+               (128, 48, 7, 2, 1, 0), (192, 48, 3, 1, 1, 0), (288, 96, 3, 2, 0, 1)]),
+    (160, 16, [(16, 16, 3, 1, 0, 0), (64, 24, 3, 2, 0, 0), (72, 24, 3, 1, 0, 0),
+               (200, 24, 3, 1, 0, 1), (184, 40, 5, 2, 1, 1), (123, 40, 5, 1, 1, 1)]),
+    (225, 17, [(35, 17, 3, 1, 0, 1), (35, 17, 3, 1, 1, 1), (35, 17, 3, 1, 1, 0),
+               (40, 20, 5, 2, 0, 0)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("spread", ["std", "var"])
+def test_a_table_of_once_for_all_is_read_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], network, spread: str
+) -> None:
+    keys = once_for_all(*network)
+    means = {key: 0.1 + 0.37 * number for number, key in enumerate(keys)}
+    path = tmp_path / "224_lookup_table.yaml"
+    path.write_text("".join(
+        f"{key}: {{count: 25, mean: {ms}, {spread}: 0.25}}\n" for key, ms in means.items()
+    ))  # fmt: skip
+    argv = ["lut", "import", str(path), "--device", "note10", "--out", str(tmp_path), "--json"]
+    assert main(argv) == 0
+    told = json.loads(capsys.readouterr().out)
+    table = import_table(path, "note10", "fp32", 0.0)
+    assert len(table.rows) == len(keys) == told["rows"]
+    assert sum(table.cost_ms(op) for op in table.rows) == pytest.approx(sum(means.values()))
+    half = 1.96 * (0.25 if spread == "std" else 0.5) / 5
+    for row, ms in zip(table.rows.values(), means.values(), strict=True):
+        assert row.floor_ms == ms
+        assert row.interval_ms == pytest.approx((max(ms - half, 0.0), ms + half))
+    again = LatencyTable.loads(table.dumps(), "x")
+    assert again.rows.keys() == table.rows.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "op"),
+    [
+        ("Conv-input:225x225x3-output:113x113x16", "conv 3-16 @225 k3 s2"),
+        ("Conv_1-input:7x7x192-output:7x7x1152", "conv 192-1152 @7 k1 s1"),
+        ("Conv_2-input:1x1x1152-output:1x1x1536", "conv 1152-1536 @1 k1 s1"),
+        ("AvgPool2D-input:7x7x1152-output:1x1x1152", "mean 1152-1152 @7"),
+        ("Logits-input:1x1x1536-output:1000", "classifier 1536-1000 @1"),
+        ("expanded_conv-input:56x56x24-output:28x28x40-expand:144-kernel:3-stride:2-idskip:0"
+         "-se:0-hs:0", "mbconv 24-40 @56 e6 k3 s2"),
+        ("expanded_conv-input:56x56x24-output:56x56x24-expand:100-kernel:5-stride:1-idskip:1"
+         "-se:1-hs:1", "mbconv 24-24 @56 h100 hs1 k5 s1 se4"),
+        ("expanded_conv-input:56x56x24-output:56x56x24-expand:100-kernel:5-stride:1-idskip:0"
+         "-se:0-hs:1", "mbconv 24-24 @56 h100 hs1 k5 s1 skip0"),
+        ("expanded_conv-input:56x56x24-output:56x56x24-expand:6-kernel:5-stride:1-idskip:1",
+         "mbconv 24-24 @56 e6 k5 s1"),
+    ],
+)  # fmt: skip
+def test_a_published_key_says_which_operator(tmp_path: Path, key: str, op: str) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(f"{key}: {{count: 1, mean: 2, std: 0}}\n")
+    assert [str(o) for o in import_table(path, "b", "fp32", None).rows] == [op]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Conv_3-input:1x1x3-output:1x1x4: {count: 1, mean: 1.0, std: 0.1}",
+        "AvgPool2D-input:7x7x3-output:2x2x3: {count: 1, mean: 1.0, std: 0.1}",
+        "AvgPool2D-input:7x7x3-output:1x1x4: {count: 1, mean: 1.0, std: 0.1}",
+        "Conv-input:7x8x3-output:4x4x4: {count: 1, mean: 1.0, std: 0.1}",
+        "Conv-input:7x7x3-output:4x4x4-expand:1-kernel:3-stride:1-idskip:0:"
+        " {count: 1, mean: 1, std: 0}",
+        "expanded_conv-input:7x7x3-output:4x4x4: {count: 1, mean: 1.0, std: 0.1}",
+        "expanded_conv-input:7x7x3-output:7x7x4-expand:0-kernel:3-stride:1-idskip:0-se:0-hs:0:"
+        " {count: 1, mean: 1.0, std: 0.1}",
+        "Conv_1-input:7x7x3-output:7x7x4: {count: 1, mean: 1.0}",
+        "Conv_1-input:7x7x3-output:7x7x4: {count: 1, mean: 1.0, std: -1}",
+        "Conv_1-input:7x7x3-output:7x7x4: {count: 1, mean: 1.0, std: wide}",
+        "Conv_1-input:7x7x3-output:7x7x4: 3.0",
+    ],
+)
+def test_a_published_key_that_says_nothing_known_is_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(f"Conv_1-input:9x9x3-output:9x9x4: {{count: 1, mean: 1, std: 0}}\n{line}\n")
+    with pytest.raises(CorruptFile) as error:
+        import_table(path, "b", "fp32", None)
+    assert line.partition(": ")[0][:30] in str(error.value)
 
 
 @given(st.dictionaries(st.sampled_from(OPS), st.floats(1e-3, 1e6), min_size=1))

@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from edgenas import ops, parsing
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.latency import Fit, Header, LatencyTable, Timing
 from edgenas.spec import OpSpec
@@ -22,9 +21,10 @@ Rows = Mapping[OpSpec, Timing]
 
 _SHAPE = r"input:(\d+)x(\d+)x(\d+)-output:(?:(\d+)x(\d+)x)?(\d+)"
 _KEY = re.compile(
-    rf"(Conv|Conv_1|Logits|expanded_conv)-{_SHAPE}(?:-expand:(\d+)-kernel:(\d+)-stride:(\d+)"
-    r"-idskip:([01]))?"
+    rf"(Conv|Conv_1|Conv_2|AvgPool2D|Logits|expanded_conv)-{_SHAPE}"
+    r"(?:-expand:(\d+)-kernel:(\d+)-stride:(\d+)-idskip:([01])(?:-se:([01])-hs:([01]))?)?"
 )
+SQUEEZE = 4  # hidden channels over those of the gate, of MobileNetV3 and once-for-all
 
 
 def import_table(path: Path, device: str, precision: str, margin: float | None) -> LatencyTable:
@@ -60,10 +60,14 @@ def import_table(path: Path, device: str, precision: str, margin: float | None) 
 
 def from_yaml(text: str) -> Rows:
     """``expanded_conv-input:56x56x24-output:28x28x40-expand:6-kernel:5-stride:2-idskip:0`` ->
-    count, mean (ms), var; as ProxylessNAS published (arXiv:1812.00332, sec. 3.2)."""
+    count, mean (ms), var; as ProxylessNAS published (arXiv:1812.00332, sec. 3.2).
+
+    Of once-for-all (arXiv:1908.09791) ``-se:0-hs:1`` follow, ``expand`` holds the hidden channels,
+    and ``std`` may stand for ``var``. Every key is a row.
+    """
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as e:
+        data = parsing.yaml_value(text)
+    except parsing.NotYaml as e:
         raise ValueError(f"is not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(data, dict):
         raise ValueError("expected operators with count, mean and var")
@@ -80,28 +84,44 @@ def _operator(key: str) -> OpSpec:
     found = _KEY.fullmatch(key)
     if found is None:
         raise ValueError(f"{key!r} is no operator of this format")
-    kind, *numbers = found.groups()
-    high, wide, cin, out, _, cout, expand, kernel, stride, _ = (int(n or 0) for n in numbers)
-    if high != wide:
+    kind, hidden, excited = found[1], found[8], found[12]
+    high, wide, cin, out, across, cout, expand, kernel, stride, skip, se, hs = (
+        int(n or 0) for n in found.groups()[1:]
+    )
+    if high != wide or out != across:
         raise ValueError(f"{key}: images are square here, not {high}x{wide}")
+    if (kind == "expanded_conv") != (hidden is not None):
+        raise ValueError(f"{key}: expanded_conv alone has expand, kernel, stride and idskip")
+    if min(high, cin, cout, *((expand, kernel, stride) if hidden else ())) < 1:
+        raise ValueError(f"{key}: a size, a stride or a number of channels is 0")
     if kind == "expanded_conv":
-        return OpSpec.of("mbconv", cin, cout, high, e=expand, k=kernel, s=stride)
+        mid = cin * expand if excited is None else expand
+        op = ops.mbconv(
+            cin, cout, high, k=kernel, s=stride, hidden=mid, se=SQUEEZE * se, hs=bool(hs)
+        )
+        usual = ops.has_residual(op) == bool(skip)
+        return op if usual else OpSpec.of("mbconv", cin, cout, high, **dict(op.args), skip=skip)
     if kind == "Logits":
         return OpSpec.of("classifier", cin, cout, high)
-    step = max(high // out, 1) if out else 1
+    if kind == "AvgPool2D":
+        if (out, cout) != (1, cin):
+            raise ValueError(f"{key}: a pool of the whole image gives 1x1x{cin}")
+        return OpSpec.of("mean", cin, cout, high)
+    step = -(-high // out) if out else 1  # an odd side is halved upwards
     return OpSpec.of("conv", cin, cout, high, k=3 if kind == "Conv" else 1, s=step)
 
 
 def _timing(key: str, facts: Any) -> Timing:
     match facts:
-        case {
-            "count": int(count),
-            "mean": int() | float() as mean,
-            "var": int() | float() as var,
-        } if count > 0 and var >= 0:
-            ms, half = float(mean), Z95 * math.sqrt(var / count)
-            return Timing(ms, ms, None, count, interval_ms=(max(ms - half, 0.0), ms + half))
-    raise ValueError(f"{key}: expected count (1 or more), mean in ms, and var, not {facts!r}")
+        case {"count": int(count), "mean": int() | float() as mean} if count > 0:
+            said = [(facts.get("std"), 1.0), (facts.get("var"), 0.5)]
+            for value, power in said:
+                if isinstance(value, int | float) and value >= 0:
+                    ms, half = float(mean), Z95 * float(value) ** power / math.sqrt(count)
+                    return Timing(ms, ms, None, count, interval_ms=(max(ms - half, 0.0), ms + half))
+    raise ValueError(
+        f"{key}: expected count (1 or more), mean in ms, and var or std, not {facts!r}"
+    )
 
 
 def from_csv(text: str) -> Rows:
