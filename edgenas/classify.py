@@ -4,8 +4,8 @@
 
 Beside it lie the model and model.json, which says how images are prepared and what classes are
 called. Python 3.9, numpy, and onnxruntime for .onnx or ai-edge-litert (or tflite-runtime) for
-.tflite; pillow for images that are not .npy (height, width, channels; uint8). Prints a JSON line an
-image: the three likeliest classes, softmax.
+.tflite; pillow, 8 or newer, for images that are not .npy (height, width, channels; uint8). Prints a
+JSON line an image: the three likeliest classes, softmax.
 """
 
 import contextlib
