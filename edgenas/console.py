@@ -1,5 +1,6 @@
 """What a person sees of long work, on stderr: a bar on a terminal, lines elsewhere."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -161,8 +162,9 @@ class Bars:
                 self._say(self._work.standing(now))
 
     def _watch(self) -> None:
-        while not self._ended.wait(_LOOK_S):
-            self.beat()
+        with contextlib.suppress(OSError):  # where nothing can be said, work goes on
+            while not self._ended.wait(_LOOK_S):
+                self.beat()
 
     def _say(self, line: str) -> None:
         self._said_at = self._clock()

@@ -1,6 +1,8 @@
 """What a person who waits reads on stderr."""
 
+import os
 import re
+import sys
 
 import pytest
 
@@ -111,6 +113,27 @@ def test_a_terminal_shows_one_bar_of_what_is_being_done(
         last = screen(capsys.readouterr().err)
     assert last[0] == "a line above" and len(last) == 2
     assert last[1].startswith("timing ") and last[1].endswith(" 10/40 about 1.5 min left")
+
+
+def test_a_real_terminal_is_known_and_left_as_it_should_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    master, slave = os.openpty()
+    with open(slave, "w", encoding="utf-8") as stderr, open(master, "rb", buffering=0) as shown:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with Bars(Clock()) as bars:
+            assert bars.console.is_terminal
+            bars("evaluate", 1, 9)
+            bars("timing", 1, 2)
+            bars("timing", 2, 2)
+            bars("measuring", 0, 5)
+        stderr.flush()
+        os.set_blocking(shown.fileno(), False)
+        text = b"".join(iter(lambda: shown.read(4096), None)).decode()
+    assert "evaluate" in text and "measuring" in text
+    assert screen(text) == ["timing 2/2"]
 
 
 def test_an_error_takes_the_bar_away(terminal: None, capsys: pytest.CaptureFixture[str]) -> None:
