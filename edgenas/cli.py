@@ -347,10 +347,19 @@ def run(resume: bool, **options: Any) -> None:
     type=click.Choice(["crop", "pad", "stretch"]),
     help="How photos of a folder become square: cut (as without), filled up, or distorted.",
 )
+@click.option(
+    "--test", help="Images that were held out, as --data, where that has no test part of its own."
+)
+@click.option(
+    "--data-seen",
+    is_flag=True,
+    help="The weights were trained on all of --data; accuracy flatters, and the verdict says so.",
+)
 @_shared_options
 def compress(
     model: str, weights: Path, data: str, devices: tuple[str, ...], latency: str,
-    resolution: int | None, fit: str | None, overrides: tuple[str, ...], **options: Any,
+    resolution: int | None, fit: str | None, test: str | None, data_seen: bool,
+    overrides: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """Prune, quantize, export and verify a network of your own under a latency budget.
 
@@ -363,7 +372,9 @@ def compress(
     """
     from edgenas.pipeline.brought import brought_config
 
-    config = brought_config(model, weights, data, devices, latency, resolution, overrides, fit)
+    config = brought_config(
+        model, weights, data, devices, latency, resolution, overrides, fit, test, data_seen
+    )
     _done(config, "verify", **options)
 
 

@@ -58,7 +58,8 @@ class Train:
     """How the found network is trained: as of ``edgenas.train.TrainRecipe``.
 
     ``from_supernet`` continues from the search's weights. ``weights``: a file as of
-    ``edgenas.state_dicts.taken``, whose weights are taken instead of training.
+    ``edgenas.state_dicts.taken``, whose weights are taken instead of training; ``data_seen``: they
+    were trained on all images of the task, so that its test part is not held out.
     """
 
     epochs: int = 10
@@ -74,6 +75,7 @@ class Train:
     dead_after: float = 0.0
     from_supernet: bool = False
     weights: str | None = None
+    data_seen: bool = False
 
 
 @dataclass(frozen=True)
@@ -371,6 +373,14 @@ def _check(config: Config, where: str) -> None:
             f"{where}: quantize: mixed is compared with fp32 and int8-static: write precision: "
             f"auto, not {config.precision}"
         )
+    if config.train.data_seen:
+        if config.train.weights is None:
+            raise UsageError(f"{where}: train: data_seen is of weights, and none are given")
+        if config.task.get("test") is not None:
+            raise UsageError(
+                f"{where}: train: data_seen says that no image is held out, and task: test names "
+                "some that are; leave one of them out"
+            )
     for key, (value, low, high) in _ranges(config).items():
         if not low <= value <= high:  # false for NaN too
             raise UsageError(f"{where}: {key} is {value}; it lies between {low:g} and {high:g}")

@@ -39,6 +39,9 @@ def summary(verdict: Mapping[str, Any], root: Path) -> str:
             f"{Path(c['file']).name:<34}{t['p50_ms']:>10.4f}{t['p90_ms']:>10.4f}"
             f"{c['accuracy']:>10.2%}{c['agreement']:>12.2%}{size:>8.0f}  {c['why']}"
         )
+    if "test" in verdict:
+        images = verdict["task"]["parts"]["test"]["images"]
+        lines.append(f"accuracy is of {images} test images, {verdict['test']}")
     lines.append("")
     width = 2 + max(len(g["name"]) for g in verdict["gates"])
     for g in verdict["gates"]:
@@ -50,14 +53,33 @@ def summary(verdict: Mapping[str, Any], root: Path) -> str:
         f"note    {device}: {found['said']}; all are in verdict.json: layer_errors"
         for device, found in verdict.get("layer_errors", {}).items()
     ]
+    lines += _test_part(verdict)
     lines += _not_measured(verdict["candidates"])
     lines += _dear_repairs(verdict["candidates"])
     lines += _odd_tables(verdict["candidates"])
     lines.append("")
     for d in verdict["delivered"].values():
-        lines.append(f"{root / d['file']}  {d['variant']}, {d['precision']}, for {d['device']}")
+        lines += _handed_over(d, root)
     lines.append(f"{root / 'report.html'}")
     return "\n".join(lines)
+
+
+def _test_part(verdict: Mapping[str, Any]) -> Iterator[str]:
+    if verdict.get("test") == "seen by the weights":
+        yield (
+            "note    the test images were seen by the weights (train.data_seen): on others the "
+            "network gets fewer right"
+        )
+
+
+def _handed_over(file: Mapping[str, Any], root: Path) -> Iterator[str]:
+    """The best file there is; where it misses a gate, which, and what to do next."""
+    said = f"{root / file['file']}  {file['variant']}, {file['precision']}, for {file['device']}"
+    if file.get("met", True):
+        yield said
+        return
+    yield f"{said}: NOT MET {', '.join(file['missed'])}"
+    yield from (f"next    {step}" for step in file["next"])
 
 
 def _not_measured(candidates: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -31,7 +32,8 @@ Share = Annotated[float, Field(gt=0, le=0.5)]
 class Task:
     """``input``: (c, h, w) of a batch; ``mean``, ``std``: per channel, of pixels from 0 to 1.
 
-    Images of another size are resized after augmentation, as they are read.
+    Images of another size are resized after augmentation, as they are read. ``drawn``: the test
+    part was cut from the training images, since the data have none.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Task:
     parts: Mapping[Part, Images]
     augment: Augment
     framing: Framing = field(default_factory=Framing)
+    drawn: bool = False
 
     def on(self, device: torch.device) -> "Task":
         """The same, its images on ``device`` if they fill at most a quarter of what is free there.
@@ -175,9 +178,9 @@ class _Settings:
 
     ``search_share`` (where the dataset has no validation part) and ``calibration_images`` (default
     512, a tenth at most) are cut from the training images, ``test_share`` before them where the
-    dataset has no test split. ``mean``,
-    ``std``: what pixels, from 0 to 1, are normalised with, one a channel; where nothing is said,
-    those of the training images.
+    dataset has no test split. ``test``: a path like the dataset's own, of images held out, where
+    it has none. ``mean``, ``std``: what pixels, from 0 to 1, are normalised with, one a channel;
+    where nothing is said, those of the training images.
     """
 
     dataset: str
@@ -186,6 +189,7 @@ class _Settings:
     search_share: Share = 0.1
     calibration_images: Count | None = None
     test_share: Share = 0.2
+    test: Path | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
     augment: dict[str, Any] = field(default_factory=dict)
@@ -198,7 +202,7 @@ def load_task(settings: Mapping[str, Any], seed: int) -> Task:
     depends on it. Raises UsageError (a setting) or DataError (the images).
     """
     chosen, dataset = _read(settings)
-    raw = dataset.load()
+    raw = _held_out(dataset, chosen)
     check_names(raw.classes, chosen.dataset)
     augment = construct(Augment, asdict(raw.augment) | chosen.augment, "task: augment")
     train, test = _test_apart(raw, chosen)
@@ -212,7 +216,10 @@ def load_task(settings: Mapping[str, Any], seed: int) -> Task:
     seen = [train] if raw.val is None else [train, raw.val]
     for note in (*raw.notes, *_repeated(chosen.dataset, raw.classes, seen, test)):
         _tell(note)
-    return Task(chosen.dataset, raw.classes, (c, h, w), mean, std, parts, augment, raw.framing)
+    return Task(
+        chosen.dataset, raw.classes, (c, h, w), mean, std, parts, augment, raw.framing,
+        drawn=raw.test is None,
+    )  # fmt: skip
 
 
 @functools.cache  # once a process: a run loads its data to say what it costs, and to do it
@@ -269,6 +276,36 @@ def _read(settings: Mapping[str, Any]) -> tuple[_Settings, Dataset]:
         if key not in known:
             raise UsageError(f"task: unknown key {key!r}.{nearest(str(key), known)}")
     return chosen, construct(cls, rest, "task")
+
+
+def _held_out(dataset: Dataset, chosen: _Settings) -> Raw:
+    """All images, those of ``test`` as the test part. Raises UsageError or DataError."""
+    raw = dataset.load()
+    if chosen.test is None:
+        return raw
+    settings: Any = dataset
+    known = {f.name for f in fields(settings)}
+    if raw.test is not None or "path" not in known:
+        why = "has a test part of its own" if raw.test is not None else "has no path"
+        raise UsageError(f"task: test is {chosen.test}, but {chosen.dataset} {why}; leave it out")
+    if chosen.test.expanduser().resolve() == settings.path.expanduser().resolve():
+        raise UsageError(f"task: test: {chosen.test} are the training images themselves")
+    like = {"channels": raw.train.x.shape[1]} if "channels" in known else {}
+    other = replace(settings, path=chosen.test, **like).load()
+    images = other.train if other.test is None else other.test
+    if strange := [name for name in other.classes if name not in raw.classes]:
+        raise DataError(
+            f"task: test: {chosen.test} has the class {strange[0]!r}, which the training images "
+            "lack"
+        )
+    if images.x.shape[1:] != raw.train.x.shape[1:]:
+        have, want = ("x".join(map(str, x.shape[1:])) for x in (images.x, raw.train.x))
+        raise DataError(
+            f"task: test: {chosen.test} has images of {have}, and the training images are {want}; "
+            "make them equal, or set 'resolution:'"
+        )
+    own = torch.tensor([raw.classes.index(name) for name in other.classes])
+    return replace(raw, test=Images(images.x, own[images.y]), notes=(*raw.notes, *other.notes))
 
 
 def _test_apart(raw: Raw, chosen: _Settings) -> tuple[Images, Images]:

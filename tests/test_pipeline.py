@@ -148,12 +148,15 @@ def made(root: Path) -> dict[str, str]:
 
 def test_every_gate_has_a_measured_figure(finished: Path) -> None:
     v = verdict(finished)
-    assert v["met"]
+    assert v["met"] and v["test"] == "held out"
+    assert all(d["met"] and not d["missed"] for d in v["delivered"].values())
     assert {g["name"] for g in v["gates"]} >= {
         *("latency:onnx", "latency:tflite", "accuracy:onnx", "accuracy:tflite"),
         *("parity:onnx", "parity:tflite"),
     }
     for c in v["candidates"]:
+        low, high = c["accuracy_interval"]
+        assert low <= c["accuracy"] <= high and high - low < 0.2
         assert c["latency"]["provenance"] == "measured"
         assert c["latency"]["floor_ms"] <= c["latency"]["p50_ms"] <= c["latency"]["p90_ms"]
         borders = c["format"] == "onnx" and c["precision"] == "int8-static"
@@ -208,6 +211,9 @@ def test_where_parity_is_missed_it_is_said_at_which_operator(
     strict = ("--set", "gates.difference=0.001 %", "--set", "precision=int8-static")
     done = run(tmp_path, *strict)
     assert done.returncode == 3, done.stderr
+    for fmt, file in verdict(tmp_path)["delivered"].items():
+        assert not file["met"] and file["missed"] == [f"parity:{fmt}:outputs"]
+        assert f"NOT MET parity:{fmt}:outputs" in done.stdout and file["next"][0] in done.stdout
     found = verdict(tmp_path)["layer_errors"]
     assert found.keys() == {"cpu-onnxruntime", "cpu-litert"}
     for where in found.values():  # nothing is wrong with the files, only the limit

@@ -32,22 +32,25 @@ def brought_config(
     resolution: int | None = None,
     overrides: Sequence[str] = (),
     fit: str | None = None,
+    test: str | None = None,
+    data_seen: bool = False,
 ) -> Config:
     """``source``: ``model.py:name``; ``weights`` of it; ``latency`` of it on each of ``devices``.
 
     ``data``: a folder with one of images a class, a .npz, or the name of a dataset;
     ``resolution``: of the images that the network takes, where that is another than theirs; those
     of a folder are read at it. ``fit``: how they become square, as of the data set ``folder``.
-    ``overrides`` as of ``load_config``. Raises UsageError.
+    ``overrides`` as of ``load_config``. ``test``: images held out, where ``data`` have no test
+    part; ``data_seen``: none were. Raises UsageError.
     """
     space = {"kind": "module", "source": source}
     settings: dict[str, Any] = {
         "name": Path(source.rpartition(":")[0]).stem or "network",
-        "task": _task(data, resolution, fit),
+        "task": _task(data, resolution, fit) | ({} if test is None else {"test": test}),
         "space": space | ({} if resolution is None else {"resize": resolution}),
         "targets": [{"device": name, "latency": latency} for name in devices],
         "search": {"method": "given"},
-        "train": {"weights": str(weights)},
+        "train": {"weights": str(weights), "data_seen": data_seen},
         "measure": {"networks": NETWORKS},
     }
     return parse_config(overridden(settings, overrides), "compress")

@@ -41,8 +41,23 @@ class Context:
 
     @cached_property
     def task(self) -> Task:
-        """The user's data."""
-        return load_task(self.config.task, self.config.seed)
+        """The user's data. Raises UsageError where brought weights may have seen its test part."""
+        task = load_task(self.config.task, self.config.seed)
+        weights = self.config.train.weights
+        if task.drawn and weights is not None and not self.config.train.data_seen:
+            data = self.config.task.get("path") or task.name
+            raise UsageError(
+                f"{data} has no test part, and which of its images {weights} was trained on cannot "
+                "be known: give it train/ and test/ (an .npz: x_test, y_test), or name images that "
+                "were held out (--test FOLDER, task.test), or say that the weights have seen all "
+                "of them, so that accuracy flatters (--data-seen, train.data_seen)"
+            )
+        return task
+
+    @property
+    def test_is(self) -> str:
+        """What the test part is to the weights."""
+        return "seen by the weights" if self.config.train.data_seen else "held out"
 
     @cached_property
     def space(self) -> Space:

@@ -19,6 +19,7 @@ from edgenas.errors import EdgenasError, ImpossibleBudget
 from edgenas.files import inside, read_json, write_json
 from edgenas.layer_errors import explained, layer_errors
 from edgenas.measure import measure
+from edgenas.missed import outcome
 from edgenas.pipeline.blocks import blocks
 from edgenas.pipeline.compress import extend_tables, prune
 from edgenas.pipeline.context import HEADROOM, Context, was_trained
@@ -68,7 +69,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         "measure": asdict(ctx.config.measure),
         "precision": ctx.config.precision,
         "repairs": ctx.config.repairs,
-        "data": ctx.task.digest("test"),
+        "data": [ctx.task.digest("test"), ctx.test_is],
         "samples": [samples.MOST, samples.MOST_BYTES],
     }
 
@@ -225,18 +226,20 @@ def _write(
             "precision": best.precision,
             "device": t["device"],
         }
-        mine_met = gates(choice, mine, ctx.config, t["limit_ms"])
-        checks += mine_met
-        if any(g["name"].startswith("parity") and not g["met"] for g in mine_met):
+        own = gates(choice, mine, ctx.config, t["limit_ms"])
+        if any(g["name"].startswith("parity") and not g["met"] for g in own):
             off[t["device"]] = _layer_errors(ctx, choice.delivered, folder)
         if others := [d for d in ctx.same_on if d.runtime.format == best.format]:
             images = np.ascontiguousarray(ctx.fitted.tensors("test")[0].numpy())
             here = ctx.devices[t["device"]]
-            checks += [same_gate(here, other, best, images) for other in others]
-        rows += [
-            {**described(c, choice), "file": str(_relative(c.artifact.path, ctx, folder))}
-            for c in mine
-        ]
+            own += [same_gate(here, other, best, images) for other in others]
+        checks += own
+        delivered[best.format] |= outcome(own)
+        for c in mine:
+            row = described(c, choice)
+            if row["why"] == "delivered" and (missed := delivered[best.format]["missed"]):
+                row["why"] = f"the best there is, but it misses {', '.join(missed)}"
+            rows.append({**row, "file": str(_relative(c.artifact.path, ctx, folder))})
     for c in itertools.chain.from_iterable(candidates.values()):
         file = str(_relative(c.artifact.path, ctx, folder))
         ctx.ledger().read("verify", "memory", file=file, memory_bytes=c.numbers.memory_bytes)
@@ -248,6 +251,7 @@ def _write(
             "schema": 1,
             "met": all(g["met"] for g in checks),
             "task": ctx.task.describe(),
+            "test": ctx.test_is,
             "torch": {v: _accuracy(ctx, v, folder) for v in sorted(variants)},
             "gates": checks,
             "delivered": delivered,

@@ -217,6 +217,9 @@ class Delivered:
     variant: str
     precision: str
     device: str
+    met: bool = True  # every gate that is about it
+    missed: tuple[str, ...] = ()  # names of gates
+    next: tuple[str, ...] = ()  # what to do about these
 
 
 @dataclass(frozen=True)
@@ -254,6 +257,7 @@ class Verdict:
     candidates: tuple[Candidate, ...]
     networks: dict[str, Network] = field(default_factory=dict)  # of a front
     task: dict[str, Any] = field(default_factory=dict)
+    test: str | None = None  # what the test part is to the weights: held out, or seen by them
     torch: dict[str, float | None] = field(default_factory=dict)
     delivered: dict[str, Delivered] = field(default_factory=dict)
     blocks: dict[str, tuple[BlockTime, ...]] = field(default_factory=dict)

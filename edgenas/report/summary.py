@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from edgenas.report import quantity as q
 from edgenas.report.curves import tone
-from edgenas.report.facts import Candidate, Gate, Target
+from edgenas.report.facts import Candidate, Gate, Target, Verdict
 from edgenas.report.record import Record
 from edgenas.report.svg import element
 
@@ -84,9 +84,17 @@ def headline(record: Record) -> Headline:
     missed = [g for g in verdict.gates if not g.met]
     if verdict.met:
         kinds = f"{len(verdict.gates)} of {len(verdict.gates)} gates are met"
-        return Headline("met", "Met", f"{kinds}, on the files and devices below.")
+        return Headline("met", "Met", f"{kinds}, on the files and devices below.{_seen(verdict)}")
     said = "; ".join("{} is {}, not {} {}".format(g.name, *_said(g)) for g in missed)
-    return Headline("missed", "Not met", f"{said or 'the verdict names no gate'}.")
+    why = f"{said or 'the verdict names no gate'}.{_seen(verdict)}"
+    return Headline("missed", "Not met", why)
+
+
+def _seen(verdict: Verdict) -> str:
+    """What an accuracy on images that were trained on is worth."""
+    if verdict.test != "seen by the weights":
+        return ""
+    return " The test images were seen by the weights: on others the network gets fewer right."
 
 
 def _said(gate: Gate) -> tuple[str, str, str]:
