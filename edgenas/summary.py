@@ -53,6 +53,7 @@ def summary(verdict: Mapping[str, Any], root: Path) -> str:
         f"note    {device}: {found['said']}; all are in verdict.json: layer_errors"
         for device, found in verdict.get("layer_errors", {}).items()
     ]
+    lines += [f"note    {line}" for line in verdict.get("notes", ())]
     lines += _test_part(verdict)
     lines += _not_measured(verdict["candidates"])
     lines += _dear_repairs(verdict["candidates"])

@@ -191,12 +191,14 @@ def test_a_file_that_misses_a_gate_says_so_and_what_to_do(name: str, step: str) 
     file = {"file": "model.onnx", "variant": "found", "precision": "fp32", "device": "pi", **told}
     verdict = {
         "candidates": [], "gates": checks, "delivered": {"onnx": file}, "test": SEEN,
+        "notes": ["w.pt: several"],
         "task": {"parts": {"test": {"images": 90}}},
     }  # fmt: skip
     said = summary(verdict, Path("runs/x"))
     missed = ", ".join(told["missed"])
     assert f"runs/x/model.onnx  found, fp32, for pi: NOT MET {missed}" in said
     assert f"next    {told['next'][-1]}" in said
+    assert "note    w.pt: several" in said
     assert "accuracy is of 90 test images, seen by the weights" in said
     assert "on others the network gets fewer right" in said
     met = outcome([{**GATE, "name": name, "met": True}])

@@ -61,12 +61,14 @@ def is_brought(config: Config) -> bool:
     return config.search["method"] == "given" and config.train.weights is not None
 
 
-def brought(ctx: Context, arch: Architecture) -> nn.Module:
+def brought(ctx: Context, arch: Architecture) -> tuple[nn.Module, tuple[str, ...]]:
     """The network with the weights of ``train.weights``, as all later stages take it: baked.
 
-    Raises UsageError or CorruptFile where they are not its own.
+    And what there is to say of where its file holds them. Raises UsageError or CorruptFile where
+    they are not its own.
     """
-    return baked(_loaded(ctx, arch)[0])
+    net, said = _loaded(ctx, arch)
+    return baked(net), said
 
 
 def _loaded(ctx: Context, arch: Architecture) -> tuple[nn.Module, tuple[str, ...]]:

@@ -43,7 +43,8 @@ def _supernet(ctx: Context) -> str | None:
 
 def _work(ctx: Context, folder: Path) -> None:
     settings = ctx.config.train
-    net = _trained(ctx) if settings.weights is None else brought(ctx, ctx.architecture)
+    taken = settings.weights is not None
+    net, notes = brought(ctx, ctx.architecture) if taken else (_trained(ctx), ())
     save_weights(net, folder / "found.safetensors")
     layers = ctx.space.ops(ctx.architecture)
     write_json(folder / "found.json", {"ops": [str(o) for o in layers]})
@@ -51,8 +52,9 @@ def _work(ctx: Context, folder: Path) -> None:
         folder / "train.json",
         {
             "accuracy": accuracy(net, ctx.fitted, "test"),
-            "epochs": settings.epochs if settings.weights is None else 0,
+            "epochs": 0 if taken else settings.epochs,
             "images": len(ctx.task.parts["train"].y),
+            "notes": notes,
         },
     )
 

@@ -252,6 +252,7 @@ def _write(
             "met": all(g["met"] for g in checks),
             "task": ctx.task.describe(),
             "test": ctx.test_is,
+            "notes": ctx.read("train/train.json").get("notes", []),
             "torch": {v: _accuracy(ctx, v, folder) for v in sorted(variants)},
             "gates": checks,
             "delivered": delivered,
