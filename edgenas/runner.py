@@ -36,11 +36,14 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import struct
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +53,10 @@ POWERCAP = "/sys/class/powercap"
 CGROUPS, CGROUP = "/sys/fs/cgroup", "/proc/self/cgroup"
 COUNTER = "EDGENAS_COUNTER"  # set by an emulator; its file holds how many of each class so far
 WARM = 20  # Python calls a function with fewer instructions once it knows it
+# What a file may take, so that a few hundred bytes do not take the whole machine: beside what its
+# runtime holds, and for each byte of the file and of its inputs; seconds until its first answer.
+MOST_BYTES, OF_FILE, OF_INPUTS, MOST_INPUTS = 2 << 30, 20, 256, 1 << 30
+MOST_SECONDS, SECONDS_PER_MB = 60, 1
 CLASSES = ("load", "store", "simd", "branch", "integer")
 Call = Callable[[], object]  # returns nanoseconds where the device itself timed it
 Emit = Callable[[Mapping[str, Any]], None]
@@ -96,6 +103,90 @@ def _filled(shape: Any, dtype: Any) -> Any:
         return random.standard_normal(shape).astype(kind)
     limits = np.iinfo(kind)
     return random.integers(limits.min, limits.max, shape, kind, endpoint=True)
+
+
+def _inputs(wanted: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Arrays of the shapes and types of ``wanted``, and room for what is computed of them."""
+    np = importlib.import_module("numpy")
+    size = 0
+    for shape, dtype in wanted.values():
+        count = 1
+        for n in shape:
+            count *= int(n)
+        size += count * np.dtype(dtype).itemsize
+    if size > MOST_INPUTS:
+        raise ValueError(
+            f"its inputs take {size >> 20} MB, and at most {MOST_INPUTS >> 20} are given"
+        )
+    _room(OF_INPUTS * size)
+    return {name: _filled(shape, dtype) for name, (shape, dtype) in wanted.items()}
+
+
+def _room(more_bytes: int, held: int = 0) -> None:
+    """Let this process take ``more_bytes``: beyond ``held``, or beyond its limit so far."""
+    try:
+        resource = importlib.import_module("resource")
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if held or soft != resource.RLIM_INFINITY:
+            resource.setrlimit(resource.RLIMIT_DATA, ((held or soft) + more_bytes, hard))
+    except (ImportError, AttributeError, OSError, ValueError):
+        pass  # a system without such limits, or with closer ones
+
+
+def _limit() -> int:
+    """Bytes that this process may take; 0 where there is no limit."""
+    try:
+        resource = importlib.import_module("resource")
+        soft = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    except (ImportError, AttributeError, OSError):
+        return 0
+    return 0 if soft == resource.RLIM_INFINITY else int(soft)
+
+
+def bound(job: Mapping[str, Any]) -> None:
+    """Limit memory by the files of ``job``. Accelerators and emulators map more than they take."""
+    paths = [model["path"] for model in job.get("models", ())]
+    paths += [job[key] for key in ("model", "empty", "inputs") if key in job]
+    held = _fields(STATUS).get("VmData", "")
+    plain = job["backend"] == "litert" or job.get("provider", CPU_PROVIDER) == CPU_PROVIDER
+    if not paths or not held or COUNTER in os.environ or not plain or "accelerator" in job:
+        return
+    size = sum(os.path.getsize(path) for path in paths)
+    more = MOST_BYTES + OF_FILE * size + (64 << 20) * (os.cpu_count() or 1)
+    if "inputs" in job:  # (n, c, h, w) float32
+        np = importlib.import_module("numpy")
+        shape = np.load(job["inputs"], mmap_mode="r").shape
+        more += OF_INPUTS * 4 * int(np.prod(shape[1:])) * min(job["batch"], shape[0])
+    _room(more, 1024 * int(held.split()[0]))
+
+
+@contextmanager
+def _soon(path: str, emit: Emit) -> Iterator[None]:
+    """Refuse the job where the block, a first answer of the file at ``path``, takes too long."""
+    if COUNTER in os.environ:
+        yield
+        return
+    seconds = MOST_SECONDS + SECONDS_PER_MB * (os.path.getsize(path) >> 20)
+
+    def late() -> None:
+        emit({
+            "event": "refused",
+            "reason": f"it gave no answer within {seconds} s, the most for a file of its size: "
+            "does it hold a loop without end?",
+        })  # fmt: skip
+        os._exit(3)
+
+    timer = threading.Timer(seconds, late)
+    timer.daemon = True
+    timer.start()
+    if hasattr(signal, "alarm"):  # where a runtime lets no other thread run meanwhile
+        signal.alarm(seconds + 10)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
 
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -168,8 +259,8 @@ class OnnxRuntime:
         for i in session.get_inputs():
             kind = i.type[len("tensor(") : -1]
             shape = [d if isinstance(d, int) else 1 for d in i.shape]
-            feeds[i.name] = _filled(shape, types.get(kind, kind))
-        return feeds
+            feeds[i.name] = shape, types.get(kind, kind)
+        return _inputs(feeds)
 
     def load(self, path: str) -> Call:
         """One batch-1 run of the file at ``path``."""
@@ -225,8 +316,9 @@ class LiteRt:
         """One run of the file at ``path``."""
         interpreter = self._open(path)
         interpreter.allocate_tensors()
-        for i in interpreter.get_input_details():
-            interpreter.set_tensor(i["index"], _filled(i["shape"], i["dtype"]))
+        details = {i["index"]: (i["shape"], i["dtype"]) for i in interpreter.get_input_details()}
+        for index, array in _inputs(details).items():
+            interpreter.set_tensor(index, array)
         if hasattr(interpreter, "_get_ops_details"):  # no public way to see the delegate's share
             self.placement = _delegated(interpreter._get_ops_details())
         call: Call = interpreter.invoke
@@ -543,7 +635,12 @@ class Rapl:
 
 
 def _reason(e: BaseException) -> str:
-    return (" ".join(str(e).split()) or type(e).__name__)[:300]
+    text = (" ".join(str(e).split()) or type(e).__name__)[:300]
+    limit = _limit()
+    if limit and (isinstance(e, MemoryError) or "alloc" in text.lower()):
+        most = f"it wants more memory than {limit >> 20} MB, the most for files of this size"
+        return f"{most}: it makes large tensors of small ones ({text[:150]})"
+    return text
 
 
 def _loaded(job: Mapping[str, Any], backend: Backend, emit: Emit) -> Iterator[tuple[str, Call]]:
@@ -551,7 +648,9 @@ def _loaded(job: Mapping[str, Any], backend: Backend, emit: Emit) -> Iterator[tu
     for model in job["models"]:
         emit({"event": "loading", "id": model["id"]})
         try:
-            call = backend.load(model["path"])
+            with _soon(model["path"], emit):
+                call = backend.load(model["path"])
+                call()
             timed(call, 1e6 * job.get("warm_ms", 0), 1, sys.maxsize)
         except Exception as e:  # runtimes share no class of errors; it is the model's row
             status = "unsupported" if any(text in str(e) for text in NO_SUCH_OP) else "failed"
@@ -621,7 +720,10 @@ def predict(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
     np = importlib.import_module("numpy")
     inputs = np.load(job["inputs"], mmap_mode="r")
     done, outputs = 0, []
-    for y in backend.predict(job["model"], inputs, min(job["batch"], len(inputs))):
+    answers = backend.predict(job["model"], inputs, min(job["batch"], len(inputs)))
+    while done < len(inputs):
+        with _soon(job["model"], emit):
+            y = next(answers)
         outputs.append(np.array(y, np.float32))
         done = min(done + len(y), len(inputs))
         emit({"event": "progress", "done": done, "total": len(inputs)})
@@ -631,19 +733,18 @@ def predict(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
 
 def memory(job: Mapping[str, Any], backend: Backend, emit: Emit) -> None:
     """Load a model and call it; what the process held at most, less what it held before."""
-    keep = backend.load(job["empty"])  # all that a runtime loads once
-    keep()
-    gc.collect()
-    held = _fields(STATUS).get("VmRSS", "")
-    try:
-        Path(f"{STATUS[:-6]}clear_refs").write_text(
-            "5", encoding="utf-8"
-        )  # the peak counts from here on
-    except OSError:
-        held = ""
-    call = backend.load(job["model"])
-    for _ in range(3):
-        call()
+    with _soon(job["model"], emit):  # its thread must not count
+        keep = backend.load(job["empty"])  # all that a runtime loads once
+        keep()
+        gc.collect()
+        held = _fields(STATUS).get("VmRSS", "")
+        try:  # the peak counts from here on
+            Path(f"{STATUS[:-6]}clear_refs").write_text("5", encoding="utf-8")
+        except OSError:
+            held = ""
+        call = backend.load(job["model"])
+        for _ in range(3):
+            call()
     peak = _fields(STATUS).get("VmHWM", "")
     kb = [int(text.split()[0]) for text in (held, peak) if text]
     emit({"event": "end", "bytes": 1024 * (kb[1] - kb[0]) if len(kb) == 2 else None})
@@ -813,7 +914,9 @@ def main() -> int:
         if job["verb"] in ("probe", "time"):
             require_cores(job["threads"])
         _package("numpy", "numpy")
-        VERBS[job["verb"]](job, BACKENDS[job["backend"]](job), emit)
+        backend = BACKENDS[job["backend"]](job)
+        bound(job)
+        VERBS[job["verb"]](job, backend, emit)
     except Refused as e:
         emit({"event": "refused", "reason": str(e)})
         return 3

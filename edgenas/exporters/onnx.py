@@ -3,7 +3,7 @@
 ONNX Runtime turns every DequantizeLinear, operator, QuantizeLinear into one integer kernel.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -16,6 +16,7 @@ from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CorruptFile
 from edgenas.files import aside
 from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, Node
+from edgenas.onnx_optimiser import optimised
 from edgenas.onnx_weights import WRITERS
 from edgenas.onnx_writer import OUTPUT, PREFIX, FloatWriter, Writer
 from edgenas.quantization import HALF, UNIT, Quantized, Scale, sixth
@@ -59,20 +60,39 @@ class Onnx:
     def inspect(self, path: Path) -> Inspection:
         """Counts what ONNX Runtime executes after its own optimisation. Raises CorruptFile."""
         try:
-            model, run = onnx.load(path), _optimised(path)
-            types = [e.type.tensor_type for e in (model.graph.input[0], model.graph.output[0])]
+            return _inspected(path)
         except Exception as e:  # protobuf and ONNX Runtime share no class of errors
             reason = (str(e).splitlines() or [type(e).__name__])[0]
             raise CorruptFile(f"{path} cannot be loaded as ONNX: {reason}") from e
-        kinds = [n.op_type for n in run.graph.node]
-        compute = [k for k in kinds if k not in _DATA_MOVEMENT]
-        floats = _floats(run.graph.node)
-        dtypes = [helper.tensor_dtype_to_np_dtype(t.elem_type).name for t in types]
-        metadata = {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props}
-        return Inspection(
-            len(compute), len(compute) - len(floats), tuple(floats), kinds.count("Transpose"),
-            dtypes[0], dtypes[1], metadata,
-        )  # fmt: skip
+
+
+def _inspected(path: Path) -> Inspection:
+    model = onnx.load(path, load_external_data=False)
+    size = path.stat().st_size + sum(_beside(model, path.parent))
+    run = onnx.load_from_string(optimised(path, size))
+    types = [e.type.tensor_type for e in (model.graph.input[0], model.graph.output[0])]
+    kinds = [n.op_type for n in run.graph.node]
+    compute = [k for k in kinds if k not in _DATA_MOVEMENT]
+    floats = _floats(run.graph.node)
+    dtypes = [helper.tensor_dtype_to_np_dtype(t.elem_type).name for t in types]
+    metadata = {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props}
+    return Inspection(
+        len(compute), len(compute) - len(floats), tuple(floats), kinds.count("Transpose"),
+        dtypes[0], dtypes[1], metadata,
+    )  # fmt: skip
+
+
+def _beside(model: onnx.ModelProto, folder: Path) -> Iterator[int]:
+    """Bytes of each file beside that holds weights of ``model``."""
+    names = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for name in names:
+        if (folder / name).is_file() and ".." not in Path(name).parts:
+            yield (folder / name).stat().st_size
 
 
 def _floats(nodes: Iterable[onnx.NodeProto]) -> list[str]:
@@ -87,18 +107,6 @@ def _floats(nodes: Iterable[onnx.NodeProto]) -> list[str]:
         elif kind not in _DATA_MOVEMENT:
             floats.append(kind)
     return sorted(floats)
-
-
-def _optimised(path: Path) -> onnx.ModelProto:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    with scratch_folder() as folder:
-        options.optimized_model_filepath = str(folder / "optimised.onnx")
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return onnx.load(options.optimized_model_filepath)
 
 
 def _content(graph: Graph, batch: int | str, metadata: Mapping[str, str]) -> bytes:

@@ -50,23 +50,27 @@ class TensorRt:
     def inspect(self, path: Path) -> Inspection:
         """Counts what the file asks for; only an engine tells what runs. Raises CorruptFile."""
         try:
-            model = onnx.load(path)
-            onnx.checker.check_model(model, full_check=True)
-            types = [e.type.tensor_type for e in (model.graph.input[0], model.graph.output[0])]
+            return _inspected(path)
         except Exception as e:  # protobuf and the checker share no class of errors
             reason = (str(e).splitlines() or [type(e).__name__])[0]
             raise CorruptFile(f"{path} cannot be loaded as ONNX: {reason}") from e
-        real = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
-        nodes = model.graph.node
-        real |= {n.output[0] for n in nodes if n.op_type == "Flatten" and n.input[0] in real}
-        compute = [n for n in model.graph.node if n.op_type in _COUNTED]
-        floats = sorted(n.op_type for n in compute if n.input[0] not in real)
-        dtypes = [helper.tensor_dtype_to_np_dtype(t.elem_type).name for t in types]
-        metadata = {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props}
-        return Inspection(
-            len(compute), len(compute) - len(floats), tuple(floats), 0, dtypes[0], dtypes[1],
-            metadata,
-        )  # fmt: skip
+
+
+def _inspected(path: Path) -> Inspection:
+    model = onnx.load(path, load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    types = [e.type.tensor_type for e in (model.graph.input[0], model.graph.output[0])]
+    real = {n.output[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    nodes = model.graph.node
+    real |= {n.output[0] for n in nodes if n.op_type == "Flatten" and n.input[0] in real}
+    compute = [n for n in model.graph.node if n.op_type in _COUNTED]
+    floats = sorted(n.op_type for n in compute if n.input[0] not in real)
+    dtypes = [helper.tensor_dtype_to_np_dtype(t.elem_type).name for t in types]
+    metadata = {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props}
+    return Inspection(
+        len(compute), len(compute) - len(floats), tuple(floats), 0, dtypes[0], dtypes[1],
+        metadata,
+    )  # fmt: skip
 
 
 def _file(graph: Graph, batch: int | str, metadata: Mapping[str, str]) -> bytes:

@@ -1,15 +1,16 @@
 """TFLite (LiteRT): NHWC, float32, or int8 throughout. Written with the schema classes alone."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from edgenas import parsing
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
@@ -28,6 +29,7 @@ from edgenas.quantization import (
 
 __all__ = ["Tflite"]
 
+T = TypeVar("T")
 _IDENTIFIER = b"TFL3"
 _METADATA = "edgenas"
 Written = dict[tuple[int, int], int]  # a zero point and channels -> where its vector was written
@@ -95,36 +97,74 @@ class Tflite:
         try:
             return _inspect(path.read_bytes())
         except Exception as e:  # an offset that leads nowhere can end as anything
-            reason = (str(e).splitlines() or [type(e).__name__])[0]
+            reason = (str(e).splitlines() or [""])[0]
+            reason = reason if type(e) is ValueError else f"{type(e).__name__} {reason}"
             raise CorruptFile(f"{path} cannot be read as TFLite: {reason}") from e
 
 
 def _inspect(content: bytes) -> Inspection:
     if content[4:8] != _IDENTIFIER:
         raise ValueError(f"bytes 4 to 7 are {content[4:8]!r}, not {_IDENTIFIER!r}")
-    model = schema.ModelT.InitFromPackedBuf(content)
-    (graph,) = model.subgraphs
+    model = schema.Model.GetRootAs(content)
+    if (graphs := model.SubgraphsLength()) != 1:
+        raise ValueError(f"it has {graphs} graphs, not one")
+    graph, left = model.Subgraphs(0), _Left(len(content))
     names = {v: k for k, v in vars(_Op).items() if isinstance(v, int)}
     types = {v: k.lower() for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
-    codes = [max(c.builtinCode, c.deprecatedBuiltinCode) for c in model.operatorCodes]
-    kinds = [names[codes[op.opcodeIndex]] for op in graph.operators]
-    floats = []
-    for kind, op in zip(kinds, graph.operators, strict=True):
-        used = {types[graph.tensors[i].type] for i in (*op.inputs, *op.outputs) if i >= 0}
+    codes = [
+        max(c.BuiltinCode(), c.DeprecatedBuiltinCode())
+        for c in left.each(model.OperatorCodesLength(), model.OperatorCodes)
+    ]
+    tensors = [types[t.Type()] for t in left.each(graph.TensorsLength(), graph.Tensors)]
+    kinds, floats = [], []
+    for op in left.each(graph.OperatorsLength(), graph.Operators):
+        kind = names[codes[op.OpcodeIndex()]]
+        used = {
+            tensors[i]
+            for length, ends in ((op.InputsLength, op.Inputs), (op.OutputsLength, op.Outputs))
+            for i in left.each(length(), ends)
+            if i >= 0
+        }
+        kinds.append(kind)
         if kind not in _DATA_MOVEMENT and not used <= {"int8", "uint8", "int32"}:
             floats.append(kind)
     compute = sum(kind not in _DATA_MOVEMENT for kind in kinds)
-    dtypes = [types[graph.tensors[ends[0]].type] for ends in (graph.inputs, graph.outputs)]
-    metadata = {
-        key: value
-        for entry in model.metadata or ()
-        if entry.name == _METADATA.encode()
-        for key, value in json.loads(bytes(model.buffers[entry.buffer].data)).items()
-    }
+    ends = ((graph.InputsLength(), graph.Inputs), (graph.OutputsLength(), graph.Outputs))
+    dtypes = [tensors[next(left.each(*of))] for of in ends]
+    metadata: dict[str, str] = {}
+    for entry in left.each(model.MetadataLength(), model.Metadata):
+        if left.spend(entry.Name() or b"") == _METADATA.encode():
+            said = parsing.json_value(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes())
+            metadata |= {str(key): str(value) for key, value in said.items()}
     return Inspection(
         compute, compute - len(floats), tuple(sorted(floats)), kinds.count("TRANSPOSE"),
         dtypes[0], dtypes[1], metadata,
     )  # fmt: skip
+
+
+class _Left:
+    """How much of a file is left to be read: parts that overlap could be read without end."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.most = self.bytes = 4 * size_bytes
+
+    def each(self, length: int, part: Callable[[int], T]) -> Iterator[T]:
+        """The parts of a vector. Raises ValueError."""
+        for number in range(length):
+            self._less(4)  # a number, or where a part stands
+            yield part(number)
+
+    def spend(self, text: bytes) -> bytes:
+        """``text``, which was read. Raises ValueError."""
+        self._less(len(text))
+        return text
+
+    def _less(self, size_bytes: int) -> None:
+        self.bytes -= size_bytes
+        if self.bytes < 0:
+            raise ValueError(
+                f"its parts overlap: they are more than the {self.most // 4} bytes that it has"
+            )
 
 
 class _Writer:
