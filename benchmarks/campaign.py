@@ -245,8 +245,7 @@ def differing(want: Mapping[str, str], folder: Path) -> list[str]:
 def kills(bench: Bench, state: State, number: int, seed: int, works: tuple[str, ...]) -> None:
     """``number`` of them, some in a row of one work; a row each."""
     while (done := len(state.rows.get("kills", ()))) < number:
-        turn = done // IN_A_ROW
-        work, rng = works[turn % len(works)], random.Random(f"{seed} {turn}")
+        work, rng = works[done // IN_A_ROW % len(works)], random.Random(f"{seed} {done}")
         want, seconds = bench.equal(work), bench.reference(work)[1]
         folder = bench.folder / "killed"
         shutil.rmtree(folder, ignore_errors=True)
@@ -374,6 +373,7 @@ def main() -> None:
     parser.add_argument("--works", nargs="+", choices=list(WORKS), default=list(WORKS))
     parser.add_argument("--no-results", action="store_true", help="print the table alone")
     asked = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     folder = asked.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     bench, state = Bench(folder, str(folder)), State.of(folder / "state.json")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import Field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar, get_args, get_origin
 
@@ -37,13 +38,19 @@ def construct(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     """
     _known(cls, data, where)
     try:
-        return TypeAdapter(cls).validate_python(dict(data))
+        made: T = _adapter(cls).validate_python(dict(data))
+        return made
     except ValidationError as e:
         first = e.errors()[0]
         key = ".".join(str(p) for p in first["loc"])
         got = "" if first["type"] == "missing" else f", not {first['input']!r:.200}"
         said = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{got}"
         raise UsageError(" ".join(said.split())) from e  # a key may hold anything, a new line too
+
+
+@cache  # making one takes longer than using it a hundred times
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
 
 
 def _known(cls: type[_Dataclass], data: Mapping[str, Any], where: str) -> None:
