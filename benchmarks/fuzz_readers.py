@@ -439,6 +439,10 @@ def run(name: str, seed: int, cases: int, folder: Path) -> dict[str, Any]:
                 refused[type(e).__name__] += 1
                 if "\n" in str(e):
                     faults.append(_fault(e, content, folder, case, number))
+            except OSError as e:  # which the command says by its file's name
+                refused[type(e).__name__] += 1
+                if e.filename is None:
+                    faults.append(_fault(e, content, folder, case, number))
             except (Exception, Hang) as e:
                 faults.append(_fault(e, content, folder, case, number))
             slowest = max(slowest, time.monotonic() - start)

@@ -16,6 +16,14 @@ PREFIX = "edgenas."  # of metadata
 _OPSET, _IR_VERSION = 17, 8  # read by ONNX Runtime since 1.13
 
 
+def told(model: onnx.ModelProto) -> dict[str, str]:
+    """The metadata of a file. Raises ValueError where they are no text."""
+    pairs = [(entry.key, entry.value) for entry in model.metadata_props]
+    if not all(isinstance(part, str) for pair in pairs for part in pair):
+        raise ValueError("its metadata are not UTF-8")
+    return {key.removeprefix(PREFIX): value for key, value in pairs}
+
+
 class Writer(abc.ABC):
     """Nodes and constants of one file. ``values``: tensor of the graph -> name of what holds it."""
 

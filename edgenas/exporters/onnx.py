@@ -18,7 +18,7 @@ from edgenas.files import aside
 from edgenas.graph import INPUT, Add, Conv, Graph, HardSwish, Linear, MaxPool, Node
 from edgenas.onnx_optimiser import optimised
 from edgenas.onnx_weights import WRITERS
-from edgenas.onnx_writer import OUTPUT, PREFIX, FloatWriter, Writer
+from edgenas.onnx_writer import OUTPUT, FloatWriter, Writer, told
 from edgenas.quantization import HALF, UNIT, Quantized, Scale, sixth
 from edgenas.scratch import scratch_folder
 
@@ -75,7 +75,7 @@ def _inspected(path: Path) -> Inspection:
     compute = [k for k in kinds if k not in _DATA_MOVEMENT]
     floats = _floats(run.graph.node)
     dtypes = [helper.tensor_dtype_to_np_dtype(t.elem_type).name for t in types]
-    metadata = {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props}
+    metadata = told(model)
     return Inspection(
         len(compute), len(compute) - len(floats), tuple(floats), kinds.count("Transpose"),
         dtypes[0], dtypes[1], metadata,

@@ -17,7 +17,7 @@ from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
 from edgenas.graph import INPUT, Conv, Graph, Linear, MaxPool, Node
-from edgenas.onnx_writer import OUTPUT, PREFIX, FloatWriter
+from edgenas.onnx_writer import OUTPUT, FloatWriter, told
 from edgenas.quantization import by_channel
 
 __all__ = ["TensorRt"]
@@ -66,7 +66,7 @@ def _inspected(path: Path) -> Inspection:
     compute = [n for n in model.graph.node if n.op_type in _COUNTED]
     floats = sorted(n.op_type for n in compute if n.input[0] not in real)
     dtypes = [helper.tensor_dtype_to_np_dtype(t.elem_type).name for t in types]
-    metadata = {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props}
+    metadata = told(model)
     return Inspection(
         len(compute), len(compute) - len(floats), tuple(floats), 0, dtypes[0], dtypes[1],
         metadata,
