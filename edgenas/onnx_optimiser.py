@@ -7,10 +7,10 @@ loaded. ``python -I onnx_optimiser.py MODEL OUT BYTES SECONDS`` loads it within 
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from edgenas.scratch import scratch_folder
 from edgenas.supervisor import end, supervised
 
 MEMORY_BYTES, OF_SIZE = 1 << 30, 8  # that loading may take beside the runtime; times the file
@@ -50,8 +50,8 @@ def optimised(path: Path, size_bytes: int) -> bytes:
     """
     most = MEMORY_BYTES + OF_SIZE * size_bytes
     seconds = SECONDS + PER_MB * (size_bytes >> 20)
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
-        out, said = Path(folder) / "optimised.onnx", Path(folder) / "said"
+    with scratch_folder() as folder:
+        out, said = folder / "optimised.onnx", folder / "said"
         argv = [sys.executable, "-c", _CHILD, str(path), str(out), str(most), str(seconds)]
         environment: Mapping[str, str] = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
         with said.open("wb") as errors:

@@ -20,7 +20,6 @@ from edgenas.onnx_optimiser import optimised
 from edgenas.onnx_weights import WRITERS
 from edgenas.onnx_writer import OUTPUT, FloatWriter, Writer, told
 from edgenas.quantization import HALF, UNIT, Quantized, Scale, sixth
-from edgenas.scratch import scratch_folder
 
 __all__ = ["Onnx"]
 
