@@ -80,6 +80,10 @@ def opened(path: str) -> Iterator[Any]:
             raise ValueError(_too_large("%dx%d" % (width, height)))
         if image.mode in DEEP or image.mode.startswith("I;"):
             raise ValueError("it has more than 8 bits a pixel; save it with 8")
+        # Of a part, Pillow's decoder of JPEG 2000 makes an image without a word. Its data cannot
+        # hold the two bytes that end it (ISO/IEC 15444-1, A.1).
+        if image.format == "JPEG2000" and b"\xff\xd9" not in Path(path).read_bytes():
+            raise ValueError("image file is truncated: its end is missing")
         yield image
 
 

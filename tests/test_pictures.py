@@ -325,20 +325,21 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 3, 20, 60, 0.5, 0.9])
-@pytest.mark.parametrize("name", ["rgb.png", "rgb.jpg", "rgb.webp", "rgb.tif", "rgb.jp2"])
+@pytest.mark.parametrize(
+    "name",
+    ["x.png", "x.jpg", "x.webp", "x.tif", "x.jp2", "x.j2k", "x.gif", "x.bmp", "x.ppm", "x.tga",
+     "x.avif"],
+)  # fmt: skip
 def test_a_cut_file_is_refused_by_name(tmp_path: Path, name: str, keep: float) -> None:
-    _rgb().save(tmp_path / name)
+    _rgb(90, 90).save(tmp_path / name)
+    assert classify.pixels(str(tmp_path / name), 3, SIDE, SIDE).any()
     whole = (tmp_path / name).read_bytes()
     cut = int(len(whole) * keep) if isinstance(keep, float) else keep
     (tmp_path / name).write_bytes(whole[:cut])
-    try:
-        got = classify.pixels(str(tmp_path / name), 3, SIDE, SIDE)
-    except ValueError:
-        with pytest.raises(DataError, match=rf"a/{name} cannot be read as an image"):
-            _loaded(tmp_path / name, tmp_path / "set", resolution=SIDE)
-    else:  # JPEG 2000 makes do with a part
-        want = _loaded(tmp_path / name, tmp_path / "set", resolution=SIDE, channels=3)
-        assert name == "rgb.jp2" and np.array_equal(got, want)
+    with pytest.raises(ValueError):
+        classify.pixels(str(tmp_path / name), 3, SIDE, SIDE)
+    with pytest.raises(DataError, match=rf"a/{name} cannot be read as an image"):
+        _loaded(tmp_path / name, tmp_path / "set", resolution=SIDE)
 
 
 @pytest.mark.parametrize(
