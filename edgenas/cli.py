@@ -120,28 +120,56 @@ def doctor(as_json: bool) -> None:
 
 
 @cli.command()
+@click.option(
+    "--trust", metavar="NAME", help="Allow the device NAME, or its file, to start what it names."
+)
 @json_option
-def devices(as_json: bool) -> None:
+def devices(as_json: bool, trust: str | None) -> None:
     """List the devices that edgenas knows.
+
+    A device file of yours may name programs of this machine (python, options of ssh): they are
+    started once you have allowed it.
 
     Example: edgenas devices
     """
-    from edgenas.device import device_files, load_device
+    from edgenas import consent
+    from edgenas.device import device_files, read_device, shadows, shipped
     from edgenas.validate import read_yaml
 
+    if trust is not None:
+        path = device_files().get(trust) or Path(trust)
+        starts = read_device(path).starts_here
+        consent.allow(path)
+        click.echo(f"{path}: may start {', '.join(starts) or 'nothing; it names no program'}")
+        return
     known: dict[str, Any] = {}
     for name, path in device_files().items():
         try:
-            load_device(name)
+            starts = () if shipped(path) else read_device(path).starts_here
             known[name] = read_yaml(path)
-        except UsageError as e:
+        except EdgenasError as e:
             known[name] = {"error": str(e)}
+            continue
+        if shadows(path):
+            known[name]["in_place_of_ours"] = str(path)
+        if starts:
+            known[name]["starts_here"] = [*starts]
+            known[name]["trusted"] = consent.given(path)
     if as_json:
         emit(known)
         return
     for name, facts in known.items():
         parts = [facts[part]["kind"] for part in ("transport", "runtime") if part in facts]
-        click.echo(f"{name:<22} {facts.get('error') or ' + '.join(parts)}")
+        remarks = [
+            f"; {facts['in_place_of_ours']}, in place of ours"
+            if "in_place_of_ours" in facts
+            else "",
+            f"; starts {', '.join(facts['starts_here'])}"
+            f"{'' if facts['trusted'] else ', not trusted yet'}"
+            if "starts_here" in facts
+            else "",
+        ]
+        click.echo(f"{name:<22} {facts.get('error') or ' + '.join(parts)}{''.join(remarks)}")
 
 
 def _shelf_command(name: str, package: str, what: str) -> None:

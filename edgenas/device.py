@@ -1,11 +1,14 @@
 """A device = how to reach it (Transport) x what runs there (Runtime) + facts (a YAML file)."""
 
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from edgenas import consent
 from edgenas.errors import UnknownName, UsageError
 from edgenas.latency import Provenance
 from edgenas.registry import Shelf, nearest
@@ -125,6 +128,11 @@ class Device:
         object.__setattr__(self, "precisions", self.precisions or self.runtime.precisions)
 
     @property
+    def starts_here(self) -> tuple[str, ...]:
+        """Programs of this machine that its file names, as the user would know them."""
+        return tuple(getattr(self.transport, "starts_here", ()))
+
+    @property
     def mixes(self) -> bool:
         """Whether it may be given files of which a part is int8-static, and the rest fp32."""
         return {"fp32", "int8-static"} <= {*self.runs}
@@ -153,8 +161,32 @@ def device_files() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def shipped(path: Path) -> bool:
+    """Whether the device file ``path`` came with edgenas."""
+    return path.resolve().parent in {folder.resolve() for folder in device_folders()[1:]}
+
+
+def shadows(path: Path) -> bool:
+    """Whether ``path`` stands in the place of a device that comes with edgenas."""
+    ours = (folder / path.name for folder in device_folders()[1:])
+    return not shipped(path) and any(file.exists() for file in ours)
+
+
+@cache
+def _told_of(path: Path, place: Path) -> None:
+    """Once of each ``place``."""
+    sys.stderr.write(
+        f"edgenas: {path} is used as {path.stem}, not the device of that name that comes with "
+        "edgenas\n"
+    )
+
+
 def load_device(name: str) -> Device:
-    """The device called ``name``, or of the file ``name``. Raises UsageError."""
+    """The device called ``name``, or of the file ``name``.
+
+    Where a file that is not ours starts programs on this machine, its user has to allow that
+    (``edgenas/consent.py``). Raises UsageError.
+    """
     path = Path(name) if name.endswith((".yaml", ".yml")) else device_files().get(name)
     if path is None:
         raise UnknownName(
@@ -162,6 +194,16 @@ def load_device(name: str) -> Device:
             f"A new board is a file devices/{Path(name).name}.yaml, e.g. transport: {{kind: ssh, "
             "host: pi.local}, runtime: {kind: onnxruntime}"
         )
+    device = read_device(path)
+    if name == path.stem and shadows(path):
+        _told_of(path, path.resolve())
+    if not shipped(path):
+        consent.require(path, device.starts_here)
+    return device
+
+
+def read_device(path: Path) -> Device:
+    """The device of the file ``path``; nothing is asked or started. Raises UsageError."""
     facts = construct(_File, read_yaml(path), str(path))
     return Device(
         path.stem,

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import platformdirs
+
 from edgenas import parsing
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.locks import held_by_nobody, hold, refuse_link
@@ -17,6 +19,11 @@ from edgenas.locks import held_by_nobody, hold, refuse_link
 MARK = ".edgenas"  # in a folder: edgenas made it, and may remove what it made in it
 
 LONGEST_NAME = 255  # bytes, of a part of a path
+
+
+def cache_folder() -> Path:
+    """$EDGENAS_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("EDGENAS_CACHE") or platformdirs.user_cache_dir("edgenas"))
 
 
 @contextlib.contextmanager

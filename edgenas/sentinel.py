@@ -6,16 +6,14 @@ Its floor is remembered for each device fingerprint and precision in the user's 
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from edgenas.errors import CorruptFile, UsageError
-from edgenas.files import read_json, write_json
+from edgenas.files import cache_folder, read_json, write_json
 from edgenas.latency import Grade
 from edgenas.session import Fingerprint
 from edgenas.spec import OpSpec
@@ -79,11 +77,6 @@ def worst(*grades: Grade) -> Grade:
     """The least trustworthy of ``grades``."""
     order: tuple[Grade, ...] = ("stable", "noisy", "unstable")
     return max(grades, key=order.index)
-
-
-def cache_folder() -> Path:
-    """$EDGENAS_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("EDGENAS_CACHE") or platformdirs.user_cache_dir("edgenas"))
 
 
 def floor_path(fingerprint: Fingerprint, precision: str) -> Path:

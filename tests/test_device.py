@@ -1,4 +1,5 @@
 import ast
+import io
 import json
 import os
 import signal
@@ -524,6 +525,8 @@ def test_one_bad_device_never_ends_the_list(
         return real(device)
 
     monkeypatch.setattr(doctor, "probe", bad)
+    few = {**{p.stem: p for p in folder.iterdir()}, "cpu-onnxruntime": Path()}
+    monkeypatch.setattr(doctor, "device_files", lambda: few)
     found = {f.name.removeprefix("device "): f for f in doctor._devices()}
     assert {"odd", "empty", "folder", "deep", "binary", "cpu-onnxruntime"} <= set(found)
     assert "KeyError" in found["odd"].detail and found["cpu-onnxruntime"].ok
@@ -679,3 +682,123 @@ def test_a_broken_device_file_says_which_and_hides_no_other(
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "devices/empty.yaml" in lines["empty"] and "local + litert" in lines["cpu-litert"]
     assert "devices/none.yaml: runtime" in lines["none"] and "threads must be 1" in lines["none"]
+
+
+RUNS = [
+    ("transport: {{kind: local, python: {program}}}", "python: "),
+    ("transport: {{kind: ssh, host: board, options: ['ProxyCommand={program}']}}", "ProxyCommand"),
+    ("transport: {{kind: ssh, host: board, options: ['proxycommand {program}']}}", "proxycomm"),
+    ("transport: {{kind: ssh, host: board, options: ['\"ProxyCommand\"={program}']}}", "ProxyComm"),
+    (
+        "transport: {{kind: ssh, host: board, options: ['KnownHostsCommand={program}']}}",
+        "KnownHosts",
+    ),
+    ("transport: {{kind: ssh, host: board, options: ['User=x', 'Include={program}']}}", "Include"),
+    ("transport: {{kind: ssh, host: board, options: ['Match exec {program}']}}", "Match exec"),
+    ("transport: {{kind: ssh, host: board, options: ['PKCS11Provider={program}']}}", "PKCS11"),
+]
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with ``devices`` in it whose user was asked nothing yet; where programs note it."""
+    monkeypatch.delenv("EDGENAS_TRUST_DEVICES", raising=False)
+    monkeypatch.setenv("EDGENAS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "devices").mkdir()
+    (tmp_path / "program").write_text(f"#!/bin/sh\necho ran >> {tmp_path}/ran\nexit 1\n")
+    (tmp_path / "program").chmod(0o755)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("transport", "said"), RUNS)
+def test_what_a_device_file_runs_here_is_said_and_asked_for_once(
+    asked: Path,
+    transport: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = asked / "devices" / "mine.yaml"
+    monkeypatch.setattr(doctor, "device_files", lambda: {"mine": path})  # the others take long
+    text = f"{transport}\nruntime: {{{{kind: onnxruntime}}}}\n"
+    path.write_text(text.format(program=asked / "program"))
+    for name in ("mine", "devices/mine.yaml", str(path)):
+        with pytest.raises(UsageError, match=f"starts programs.*{said}.*--trust.*TRUST_DEVICES=1"):
+            load_device(name)
+    assert main(["devices"]) == 0 and main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "not trusted yet" in out and "miss device mine" in out
+    assert not (asked / "ran").exists()
+    assert main(["devices", "--trust", "mine"]) == 0
+    assert said in capsys.readouterr().out
+    assert load_device("mine").name == "mine"
+    assert main(["devices"]) == 0 and "not trusted yet" not in capsys.readouterr().out
+    path.write_text(path.read_text() + "# another content\n")
+    with pytest.raises(UsageError, match="starts programs"):
+        load_device("mine")
+    path.write_text(path.read_text().removesuffix("# another content\n"))
+    load_device("mine")
+    elsewhere = asked / "elsewhere.yaml"  # where the same words may mean other programs
+    elsewhere.write_text(path.read_text())
+    with pytest.raises(UsageError, match="starts programs"):
+        load_device(str(elsewhere))
+    assert not (asked / "ran").exists()
+
+
+@pytest.mark.parametrize("answer", ["y", "yes", "", "n", "no"])
+def test_a_terminal_is_asked(
+    asked: Path, answer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = asked / "devices" / "mine.yaml"
+    path.write_text("transport: {kind: local, python: ./program}\nruntime: {kind: litert}\n")
+    given = io.StringIO(f"{answer}\n")
+    monkeypatch.setattr(given, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", given)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    if answer.startswith("y"):
+        load_device("mine")
+        load_device("mine")  # once
+    else:
+        with pytest.raises(UsageError, match="starts programs"):
+            load_device("mine")
+    assert capsys.readouterr().err.count("[y/N]") == 1
+
+
+def test_where_nobody_can_be_asked_a_variable_allows(
+    asked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = asked / "devices" / "mine.yaml"
+    path.write_text("transport: {kind: local, python: ./program}\nruntime: {kind: litert}\n")
+    for value in ("0", "", "no"):
+        monkeypatch.setenv("EDGENAS_TRUST_DEVICES", value)
+        with pytest.raises(UsageError, match="starts programs"):
+            load_device("mine")
+    monkeypatch.setenv("EDGENAS_TRUST_DEVICES", "1")
+    load_device("mine")
+
+
+def test_a_device_that_starts_nothing_here_is_not_asked_for(asked: Path) -> None:
+    for number, transport in enumerate((
+        "kind: local", "kind: ssh, host: pi@board, python: venv/bin/python",
+        "kind: ssh, host: b, options: [ProxyJump=gate, User=pi, 'IdentityFile ~/.ssh/key']",
+        "kind: adb, serial: X", "kind: qemu",
+    )):  # fmt: skip
+        path = asked / "devices" / f"d{number}.yaml"
+        path.write_text(f"transport: {{{transport}}}\nruntime: {{kind: onnxruntime}}\n")
+        assert load_device(path.stem).starts_here == ()
+
+
+def test_a_file_in_the_place_of_ours_is_told_in_one_line(
+    asked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = asked / "devices" / "cpu-litert.yaml"
+    path.write_text("transport: {kind: local}\nruntime: {kind: litert, threads: 2}\n")
+    for _ in range(3):
+        load_device("cpu-litert")
+    load_device("cpu-onnxruntime")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "devices/cpu-litert.yaml is used as cpu-litert" in line
+    assert main(["devices"]) == 0
+    rows = [r for r in capsys.readouterr().out.splitlines() if "in place of ours" in r]
+    assert len(rows) == 1 and rows[0].startswith("cpu-litert ")

@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 from edgenas.errors import CapabilityError
+from edgenas.files import cache_folder
 from edgenas.runner import COUNTER
-from edgenas.sentinel import cache_folder
 
 SUITE = "bookworm"  # the last with a QEMU that takes plugins of this version of their interface
 HOST, GUEST = ("qemu-user",), ("python3.11", "libstdc++6")  # packages, what they need comes along

@@ -6,7 +6,7 @@
 import hashlib
 from pathlib import Path
 
-from edgenas.sentinel import cache_folder
+from edgenas.files import cache_folder
 
 VERSION = "1.0.20261020"
 SOURCES = ("runner.cpp", "CMakeLists.txt")

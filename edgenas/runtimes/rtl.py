@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from edgenas.errors import UsageError
+from edgenas.files import cache_folder
 from edgenas.fpga.cycles import Dram
 from edgenas.fpga.part import Part
 from edgenas.fpga.shape import Shape
 from edgenas.latency import Provenance
-from edgenas.sentinel import cache_folder
 
 __all__ = ["Rtl"]
 

@@ -13,3 +13,8 @@ class Local(Here):
     """Runs on this machine. ``python``: another interpreter than the one edgenas runs in."""
 
     python: str = sys.executable
+
+    @property
+    def starts_here(self) -> tuple[str, ...]:
+        """Another interpreter than ours."""
+        return () if self.python == sys.executable else (f"python: {self.python}",)
