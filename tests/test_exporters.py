@@ -21,7 +21,7 @@ from edgenas.artifact import Artifact, sha256
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.errors import CapabilityError, CorruptFile, UnknownName
 from edgenas.export import EXPORTERS, exporter_for
-from edgenas.graph import INPUT, Conv, Graph, HardSwish, Linear, calibrate, trace
+from edgenas.graph import INPUT, Conv, Graph, HardSwish, Linear, calibrate, coarse, trace
 from edgenas.quantization import Quantized
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
@@ -767,3 +767,71 @@ def test_integers_are_right_at_every_range(tmp_path, name, reach):
         off = np.abs(y - want) / step
         assert off.max() <= few, kind
         assert np.quantile(off, 0.99) <= 2.1, kind
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(1, 16, 3), nn.AdaptiveAvgPool2d(1)
+        self.a, self.b = nn.Linear(16, 5), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(nn.functional.relu(self.conv(x))).flatten(1)
+        return self.a(x) + self.b(x)
+
+
+def last(net: nn.Module) -> nn.Conv2d | nn.Linear:
+    return [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)][-1]
+
+
+HEADS = {
+    "linear": lambda: nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)
+    ),
+    "conv and mean": lambda: nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ),
+    "two": TwoHeads,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["of all images", "of each image"])
+@pytest.mark.parametrize("offset", [0.0, 10.0, 100.0, 1e4, -10.0, -1e4])
+@pytest.mark.parametrize("head", HEADS)
+def test_int8_tells_logits_apart_whatever_they_share(tmp_path, head, offset, kind):
+    """``of each image``: what they share is a multiple of what the last layer reads."""
+    torch.manual_seed(3)
+    net = HEADS[head]().eval()
+    x = gratings(200)[0]
+    with torch.no_grad():
+        nn.init.normal_(last(net).weight)
+        plain = net(x)
+        plain -= plain.mean(1, keepdim=True)
+        last(net).bias.add_(-net(x).mean(0))  # no class for all images
+        plain = net(x)
+        wanted = plain.softmax(1)
+        best = plain.topk(2).values
+        apart = (best[:, 0] - best[:, 1]) > 0.05 * (plain.max() - plain.min())
+        assert apart.sum() > 50 and len(plain[apart].argmax(1).unique()) > 1
+        (last(net).bias if kind == "of all images" else last(net).weight).add_(offset)
+    graph = trace(net, (1, 28, 28))
+    int8 = replace(calibrate(graph, [x]), floats=frozenset({INPUT}))
+    assert int8.centred == (abs(offset) >= 100) or 0 < abs(offset) < 100
+    assert int8.facts.get("outputs") == ("less their mean" if int8.centred else None)
+    for fmt, run in (("onnx", run_onnx), ("tflite", run_tflite)):
+        artifact = exporter_for(fmt).network(int8, tmp_path / f"m.{fmt}", {})
+        got = torch.from_numpy(run(artifact.path, x.numpy()))
+        assert (got[apart].argmax(1) == plain[apart].argmax(1)).all(), fmt
+        assert float((got.softmax(1) - wanted).abs().max()) < 0.06, fmt
+
+
+def test_tensors_that_lie_far_from_zero_are_named():
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+    x = gratings(20)[0]
+    assert coarse(calibrate(trace(net, (1, 28, 28)), [x])) == {}
+    nn.init.constant_(net[0].bias, 300.0)
+    left = coarse(calibrate(trace(net, (1, 28, 28)), [x]))
+    assert {"0", "1"} <= left.keys() and max(left.values()) < 16

@@ -12,7 +12,7 @@ from edgenas import noise
 from edgenas.compress.quantize import divergence, outputs
 from edgenas.device import Device
 from edgenas.export import exporter_for
-from edgenas.graph import INPUT, Conv, Graph, Linear
+from edgenas.graph import INPUT, Conv, Graph, Linear, centred
 from edgenas.integer_program import SCALE, minimum
 from edgenas.measure import measure
 from edgenas.scratch import scratch_folder
@@ -47,6 +47,7 @@ def layers(graph: Graph) -> tuple[str, ...]:
 
 def mixed(int8: Graph, real: Graph, floats: Collection[str]) -> Graph:
     """``int8`` with its layers ``floats`` as they are in ``real``, the same network in float."""
+    real = centred(real) if int8.centred else real
     nodes = tuple(real[n.name] if n.name in floats else n for n in int8.nodes)
     return replace(int8, nodes=nodes, floats=int8.floats.union(floats))
 

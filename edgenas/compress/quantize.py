@@ -101,8 +101,9 @@ def save_quantized(graph: Graph, path: Path) -> None:
     layers = [n for n in graph.nodes if isinstance(n, Conv | Linear)]
     tensors = {f"{n.name}/weight": n.weight for n in layers}
     tensors |= {f"{n.name}/bias": n.bias for n in layers}
+    facts = {"ranges": json.dumps(graph.ranges), "centred": json.dumps(graph.centred)}
     with aside(path) as temporary:
-        temporary.write_bytes(save(tensors, {"ranges": json.dumps(graph.ranges)}))
+        temporary.write_bytes(save(tensors, facts))
 
 
 def load_quantized(graph: Graph, path: Path) -> Graph:
@@ -119,10 +120,12 @@ def load_quantized(graph: Graph, path: Path) -> Graph:
                 else n
                 for n in graph.nodes
             )
-            ranges = parsing.json_value(file.metadata()["ranges"])
+            said = file.metadata()
+        ranges = parsing.json_value(said["ranges"])
         return replace(
-            graph, nodes=nodes, ranges={k: (float(a), float(b)) for k, (a, b) in ranges.items()}
-        )
+            graph, nodes=nodes, ranges={k: (float(a), float(b)) for k, (a, b) in ranges.items()},
+            centred=said.get("centred") == "true",
+        )  # fmt: skip
     except (
         SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError,
     ) as e:  # fmt: skip

@@ -1,7 +1,8 @@
 """A network as a device runs it: BN folded, shapes known, ranges attached when quantized."""
 
 from edgenas.graph.baking import baked
-from edgenas.graph.calibration import Calibration, calibrate, calibrations, lowered
+from edgenas.graph.calibration import Calibration, calibrate, calibrations, coarse, lowered
+from edgenas.graph.centring import centred
 from edgenas.graph.comparing import compare
 from edgenas.graph.nodes import (
     INPUT,
@@ -39,6 +40,8 @@ __all__ = [
     "baked",
     "calibrate",
     "calibrations",
+    "centred",
+    "coarse",
     "compare",
     "lowered",
     "run",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgenas.errors import DataError, UsageError
+from edgenas.graph.centring import centred
 from edgenas.graph.nodes import Graph, Held
 
 Calibration = Literal["min-max", "percentile", "mse", "entropy"]
@@ -18,6 +19,8 @@ PRECISIONS = (*get_args(Held), "int8-static")
 
 BINS = 2048
 LEVELS = 256
+FAR = 3.0  # times as wide as what tells classes apart: outputs that leave it a third of the levels
+FEW = 16.0
 KEPT = 0.9999  # of all values, by ``percentile``
 CUTS = np.linspace(0.2, 1.0, 41)  # shares of the whole range that mse and entropy try
 
@@ -60,13 +63,17 @@ def calibrations(
     ``min-max``: least and greatest value. The others cut what is rare, from a histogram:
     ``percentile`` to the middle 99.99 %; ``mse`` where the squared error of 256 levels is least;
     ``entropy`` where they keep most of the distribution (Kullback-Leibler, as in TensorRT:
-    Migacz 2017, 8-bit inference with TensorRT). Raises DataError (no image, another shape, NaN or
+    Migacz 2017, 8-bit inference with TensorRT). Outputs that lie far from zero together are
+    ``centred``, since a range reaches to zero. Raises DataError (no image, another shape, NaN or
     infinity), UsageError.
     """
     if unknown := set(methods) - set(get_args(Calibration)):
         known = ", ".join(get_args(Calibration))
         raise UsageError(f"no calibration {', '.join(sorted(unknown))}. Known: {known}")
     ranges = _extremes(graph, batches)
+    if _width(ranges[graph.output.name]) > FAR * _spread(graph, batches):
+        graph = centred(graph)
+        ranges = _extremes(graph, batches)
     cuts = {m: _CUT[m] for m in methods if m != "min-max"}
     seen = _histograms(graph, batches, ranges) if cuts else {}
     found: dict[Calibration, Graph] = {m: replace(graph, ranges=ranges) for m in methods}
@@ -74,6 +81,32 @@ def calibrations(
         cut_ranges = {name: cut(h) for name, h in seen.items() if h.counts.any()}
         found[method] = replace(graph, ranges={**ranges, **cut_ranges})
     return found
+
+
+def coarse(graph: Graph) -> dict[str, float]:
+    """Tensors of ``graph``, which has ranges, that lie far from zero: how many of 256 levels.
+
+    Those that are left for what differs from image to image, as a range has to reach to zero.
+    """
+    return {
+        name: round(LEVELS * (high - low) / _width((low, high)), 1)
+        for name, (low, high) in (graph.ranges or {}).items()
+        if low < high and (high - low) * LEVELS < FEW * _width((low, high))
+    }
+
+
+def _width(r: Range) -> float:
+    """With zero in it."""
+    return max(r[1], 0.0) - min(r[0], 0.0)
+
+
+def _spread(graph: Graph, batches: Sequence[Tensor]) -> float:
+    """Of the outputs of ``graph``, less their mean in each image; infinite where they have none."""
+    if graph.output.shape[1:] or graph.output.shape[0] < 2:
+        return math.inf
+    y = torch.cat([graph(x) for x in batches]).double()
+    low, high = torch.aminmax(y - y.mean(1, keepdim=True))
+    return float(high - low) or math.inf
 
 
 def _extremes(graph: Graph, batches: Sequence[Tensor]) -> dict[str, Range]:

@@ -93,7 +93,8 @@ class Graph:
     """``nodes`` in order of execution, the last is the output; ``input`` is (c, h, w).
 
     With ``ranges`` all is 8 bit, but for ``floats``: nodes that are computed in float32, and the
-    input if it is one of them. Without, ``held`` says what weights are.
+    input if it is one of them. Without, ``held`` says what weights are. ``centred``: outputs are
+    less what the classes of an image share.
     """
 
     input: tuple[int, int, int]
@@ -101,6 +102,7 @@ class Graph:
     ranges: Ranges | None = None
     floats: frozenset[str] = frozenset()
     held: Held = "fp32"
+    centred: bool = False
 
     def __post_init__(self) -> None:
         names = [INPUT, *(n.name for n in self.nodes)]
@@ -122,11 +124,15 @@ class Graph:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What a file says of itself: ``precision``; ``floats``: how many operators, at most."""
+        """What a file says of itself: ``precision``; ``floats``: how many operators, at most.
+
+        ``outputs``, where they are not those of the network to the last constant.
+        """
         layers = [self[name] for name in self.floats - {INPUT}]
         clipped = sum(getattr(n, "act", "") == "unit" for n in layers)  # may be one of its own
         floats = {"floats": str(len(layers) + clipped)} if layers else {}
-        return {"precision": self.precision, **floats}
+        less = {"outputs": "less their mean"} if self.centred else {}
+        return {"precision": self.precision, **floats, **less}
 
     @property
     def output(self) -> Node:

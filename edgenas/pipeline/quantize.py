@@ -12,7 +12,7 @@ from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.compress.qat import qat
 from edgenas.compress.quantize import kept, quantize, save_quantized
 from edgenas.files import write_json
-from edgenas.graph import Graph, trace
+from edgenas.graph import Graph, coarse, trace
 from edgenas.pipeline.context import Context, quantized_path
 from edgenas.pipeline.stage import Stage
 from edgenas.pipeline.train import keep_epoch, pace, recipe
@@ -45,6 +45,14 @@ def quantize_variant(ctx: Context, stage: Stage, variant: str, folder: Path) -> 
     )  # fmt: skip
     record = {**asdict(kept(tried)), "tried": [asdict(t) for t in tried]}
     ctx.progress(f"quantize {variant}", 1, 1)
+    if left := coarse(made):
+        record["coarse"] = left
+        worst = min(left, key=lambda name: left[name])
+        ctx.progress(
+            f"int8 of {variant}: values of {worst!r} lie far from zero, to which a range has to "
+            f"reach: {left[worst]:.2g} of 256 levels are left for what differs; outputs diverge by "
+            f"{record['divergence']:.3g} nats an image", 1, 1,
+        )  # fmt: skip
     if asked.epochs:
         better = _trained(ctx, stage, variant, made, net)
         before, after = (rights(FakeQuantized(g), ctx.fitted, "search") for g in (made, better))

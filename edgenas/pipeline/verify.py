@@ -17,6 +17,7 @@ from edgenas.budgets import Latency
 from edgenas.compress.fake_quant import FakeQuantized
 from edgenas.errors import EdgenasError, ImpossibleBudget
 from edgenas.files import inside, read_json, write_json
+from edgenas.graph import centred
 from edgenas.layer_errors import explained, layer_errors
 from edgenas.measure import measure
 from edgenas.missed import outcome
@@ -273,6 +274,7 @@ def _layer_errors(ctx: Context, c: Candidate, folder: Path) -> dict[str, Any]:
     reference = ctx.graph(c.variant, "fp32", unfinished=folder)
     if _trained(ctx, c.variant, c.precision, folder):
         reference = replace(graph, ranges=None, floats=frozenset())
+    reference = centred(reference) if graph.centred else reference
     x, _ = ctx.fitted.tensors("test", LAYER_IMAGES)
     with scratch_folder() as work:
         try:
