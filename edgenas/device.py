@@ -217,7 +217,8 @@ def _part(shelf: Shelf, facts: Mapping[str, Any], where: str) -> Any:
     fields = dict(facts)
     kind = fields.pop("kind", None)
     if not isinstance(kind, str):
-        raise UsageError(f"{where}: kind is missing. Known: {', '.join(shelf)}")
+        wrong = "is missing" if kind is None else f"cannot be {kind!r:.80}"
+        raise UsageError(f"{where}: kind {wrong}. Known: {', '.join(shelf)}")
     try:
         return construct(shelf[kind], fields, where)
     except UsageError as e:  # a value that makes no sense says which, not of what file

@@ -44,13 +44,27 @@ def construct(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         first = e.errors()[0]
         key = ".".join(str(p) for p in first["loc"])
         got = "" if first["type"] == "missing" else f", not {first['input']!r:.200}"
-        said = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{got}"
+        said = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{got}{_right(first)}"
         raise UsageError(" ".join(said.split())) from e  # a key may hold anything, a new line too
 
 
 @cache  # making one takes longer than using it a hundred times
 def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
+
+
+def _right(error: Any) -> str:
+    """How a list is written, where something else stands in its place."""
+    if error["type"] not in ("tuple_type", "list_type"):
+        return ""
+    match error["input"]:
+        case Mapping() as pairs:
+            items = [f"{key}={value}" for key, value in pairs.items()]
+        case str() | int() | float() as one:
+            items = [str(one)]
+        case _:
+            items = ["one", "two"]
+    return f"; write a list: {error['loc'][-1]}: [{', '.join(items)}]"[:200]
 
 
 def _known(cls: type[_Dataclass], data: Mapping[str, Any], where: str) -> None:

@@ -237,6 +237,10 @@ def test_the_share_of_a_delegate_is_told(tmp_path: Path) -> None:
     assert runner._delegated(nodes[:3]) == (3, 3)
 
 
+SSH = "runtime: {kind: litert}\ntransport: {kind: ssh, host: pi@board, "
+LOCAL = "runtime: {kind: litert}\ntransport: {kind: local}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -244,6 +248,30 @@ def test_the_share_of_a_delegate_is_told(tmp_path: Path) -> None:
         ("transport: {kind: locl}\nruntime: {kind: litert}", "no transport 'locl'. Did you mean"),
         ("transport: {kind: local}\nruntime: {kind: onnx-runtime}", "no runtime 'onnx-runtime'"),
         ("transport: {}\nruntime: {kind: litert}", "transport: kind is missing"),
+        ("transport: {kind: 7}\nruntime: {kind: litert}", "transport: kind cannot be 7. Known"),
+        (SSH + "options: ProxyJump=gate}", "; write a list: options: [ProxyJump=gate]"),
+        (SSH + "options: {ProxyJump: gate}}", "; write a list: options: [ProxyJump=gate]"),
+        (SSH + "options: {User: pi, Port: 22}}", "write a list: options: [User=pi, Port=22]"),
+        (SSH + "options: 7}", "options: Input should be a valid tuple, not 7; write a list"),
+        (SSH + "options: [7]}", "options.0: Input should be a valid string, not 7"),
+        (SSH + "options: [[a, b]]}", "options.0: Input should be a valid string"),
+        (SSH + "options: ['']}", "options[0] cannot be ''"),
+        (SSH + 'options: ["a=b\\nc=d"]}', "options[0] cannot be"),
+        (SSH + "port: ssh}", "port: Input should be a valid integer"),
+        (SSH + "port: 0}", "port cannot be 0: 1 to 65535"),
+        (SSH + "port: 65536}", "port cannot be 65536: 1 to 65535"),
+        (SSH + "port: true}", "port: expected no true or false"),
+        (SSH + "port: 22.5}", "port: Input should be a valid integer"),
+        (SSH + "patience_s: .inf}", "patience_s: Input should be a finite number"),
+        (SSH + "patience_s: -1}", "patience_s: Input should be greater than or equal to 0"),
+        (SSH + "patience_s: long}", "patience_s: Input should be a valid number"),
+        (SSH + "folder: [a]}", "folder: Input should be a valid string"),
+        ("runtime: {kind: litert}\ntransport: {kind: ssh, host: 7}", "host: Input should be a val"),
+        ("runtime: {kind: litert}\ntransport: {kind: ssh}", "host: Field required"),
+        ("runtime: {kind: litert}\ntransport: {kind: adb, serial: 7}", "serial: Input should be"),
+        (LOCAL + "precisions: fp32", "; write a list: precisions: [fp32]"),
+        (LOCAL + "precisions: {fp32: int8-static}", "precisions: Input should be a valid tuple"),
+        (LOCAL + "description: [a]", "description: Input should be a valid string"),
         ("transport: {kind: local}", "runtime: Field required"),
         ("transport: {kind: local}\nruntime: {kind: litert, thread: 2}", "Did you mean 'threads'"),
         ("transport: {kind: local}\nruntime: {kind: litert, threads: 0}", "1 or more, not 0"),

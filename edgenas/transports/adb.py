@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from edgenas.errors import DeviceError
 from edgenas.remote import Disconnected, Remote, plain
 from edgenas.shell import Spoken
+from edgenas.validate import Amount
 
 __all__ = ["Adb"]
 
@@ -41,7 +42,7 @@ class Adb(Remote):
     serial: str | None = None
     python: str = "python3"
     folder: str = "/data/local/tmp/edgenas"
-    patience_s: float = 60.0
+    patience_s: Amount = 60.0
 
     def __post_init__(self) -> None:
         serial = {} if self.serial is None else {"serial": self.serial}

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgenas.errors import DeviceError, UsageError
 from edgenas.remote import Disconnected, Remote, plain
 from edgenas.shell import Spoken, any_shell
+from edgenas.validate import Amount
 
 __all__ = ["Ssh"]
 
@@ -62,7 +63,7 @@ class Ssh(Remote):
     python: str = "python3"
     options: tuple[str, ...] = ()
     folder: str = ".cache/edgenas"
-    patience_s: float = 60.0
+    patience_s: Amount = 60.0
 
     def __post_init__(self) -> None:
         options = {f"options[{i}]": option for i, option in enumerate(self.options)}
