@@ -106,12 +106,12 @@ def refusal(path: Path, in_the_way: Sequence[str], of: str | None) -> str:
     )
 
 
-def saves(path: Path, of: str | None, trusted: bool = True) -> str:
+def saves(path: Path, of: str | None) -> str:
     """A shell command that saves the part ``of`` of ``path`` alone; None: the usual one.
 
-    ``trusted``: it runs what is in the file.
+    It runs what is in the file, unless that is tensors alone.
     """
-    loaded = f'torch.load({_text(path)}, map_location="cpu", weights_only={not trusted})'
+    loaded = f'torch.load({_text(path)}, map_location="cpu", weights_only={_is_tensors(path)})'
     if of is not None:
         return _command(f"{loaded}{of}", path)
     usual = '("state_dict", "model_state_dict", "model", "net", "network", "ema")'
@@ -138,6 +138,15 @@ def _stand_in(name: str) -> Callable[..., Any]:
 def _loaded(path: Path) -> Any:
     with path.open("rb") as file:  # by its name torch would tell it otherwise
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _is_tensors(path: Path) -> bool:
+    """Whether torch opens it without a word on what is in it."""
+    try:
+        _loaded(path)
+    except Exception:  # torch's reader has no class of errors
+        return False
+    return True
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:

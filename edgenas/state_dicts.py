@@ -247,7 +247,7 @@ def _said(path: Path, best: _Fit, others: Sequence[_Fit]) -> Iterator[str]:
 def _how(path: Path, best: _Fit, other: _Fit) -> str:
     if other.part.at == best.part.at:  # told by names, not by a key
         return ""
-    return f": {checkpoint_files.saves(path, other.part.at, trusted=False)}"
+    return f": {checkpoint_files.saves(path, other.part.at)}"
 
 
 def _same(one: _Fit, other: _Fit) -> bool:

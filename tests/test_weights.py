@@ -264,6 +264,9 @@ def test_of_several_that_fit_it_is_told_which_was_taken(tmp_path: Path) -> None:
     torch.save({"ema": other, "model": one}, path)
     (said,) = taken(net(1), path).said
     assert_same(got(saved_as_advised(said)), other)
+    torch.save({"ema": other, "model": one, "best": np.float64(0.9)}, path)
+    (said,) = taken(net(1), path).said
+    assert_same(got(saved_as_advised(said)), other)
     torch.save({"ema": one, "model": one}, path)  # no question
     assert taken(net(1), path).said == ()
 
