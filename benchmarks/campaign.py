@@ -83,6 +83,10 @@ WORKS: Mapping[str, list[str]] = {
 LEFT = {"run": "runs", "profile": "latency_tables", "compress": "runs", "deploy": "there"}
 
 
+class NoMount(Exception):
+    """A small file system cannot be had here."""
+
+
 @dataclass
 class State:
     """``rows`` of each part, in a file that is whole after each of them."""
@@ -311,7 +315,9 @@ def small_disk(folder: Path, size: int) -> Iterator[Callable[[], None]]:
     folder.mkdir(parents=True, exist_ok=True)
 
     def mount(*arguments: str) -> None:
-        subprocess.run(["mount", *arguments, str(folder)], check=True)
+        done = subprocess.run(["mount", *arguments, str(folder)], capture_output=True, check=False)
+        if done.returncode:
+            raise NoMount(done.stderr.decode(errors="replace").strip())
 
     mount("-t", "tmpfs", "-o", f"size={size}", "edgenas-campaign")
     try:

@@ -14,8 +14,9 @@ from edgenas.errors import UsageError
 from edgenas.registry import nearest
 
 # Ranges of settings, checked where a mapping becomes a dataclass; ``strict``: true is not 1.
-Count = Annotated[int, pydantic.Field(strict=True, gt=0)]
-Whole = Annotated[int, pydantic.Field(strict=True, ge=0)]
+MOST = 1_000_000_000  # more of anything that is counted is a slip of the hand
+Count = Annotated[int, pydantic.Field(strict=True, gt=0, le=MOST)]
+Whole = Annotated[int, pydantic.Field(strict=True, ge=0, le=MOST)]
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]

@@ -14,6 +14,8 @@ from edgenas.config import load_config, parse_config
 from edgenas.console import Bars
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import read_json
+from edgenas.space import load_space
+from edgenas.spaces.mobile import Mobile
 from edgenas.validate import read_yaml
 
 CONFIG = """\
@@ -236,3 +238,24 @@ def test_what_a_console_says_is_no_markup(name: str, capsys: pytest.CaptureFixtu
         bars(f"train {name}", 1, 1)
     said = capsys.readouterr().err
     assert said.count(name) == 2
+
+
+ABSURD = [
+    "kernels: [3, 99999]", "widths: [100000, 100000, 100000]", "depths: [100000, 1, 1]",
+    "expansions: [3, 100000]", "kernels: [3, 1000000000000000000001]", "resolution: 1000000000",
+    "depths: [1000000000000, 1, 1]", "multipliers: [100.0]", "classes: 99999999999999999999",
+    "head: 100000, classes: 1000000", "kernels: [-3, 5]", "expansions: [0]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ABSURD)
+def test_a_space_of_absurd_numbers_is_refused_in_a_line(part: str) -> None:
+    facts = {"resolution": 32, "channels": 3, "classes": 10, "kind": "mobile"}
+    with pytest.raises(UsageError, match=r"^space mobile: ") as caught:
+        load_space(facts | parsing.yaml_value("{" + part + "}"))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_no_preset_is_absurd() -> None:
+    for preset in Mobile.presets:
+        assert Mobile.configured({"preset": preset}).choices

@@ -76,6 +76,10 @@ _AXES = ("kernels", "expansions", "ses", "activations")  # what a block chooses
 _LATER = ("ses", "edge_activation", "features", "multipliers", "resolutions")  # not in first ids
 
 
+# More is a slip of the hand, and takes all memory or hours before anything is said.
+_MOST_KERNEL, _MOST_PAIRS, _MOST_OPTIONS, _MOST_WEIGHTS = 63, 1000, 20_000, 2_000_000_000
+
+
 class _Mixed(nn.Module):
     """One choice and its shortcut, if shapes allow one."""
 
@@ -196,12 +200,45 @@ class Mobile(ChoiceSpace):
             or self.classes > 1_000_000
         ):
             raise UsageError("space mobile: at most 4096 px, 100000 channels, 1000000 classes")
+        if (pairs := len(self.multipliers) * len(self._sizes)) > _MOST_PAIRS:
+            raise UsageError(
+                f"space mobile: {pairs} pairs of multipliers and resolutions; at most {_MOST_PAIRS}"
+            )
+        if max(self.kernels) > _MOST_KERNEL:
+            raise UsageError(
+                f"space mobile: a kernel of {max(self.kernels)} px; at most {_MOST_KERNEL}"
+            )
+        if (options := sum(self.depths) * len(self._forms)) > _MOST_OPTIONS:
+            raise UsageError(
+                f"space mobile: {sum(self.depths)} blocks of {len(self._forms)} options each; at "
+                f"most {_MOST_OPTIONS} options in all, not {options}"
+            )
+        if (weights := self._most_weights()) > _MOST_WEIGHTS:
+            raise UsageError(
+                f"space mobile: all options together have {weights / 1e9:.3g} thousand million "
+                f"weights; at most {_MOST_WEIGHTS / 1e9:g}: take less of widths, head, expansions, "
+                "kernels or depths"
+            )
         if self.classes < 2:
             raise UsageError(f"space mobile: {self.classes} class; a classifier needs two")
         if len(self._forms) < 2:
             raise UsageError(
                 f"space mobile: one value of each of {', '.join(_AXES)} leaves nothing to search"
             )
+
+    def _most_weights(self) -> int:
+        """Of all options in all blocks, at the widest; stem, head and classifier too."""
+        widest = max(self._stage_widths, default=self.widths)
+        total = self.channels * self.stem * 9 + self.stem * self.first
+        total += widest[-1] * self.head + self.head * max(self.features, self.classes)
+        total += self.features * self.classes
+        cin = self.first
+        for cout, depth in zip(widest, self.depths, strict=True):
+            for kernel, expansion, *_ in self._forms:
+                for before, blocks in ((cin, 1), (cout, depth - 1)):
+                    total += blocks * before * expansion * (before + kernel**2 + cout)
+            cin = cout
+        return total
 
     def _check_multipliers(self) -> None:
         if not self.multipliers or not all(0 < m <= 100 for m in self.multipliers):
