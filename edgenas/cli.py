@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgenas.blame import blamed
 from edgenas.cli_fpga import fpga
 from edgenas.cli_lut import lut
 from edgenas.cli_tables import build_emulator, build_runner, count, profile, tables_option
@@ -77,11 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             2,
         )
     except OSError as e:
+        if e.errno != errno.ENOSPC and (told := blamed(e)):
+            return _complain(told, 1)
         advice = " Free some space and run it again." if e.errno == errno.ENOSPC else ""
         return _complain(f"{e.filename or 'a file'}: {e.strerror or e}.{advice}", 1)
-    except Exception as e:  # a bug of ours: one line for the user, the rest on request
+    except (Exception, SystemExit) as e:  # a bug: one line for the user, the rest on request
         if os.environ.get("EDGENAS_DEBUG"):
             traceback.print_exc()
+        if told := blamed(e):
+            return _complain(f"{told}. EDGENAS_DEBUG=1 shows the traceback", 1)
+        if isinstance(e, SystemExit):
+            raise
         at = traceback.extract_tb(e.__traceback__)[-1]
         where = f"{Path(at.filename).name}:{at.lineno}"
         first = (str(e).splitlines() or [""])[0]

@@ -288,11 +288,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), name: str | None = None) -> Config:
+def load_config(path: Path | str, overrides: Sequence[str] = (), name: str | None = None) -> Config:
     """Read and check a file; ``overrides`` are ``key.key=value`` texts. Raises UsageError.
 
     ``name``: of the run, in place of the one in the file, where that was copied or moved with it.
     """
+    path = Path(path)
     data = read_yaml(path)
     data = overridden(data if name is None else {**data, "name": name}, overrides)
     return parse_config(data, str(path), default_name=path.stem)

@@ -9,9 +9,11 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from importlib import metadata
 from typing import Any
 
+from edgenas.blame import located
 from edgenas.errors import CapabilityError, UnknownName
 
 
@@ -40,7 +42,7 @@ class Shelf:
             raise UnknownName(f"no {kind} {name!r}.{nearest(name, known)}")
         for entry in metadata.entry_points(group=self.package):
             if entry.name == name:
-                return entry.load()
+                return _guest(entry)
         try:
             module = importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
         except ImportError as e:
@@ -49,6 +51,18 @@ class Shelf:
             ) from e
         (public,) = module.__all__
         return getattr(module, public)
+
+
+def _guest(entry: metadata.EntryPoint) -> Any:
+    """What a plug-in adds. Raises CapabilityError where it cannot be loaded, or is no dataclass."""
+    who = f"plug-in {entry.name!r} ({entry.group}, {entry.value})"
+    try:
+        thing = entry.load()
+    except (Exception, SystemExit) as e:  # importing runs its code
+        raise CapabilityError(f"{who} cannot be loaded: {located(e)}") from e
+    if not (isinstance(thing, type) and is_dataclass(thing)):
+        raise CapabilityError(f"{who} is {thing!r:.80}, not a dataclass: see docs/CONTRIBUTING.md")
+    return thing
 
 
 def nearest(name: str, known: list[str]) -> str:

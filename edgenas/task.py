@@ -281,6 +281,11 @@ def _read(settings: Mapping[str, Any]) -> tuple[_Settings, Dataset]:
 def _held_out(dataset: Dataset, chosen: _Settings) -> Raw:
     """All images, those of ``test`` as the test part. Raises UsageError or DataError."""
     raw = dataset.load()
+    if not isinstance(raw, Raw):
+        raise DataError(
+            f"task: data set {chosen.dataset} gave a {type(raw).__name__}, not what "
+            "edgenas.images.Raw holds"
+        )
     if chosen.test is None:
         return raw
     settings: Any = dataset

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from edgenas.blame import located
 from edgenas.errors import DataError
 from edgenas.images import Raw, from_arrays
 
@@ -33,7 +34,7 @@ class Function:
         try:
             result = function(**self.arguments)
         except (Exception, SystemExit) as e:  # the user's code may raise anything
-            raise DataError(f"{self.call} raised {type(e).__name__}: {_line(e)}") from e
+            raise DataError(f"{self.call} raised {located(e)}") from e
         if not isinstance(result, Mapping):
             raise DataError(
                 f"{self.call} returned {type(result).__name__}; expected a mapping with x_train, "
@@ -56,11 +57,7 @@ class Function:
             raise
         except (Exception, SystemExit) as e:  # importing runs the user's code
             raise DataError(
-                f"{where} cannot be imported: {type(e).__name__}: {_line(e)}. "
+                f"{where} cannot be imported: {located(e)}. "
                 "A file outside the Python path is named as path/to/file.py:function"
             ) from e
         return module
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
