@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 from edgenas import build_tools, native
 from edgenas.errors import CapabilityError, DataError
 from edgenas.fetch import download
-from edgenas.files import aside
+from edgenas.files import aside, require_writable
 from edgenas.rounds import Progress
 from edgenas.scratch import scratch_folder
 from edgenas.supervisor import end, supervised
@@ -33,6 +33,7 @@ def build(arch: str, source: Path | None, progress: Progress) -> Path:
     if runner.exists():
         return runner
     build_tools.require(*TOOLS)
+    require_writable(runner.parent)
     content = _fetched() if source is None else source.read_bytes()
     if (have := hashlib.sha256(content).hexdigest()) != SHA256:
         raise DataError(

@@ -66,7 +66,7 @@ class Checkpoint:
             if _digest(tensors, said["facts"]) != said["sha256"]:
                 raise ValueError("its content has changed")
             return Saved(tensors, parsing.json_value(said["facts"]))
-        except (SafetensorError, OSError, KeyError, ValueError) as e:
+        except (SafetensorError, KeyError, ValueError) as e:
             raise self.corrupt(e) from e
 
     def corrupt(self, why: Exception) -> CorruptFile:

@@ -143,7 +143,8 @@ def profile(
     from edgenas.profile import NETWORKS, PRECISE, STANDARD, profile, require, within
     from edgenas.profile_networks import HELD_OUT, profile_from_networks
     from edgenas.profile_networks import require as require_from_networks
-    from edgenas.store import table_path
+    from edgenas.session import probe
+    from edgenas.store import stored, table_path
 
     if precise and budget_minutes is not None:
         raise UsageError("--precise and --budget-minutes both say how long: give one of them")
@@ -155,6 +156,8 @@ def profile(
     told = None if prior is None else LatencyTable.load(prior)
     board = load_device(device)
     searched = _searched(config, tables, space, settings)
+    if dry_run:
+        probe(board)  # raises where it does not answer
     made: Callable[..., LatencyTable]
     if from_networks is None:
         made, needs = profile, require
@@ -175,6 +178,8 @@ def profile(
             click.echo(f"{device} {p}: {_kept(path, fresh, 'measured') or cost}", err=True)
             plan.append({"precision": p, "file": str(path), "seconds": usual, "at_most": most})
             if dry_run:
+                if not fresh:
+                    stored(path, board, searched, p, probe(board)[0])
                 continue
             table = made(
                 board, searched, p, tables, networks=number, seed=seed, fresh=fresh,

@@ -10,6 +10,7 @@ from edgenas.artifact import Artifact
 from edgenas.device import Device
 from edgenas.errors import CapabilityError, DeviceError
 from edgenas.export import exporter_for
+from edgenas.files import require_writable
 from edgenas.instructions import Counts, Header, InstructionTable, Row
 from edgenas.latency import Missing
 from edgenas.ops import macs
@@ -64,6 +65,7 @@ def count(
     """
     require(device, precision)
     path = table_path(folder, device.name, space.id, precision)
+    require_writable(path.parent)
     fingerprint, facts = probe(device)
     header = Header(
         device.name, device.runtime.name, precision, space.id, fingerprint,

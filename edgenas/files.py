@@ -128,6 +128,17 @@ def _marked(path: Path, mark: str) -> bool:
     return path.read_text(encoding="utf-8", errors="replace") in ("", mark)  # "": killed just then
 
 
+def require_writable(folder: Path) -> None:
+    """Raise OSError that names ``folder`` where no file can be made in it; made if need be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"edgenas")
+    except OSError as e:
+        e.filename = str(folder)
+        raise
+
+
 def own(path: Path) -> None:
     """Make ``path`` a file of its own where it has further names, as in a copy by ``cp -l``."""
     if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:

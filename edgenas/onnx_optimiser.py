@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgenas.scratch import scratch_folder
+from edgenas.scratch import require_room, scratch_folder
 from edgenas.supervisor import end, supervised
 
 MEMORY_BYTES, OF_SIZE = 1 << 30, 8  # that loading may take beside the runtime; times the file
@@ -46,7 +46,7 @@ except Exception as e:
 def optimised(path: Path, size_bytes: int) -> bytes:
     """The file at ``path``, ``size_bytes`` with all that belongs to it, as it is executed.
 
-    Raises ValueError with what the runtime says, or which bound was met.
+    Raises ValueError with what the runtime says, or which bound was met; OSError of a full disk.
     """
     most = MEMORY_BYTES + OF_SIZE * size_bytes
     seconds = SECONDS + PER_MB * (size_bytes >> 20)
@@ -68,6 +68,7 @@ def optimised(path: Path, size_bytes: int) -> bytes:
         if code == 0:
             return out.read_bytes()
         text = said.read_text(encoding="utf-8", errors="replace").strip()
+        require_room(folder, 2 * size_bytes)  # the runtime does not tell a full disk from a bad file
         raise ValueError(_why(code, text, size_bytes, most, seconds))
 
 

@@ -31,6 +31,17 @@ def scratch_folder() -> Iterator[Path]:
         shutil.rmtree(whole, ignore_errors=True)
 
 
+def require_room(folder: Path, size_bytes: int) -> None:
+    """Raise OSError that names ``folder`` where so much cannot be written there."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(size_bytes))
+            file.flush()
+    except OSError as e:
+        e.filename = str(folder)
+        raise
+
+
 def _sweep(folder: Path) -> None:
     """Remove those of ``folder`` that are this user's and whose process is no more."""
     with contextlib.suppress(OSError):

@@ -13,7 +13,7 @@ from edgenas import sentinel
 from edgenas.conditions import warnings
 from edgenas.device import Device
 from edgenas.errors import CapabilityError, UnstableMeasurement, UsageError
-from edgenas.files import aside
+from edgenas.files import aside, require_writable
 from edgenas.journal import open_journal
 from edgenas.latency import Header, LatencyTable, Row
 from edgenas.rounds import Campaign, Effort, Progress, outside
@@ -116,6 +116,8 @@ def measured(
     """
     raw = journal_path(path)
     device, fingerprint, precision = campaign.device, campaign.fingerprint, campaign.precision
+    for folder in (path.parent, sentinel.floor_path(fingerprint, precision).parent):
+        require_writable(folder)  # both are written to when all is measured
     before = probe(device)[1]
 
     def said(text: str) -> None:

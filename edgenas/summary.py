@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 from edgenas.files import read_json
@@ -19,7 +20,14 @@ def announced(plan: Sequence[Cost], root: Path) -> Iterator[str]:
         return
     yield f"{root}: about {_minutes(total)}, measured on a few training steps just now"
     for c in plan:
-        yield f"  {c.stage:<9}{'unchanged' if c.unchanged else _minutes(c.seconds)}"
+        cost = f"{_minutes(c.seconds):<10}{_size(c.disk_bytes)} on the disk"
+        yield f"  {c.stage:<9}{'unchanged' if c.unchanged else cost}"
+    near = next(p for p in (root, *root.absolute().parents) if p.is_dir())
+    need = sum(c.disk_bytes for c in todo)
+    yield f"  about {_size(need)} in all on the disk, where {_size(disk_usage(near).free)} are free"
+    memory = max((c.memory_bytes or 0 for c in todo), default=0)
+    if memory:
+        yield f"  about {_size(memory)} of memory in training; what later stages take is not known"
 
 
 def summary(verdict: Mapping[str, Any], root: Path) -> str:
@@ -126,3 +134,9 @@ def _value(gate: Mapping[str, Any]) -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def _size(count: float) -> str:
+    """Bytes as a person reads them."""
+    power = 1 + sum(count >= limit for limit in (1e6, 1e9))
+    return f"{count / 1000**power:.3g} {('kB', 'MB', 'GB')[power - 1]}"

@@ -60,6 +60,8 @@ class Onnx:
         """Counts what ONNX Runtime executes after its own optimisation. Raises CorruptFile."""
         try:
             return _inspected(path)
+        except OSError:
+            raise
         except Exception as e:  # protobuf and ONNX Runtime share no class of errors
             reason = (str(e).splitlines() or [type(e).__name__])[0]
             raise CorruptFile(f"{path} cannot be loaded as ONNX: {reason}") from e

@@ -51,6 +51,8 @@ class TensorRt:
         """Counts what the file asks for; only an engine tells what runs. Raises CorruptFile."""
         try:
             return _inspected(path)
+        except OSError:
+            raise
         except Exception as e:  # protobuf and the checker share no class of errors
             reason = (str(e).splitlines() or [type(e).__name__])[0]
             raise CorruptFile(f"{path} cannot be loaded as ONNX: {reason}") from e

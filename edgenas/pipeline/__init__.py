@@ -15,6 +15,7 @@ from edgenas.pipeline import brought, compress, export, front, profile, search, 
 from edgenas.pipeline.context import Context, Progress
 from edgenas.pipeline.cost import Cost, costs
 from edgenas.pipeline.deliver import deliver, withdraw
+from edgenas.pipeline.foresee import foresee
 from edgenas.pipeline.resolved import resolved
 from edgenas.pipeline.stage import Stage
 from edgenas.registry import nearest
@@ -93,7 +94,10 @@ def survey(
     tables: Path = Path("latency_tables"),
     progress: Progress = silent,
 ) -> list[Cost]:
-    """What ``run`` would do and about how long it takes, from a short measured training."""
+    """What ``run`` would do and about what it takes, from a short measured training.
+
+    Raises what ``run`` would raise, as far as that can be known before.
+    """
     RunDir(runs / config.name).require_ours()
     ctx, wanted = _context(config, runs, tables, progress), up_to(until)
     pending = Counter(s.name for s in _pending(ctx, _own(config, wanted)))
@@ -103,6 +107,7 @@ def survey(
         for network in front.networks(config, ctx.root):
             own = Context((ctx.root / front.folder(network.name)), network, tables, progress)
             pending.update(s.name for s in _pending(own, wanted) if s not in _SHARED)
+    foresee(ctx, pending)
     return costs(ctx, [s.name for s in wanted], pending)
 
 

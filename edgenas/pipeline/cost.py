@@ -1,6 +1,7 @@
 """What a run will cost, said before it starts: from a few training steps timed here."""
 
 import random
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from edgenas.compress.quantize import ways
+from edgenas.ops import parameters
 from edgenas.pipeline.confirm import confirm_seconds
 from edgenas.pipeline.context import Context
 from edgenas.pipeline.quantize import VALIDATION_IMAGES
@@ -21,22 +23,32 @@ FILES = 4  # found and pruned, at two precisions
 MIXING_SECONDS = 90  # of one network on one device
 INT8_EPOCH = 2.0  # of one without int8 in it
 EXPORT_SECONDS, PREDICT_SECONDS = 5.0, 4.0
+DRAWN = 8  # networks, the largest of which is what a network takes
+ROW_BYTES, SAMPLES_BYTES = 300, 700  # of a table, and of what it was made from
+CHECKPOINT = 2  # weights and momenta
+_TRAINS = ("search", "train", "compress")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """About how long a stage takes; 0 where it is whole already."""
+    """About what a stage takes; 0 where it is whole already.
+
+    ``disk_bytes``: that it leaves, its checkpoints at their largest included. ``memory_bytes``: of
+    this process so far, a few training steps included; None where it trains nothing.
+    """
 
     stage: str
     seconds: float
     unchanged: bool
+    disk_bytes: int = 0
+    memory_bytes: int | None = None
 
 
 def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> list[Cost]:
     """One entry a stage; ``pending``: how often it has to be done, for each network of a front."""
     if not pending:
         return [Cost(s, 0.0, True) for s in stages]
-    trains = {"search", "train", "compress"} & set(pending)
+    trains = set(_TRAINS) & set(pending)
     epoch = _epoch_seconds(ctx) if trains else 0.0
     config = ctx.config
     tables = sum(len(ctx.precisions(d)) for d in ctx.devices.values())
@@ -51,7 +63,38 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
         "verify": len(ctx.devices) * FILES * (timing + PREDICT_SECONDS),
     }
     often = {s: pending.get(s, 0) for s in stages}
-    return [Cost(s, seconds[s] * often[s], not often[s]) for s in stages]
+    disk = _disk_bytes(ctx)
+    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return [
+        Cost(
+            s, seconds[s] * often[s], not often[s], disk[s] * often[s],
+            resident if often[s] and s in _TRAINS else None,
+        )
+        for s in stages
+    ]  # fmt: skip
+
+
+def _disk_bytes(ctx: Context) -> dict[str, int]:
+    """Of each stage, once: weights of four bytes as often as they are kept, rows of tables."""
+    config, space = ctx.config, ctx.space
+    vocabulary = space.vocabulary()
+    rows = len(vocabulary) + config.measure.networks
+    tables = sum(len(ctx.precisions(d)) for d in ctx.devices.values())
+    rng = random.Random(config.seed)
+    drawn = [sum(map(parameters, space.ops(space.sample(rng)))) for _ in range(DRAWN)]
+    network = 4 * round(max(drawn))
+    supernet = 4 * round(sum(map(parameters, vocabulary)))
+    searches = method(config.search).training_epochs(config.levels) > 0
+    variants = 1 + (config.prune.epochs > 0)
+    files = variants * network * len(ctx.exported)
+    return {
+        "profile": tables * rows * (ROW_BYTES + SAMPLES_BYTES),
+        "search": searches * supernet * (1 + CHECKPOINT),
+        "train": network * (1 + CHECKPOINT * (config.train.weights is None)),
+        "compress": variants * network * (2 + CHECKPOINT),
+        "export": files,
+        "verify": network * len(ctx.devices) + config.repairs * files,
+    }
 
 
 def _pruning_epochs(ctx: Context) -> float:

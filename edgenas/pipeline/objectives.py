@@ -33,8 +33,8 @@ def objectives(
     ``targets``: of the profile stage; ``predictors`` by device. Raises MissingLatency where a
     table counts no energy.
     """
-    everywhere = [
-        *_everywhere(config.budgets, targets),
+    shared = [
+        *everywhere(config.budgets, _width(targets)),
         *_files(config.budgets, space, targets),
         *_energies(config.targets, predictors),
     ]
@@ -45,16 +45,20 @@ def objectives(
                     Latency(t["device"], t["limits_ms"][level], predictors[t["device"]])
                     for t in targets
                 ),
-                *everywhere,
+                *shared,
             )
         )
         for level in range(config.levels)
     )
 
 
-def _everywhere(limits: Limits, targets: Sequence[Mapping[str, Any]]) -> list[Budget]:
-    """Under the widest precision that is delivered: bytes of an activation."""
-    width = max(1 if t["precision"] == "int8-static" else 4 for t in targets)
+def _width(targets: Sequence[Mapping[str, Any]]) -> int:
+    """Bytes of an activation under the widest precision that is delivered."""
+    return max(1 if t["precision"] == "int8-static" else 4 for t in targets)
+
+
+def everywhere(limits: Limits, width: int) -> list[Budget]:
+    """Limits that hold on every device, an activation being of ``width`` bytes."""
     budgets: list[Budget] = []
     if (limit := limits.max_parameters) is not None:
         budgets.append(_millions("parameters", "M parameters", limit, ops.parameters))

@@ -85,8 +85,8 @@ def _work(ctx: Context, folder: Path) -> None:
     }
     for (name, precision), table in tables.items():
         table.save(folder / f"{name}.{precision}.jsonl")
-    targets = [_target(ctx, t, tables) for t in ctx.config.targets]
-    _refuse_impossible(ctx, targets, tables)
+    targets = [target(ctx, t, tables) for t in ctx.config.targets]
+    refuse_impossible(ctx, targets, tables)
     write_json(
         folder / "profile.json",
         {
@@ -96,23 +96,23 @@ def _work(ctx: Context, folder: Path) -> None:
     )
 
 
-def _target(
-    ctx: Context, target: Target, tables: Mapping[tuple[str, str], LatencyTable]
+def target(
+    ctx: Context, asked: Target, tables: Mapping[tuple[str, str], LatencyTable]
 ) -> dict[str, Any]:
     """The precision that the search goes by on the device, and the limit in ms."""
     rng = random.Random(ctx.config.seed)
     sample = [ctx.space.ops(ctx.space.sample(rng)) for _ in range(SAMPLES)]
-    predictors = {p: Predictor(t) for (name, p), t in tables.items() if name == target.name}
+    predictors = {p: Predictor(t) for (name, p), t in tables.items() if name == asked.name}
     precision = surely_faster(predictors, sample)
     predictor = predictors[precision]
     require_trusted(predictor.table)
     fastest, slowest = extremes_ms(ctx.space, predictor)
-    limits = [b.resolve(fastest * (1 + predictor.margin), slowest) for b in target.budgets]
+    limits = [b.resolve(fastest * (1 + predictor.margin), slowest) for b in asked.budgets]
     return {
-        "device": target.name,
-        "format": ctx.devices[target.name].runtime.format,
+        "device": asked.name,
+        "format": ctx.devices[asked.name].runtime.format,
         "precision": precision,
-        "asked": ", ".join(b.text for b in target.budgets),
+        "asked": ", ".join(b.text for b in asked.budgets),
         "limits_ms": limits * (ctx.config.levels // len(limits)),
         "limit_ms": max(limits),
         "fastest_ms": fastest,
@@ -138,7 +138,7 @@ def _doubt(predictor: Predictor) -> float:
     return predictor.margin / math.sqrt(max(1, fit.networks if fit else 1))
 
 
-def _refuse_impossible(
+def refuse_impossible(
     ctx: Context,
     targets: Sequence[Mapping[str, Any]],
     tables: Mapping[tuple[str, str], LatencyTable],

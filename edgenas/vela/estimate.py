@@ -151,6 +151,8 @@ def _operators(path: Path) -> Counter[str]:
             for code in model.operatorCodes
         ]
         return Counter(kinds[op.opcodeIndex] for graph in model.subgraphs for op in graph.operators)
+    except OSError:
+        raise
     except Exception as e:  # an offset that leads nowhere can end as anything
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise CorruptFile(f"{path} cannot be read as TFLite: {reason}") from e
