@@ -68,9 +68,7 @@ def optimised(path: Path, size_bytes: int) -> bytes:
         if code == 0:
             return out.read_bytes()
         text = said.read_text(encoding="utf-8", errors="replace").strip()
-        require_room(
-            folder, 2 * size_bytes
-        )  # the runtime does not tell a full disk from a bad file
+        require_room(folder, 2 * size_bytes)  # it tells a full disk from no bad file
         raise ValueError(_why(code, text, size_bytes, most, seconds))
 
 
