@@ -10,7 +10,8 @@ import pytest
 
 from edgenas.device import Transport
 from edgenas.errors import DeviceError
-from edgenas.remote import Answer, Remote
+from edgenas.remote import Remote
+from edgenas.shell import Spoken
 from edgenas.transports.local import Local
 
 
@@ -27,12 +28,15 @@ class Shell(Remote):
     def label(self) -> str:
         return "shell"
 
-    def run(self, script: str, stdin: bytes = b"") -> Answer:
+    def _spoken(self, script: str, stdin: bytes) -> Spoken:
         done = subprocess.run(
             ["/bin/sh", "-c", script], input=stdin, capture_output=True, check=False,
             env={"PATH": self.path},
         )  # fmt: skip
-        return Answer(done.returncode, done.stdout, done.stderr.decode())
+        return Spoken(done.stdout, done.stderr.decode(), True)
+
+    def _failure(self, said: str) -> DeviceError:
+        return DeviceError(said)
 
 
 @pytest.fixture
