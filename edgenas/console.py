@@ -89,6 +89,7 @@ class Bars:
         self._clock = clock
         self._work: _Work | None = None
         self._bar: TaskID | None = None
+        self._around: list[_Work] = []  # steps within which ``_work`` is done, the widest first
         self._names: set[str] = set()  # that a log has begun
         self._said_at = clock()
         self._lock = threading.RLock()
@@ -133,16 +134,16 @@ class Bars:
         name, _, remark = what.partition(" (")
         with self._lock:
             now = self._clock()
-            work = self._work
-            if work is None or work.name != name or done < work.done:
-                self._take_away()
-                work = self._work = _Work(name, what, done, total, now, done, now)
+            work = self._found(name, done)
+            if work is None:
+                work = self._begun(_Work(name, what, done, total, now, done, now))
             if done > work.done:
                 work.done, work.at = done, now
             work.what, work.total = what, total
             if work.over:
                 self._take_away()
                 self._say(work.told(now))
+                self._go_back()
             elif self.console.is_terminal:
                 self._show(work)
             elif remark or name not in self._names:
@@ -150,6 +151,33 @@ class Bars:
             else:
                 self.beat()
             self._names.add(name)
+
+    def _found(self, name: str, done: int) -> _Work | None:
+        """What is being done under ``name``; what was done within it is over."""
+        known = [*self._around, *([self._work] if self._work else [])]
+        for number, work in enumerate(known):
+            if work.name == name and done >= work.done:
+                if work is not self._work:
+                    self._take_away()
+                self._around, self._work = known[:number], work
+                return work
+        return None
+
+    def _begun(self, work: _Work) -> _Work:
+        """``work`` is being done now: within a step that is not over, in place of anything else."""
+        before = self._work
+        self._take_away()
+        if before is not None and before.total == 1:
+            self._around.append(before)
+        self._work = work
+        return work
+
+    def _go_back(self) -> None:
+        """To what is done around that which is over."""
+        if self._around:
+            self._work = self._around.pop()
+            if self.console.is_terminal:
+                self._show(self._work)
 
     def beat(self) -> None:
         """Draw the bar as it is now; in a log, a line where there was none for ten seconds."""

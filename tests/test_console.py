@@ -182,6 +182,52 @@ def test_a_log_hears_of_a_long_step_too(capsys: pytest.CaptureFixture[str]) -> N
     ]  # fmt: skip
 
 
+def test_a_stage_is_told_where_nothing_within_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    bars = Bars(clock)
+    bars("stage train", 0, 1)
+    clock.now = 15  # the first epoch
+    bars.beat()
+    bars("train (9 images/s)", 1, 2)
+    bars("train (9 images/s)", 2, 2)
+    clock.now = 40  # it is scored
+    bars.beat()
+    bars("evaluate", 1, 9)  # gives up
+    bars("quantize found", 0, 1)
+    clock.now = 51
+    bars("measuring", 0, 5)
+    bars("measuring", 5, 5)
+    clock.now = 70
+    bars.beat()
+    bars("quantize found", 1, 1)
+    bars("stage train", 1, 1)
+    clock.now = 99
+    bars.beat()
+    assert capsys.readouterr().err.splitlines() == [
+        "stage train 0/1", "stage train 0/1, 15 s so far",
+        "train (9 images/s) 1/2", "train (9 images/s) 2/2", "stage train 0/1, 40 s so far",
+        "evaluate 1/9", "quantize found 0/1", "measuring 0/5", "measuring 5/5",
+        "quantize found 0/1, 30 s so far", "quantize found 1/1, 30 s", "stage train 1/1, 1.2 min",
+    ]  # fmt: skip
+
+
+def test_a_terminal_goes_back_to_the_stage(
+    terminal: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    with Bars(clock) as bars:
+        bars("stage verify", 0, 1)
+        bars("measuring", 0, 5)
+        bars("measuring", 5, 5)
+        clock.now = 5
+        bars.beat()
+        within = screen(capsys.readouterr().err)
+        bars("stage verify", 1, 1)
+    assert within[0] == "measuring 5/5" and within[1].startswith("stage verify ")
+    assert within[1].endswith(" 0/1 5 s so far") and len(within) == 2
+    assert screen(capsys.readouterr().err)[-1] == "stage verify 1/1, 5 s"
+
+
 def test_a_resumed_one_is_as_fast_as_it_is_now(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     bars = Bars(clock)

@@ -167,6 +167,7 @@ def _bring_up(stage: Stage, ctx: Context, rundir: RunDir) -> None:
     if rundir.is_whole(stage.name, key):
         ctx.progress(f"{stage.name}: unchanged", 1, 1)
     else:
+        ctx.progress(f"stage {stage.name}", 0, 1)
         _start(stage, key, ctx)
 
         def work(folder: Path) -> None:
@@ -175,6 +176,7 @@ def _bring_up(stage: Stage, ctx: Context, rundir: RunDir) -> None:
 
         rundir.make(stage.name, lambda: stage.key(ctx), work)
         ctx.ledger().append("stage", "end", stage=stage.name, key=stage.key(ctx))
+        ctx.progress(f"stage {stage.name}", 1, 1)
     stage.forget(ctx)
 
 
