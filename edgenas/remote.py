@@ -13,12 +13,13 @@ import os
 import re
 import shlex
 import tarfile
+import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -98,6 +99,11 @@ class Remote(ABC):
             f"{self.label}: its login runs no command, and says: {_last(said) or 'nothing'}. It "
             "needs a shell there (chsh -s /bin/sh), or the device file another login"
         )
+
+    @cached_property
+    def _answered(self) -> threading.Event:
+        """Set once it has: from then on a board is waited for."""
+        return threading.Event()
 
     def push(self, files: Sequence[Path]) -> list[str]:
         """As ``Transport.push``; unused for a week, a file is removed there.
@@ -299,12 +305,19 @@ class Remote(ABC):
             raise DeviceError(f"{self.label}: {err or f'a command ended with {answer.code}'}")
 
     def _again(self, attempt: Callable[[], T], at_most_s: float = math.inf) -> T:
-        """``attempt``, again while the connection fails and there is patience left."""
-        until_s = time.monotonic() + min(self.patience_s, at_most_s)
+        """``attempt``, again while the connection fails and there is patience left.
+
+        ``at_most_s``: the patience with a board that has not answered yet.
+        """
+        until_s = time.monotonic() + min(
+            self.patience_s, math.inf if self._answered.is_set() else at_most_s
+        )
         pause_s = 0.5
         while True:
             try:
-                return attempt()
+                found = attempt()
+                self._answered.set()
+                return found
             except Disconnected:
                 if time.monotonic() + pause_s > until_s:
                     raise
