@@ -188,7 +188,7 @@ class Bench:
         temporary.mkdir(exist_ok=True)
         environment = {
             **os.environ, "EDGENAS_CACHE": str(folder / "cache"), "TMPDIR": str(temporary),
-            "OMP_NUM_THREADS": "1", MARK: self.mark,
+            "OMP_NUM_THREADS": "1", "EDGENAS_TRUST_DEVICES": "1", MARK: self.mark,
         }  # fmt: skip
         with (folder / "said").open("wb") as said:
             return subprocess.Popen(

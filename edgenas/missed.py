@@ -1,6 +1,6 @@
 """What to do about a gate that the best file there is does not meet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _NEXT: Mapping[str, str] = {
@@ -22,8 +22,13 @@ def outcome(checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     to do next about each.
     """
     missed = [g["name"] for g in checks if not g["met"]]
-    steps = dict.fromkeys(_NEXT[_kind(name)] for name in missed)
-    return {"met": not missed, "missed": missed, "next": list(steps)}
+    return {"met": not missed, "missed": missed, "next": list(steps(missed).values())}
+
+
+def steps(missed: Iterable[str]) -> dict[str, str]:
+    """Kind of gate -> what to do next about it, of gates by name; of a kind not known, nothing."""
+    kinds = dict.fromkeys(map(_kind, missed))
+    return {kind: _NEXT[kind] for kind in kinds if kind in _NEXT}
 
 
 def _kind(name: str) -> str:

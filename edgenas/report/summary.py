@@ -5,6 +5,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
+from edgenas.missed import steps
 from edgenas.report import quantity as q
 from edgenas.report.curves import tone
 from edgenas.report.facts import Candidate, Gate, Target, Verdict
@@ -235,25 +236,10 @@ def accuracy_interval(record: Record, candidate: Candidate) -> str:
     return q.between(known or q.share_interval(candidate.accuracy, record.images("test")))
 
 
-_NEXT = {
-    "latency": "allow more time, take a smaller space (space.preset, space.widths), or more rounds "
-    "of repairs, and let them recover (prune.epochs)",
-    "accuracy": "train for longer (train.epochs), search a larger space or allow more time; how "
-    "much may be lost is gates.drop, gates.class_drop and prune.max_drop",
-    "parity": "the file computes something else than its network: take another "
-    "quantize.calibration, or precision: fp32",
-    "int8": "operators of the network have no integer form there: take precision: fp32",
-    "size": "have the search keep it too (budgets.size), or take a smaller space",
-    "memory": "take a smaller space or less resolution (budgets.activations bounds it)",
-    "same": "the two devices compute different things: look at their runtimes' versions",
-}
-
-
 def advice(record: Record) -> list[str]:
     """What to do about each kind of gate that was not met, then how to go on."""
     gates = record.verdict.gates if record.verdict else ()
-    kinds = dict.fromkeys(g.name.partition(":")[0] for g in gates if not g.met)
-    return [f"{kind}: {_NEXT[kind]}" for kind in kinds if kind in _NEXT]
+    return [f"{kind}: {step}" for kind, step in steps(g.name for g in gates if not g.met).items()]
 
 
 def delivered_files(record: Record) -> list[DeliveredFile]:
