@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from edgenas import parsing
 from edgenas.errors import CorruptFile
 from edgenas.files import aside
+from edgenas.ordered import ordered
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Checkpoint:
         text = json.dumps(facts, allow_nan=False)
         said = {"key": self.key, "facts": text, "sha256": _digest(held, text)}
         with aside(self.path) as temporary:
-            temporary.write_bytes(save(held, metadata=said))
+            temporary.write_bytes(ordered(save(held, metadata=said)))
 
     def load(self) -> Saved | None:
         """What was saved last, on the CPU; None where there is nothing of this key.

@@ -19,6 +19,7 @@ from edgenas.config import QuantRecipe
 from edgenas.errors import CorruptFile
 from edgenas.files import aside
 from edgenas.graph import Calibration, Conv, Graph, Linear, calibrations
+from edgenas.ordered import ordered
 
 BATCH = 64
 
@@ -103,7 +104,7 @@ def save_quantized(graph: Graph, path: Path) -> None:
     tensors |= {f"{n.name}/bias": n.bias for n in layers}
     facts = {"ranges": json.dumps(graph.ranges), "centred": json.dumps(graph.centred)}
     with aside(path) as temporary:
-        temporary.write_bytes(save(tensors, facts))
+        temporary.write_bytes(ordered(save(tensors, facts)))
 
 
 def load_quantized(graph: Graph, path: Path) -> Graph:

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from edgenas import parsing
 from edgenas.artifact import Artifact, Inspection
 from edgenas.errors import CapabilityError, CorruptFile
 from edgenas.files import aside
 from edgenas.graph import Add, Conv, Graph, Linear, MaxPool, Mean, Node
+from edgenas.ordered import ordered
 
 __all__ = ["Torch"]
 
@@ -39,7 +40,7 @@ class Torch:
         said = {"input": graph.input, "nodes": [_described(node) for node in graph.nodes]}
         facts = {**metadata, "precision": graph.precision, "graph": json.dumps(said)}
         with aside(path) as temporary:
-            save_file(weights, temporary, metadata=facts)
+            temporary.write_bytes(ordered(save(weights, facts)))
         return Artifact.of(path, self.format, graph.precision, graph.input)
 
     def operator(self, graph: Graph, path: Path) -> Artifact:

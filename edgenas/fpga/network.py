@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from edgenas import parsing
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import aside
+from edgenas.ordered import ordered
 from edgenas.validate import construct
 
 INPUT = "input"
@@ -107,7 +108,7 @@ class Network:
             for name, held in self.weights.items() for part, array in vars(held).items()
         }  # fmt: skip
         with aside(path) as temporary:
-            save_file(arrays, temporary, metadata={**metadata, _KEY: json.dumps(said)})
+            temporary.write_bytes(ordered(save(arrays, {**metadata, _KEY: json.dumps(said)})))
 
     @classmethod
     def load(cls, path: Path) -> tuple["Network", dict[str, str]]:
