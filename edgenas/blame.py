@@ -14,11 +14,7 @@ LOADED = "_edgenas_"  # begins the names of modules that were loaded from a file
 
 def blamed(e: BaseException) -> str | None:
     """``plug-in 'x' (edgenas.spaces): KeyError: 'y' (x.py, line 3)``; None where none took part."""
-    guests = {
-        entry.module.partition(".")[0]: f"plug-in {entry.name!r} ({entry.group})"
-        for shelf in SHELVES
-        for entry in metadata.entry_points(group=f"edgenas.{shelf}")
-    }
+    guests = _guests()
     for module, file, line in reversed([*_frames(e)]):
         who = guests.get(module.partition(".")[0])
         if who or module.startswith(LOADED) or module == file:
@@ -28,6 +24,21 @@ def blamed(e: BaseException) -> str | None:
     if who := guests.get(lacks.__module__.partition(".")[0]):
         return f"{who}: {_said(e, getattr(sys.modules[lacks.__module__], '__file__', None), 1)}"
     return None
+
+
+def took_part() -> str | None:
+    """The plug-ins that were loaded: what they gave may be why code of ours fails."""
+    loaded = {module.partition(".")[0] for module in sys.modules}
+    return " and ".join(who for module, who in _guests().items() if module in loaded) or None
+
+
+def _guests() -> dict[str, str]:
+    """Of each package that adds to a shelf, what it adds."""
+    return {
+        entry.module.partition(".")[0]: f"plug-in {entry.name!r} ({entry.group})"
+        for shelf in SHELVES
+        for entry in metadata.entry_points(group=f"edgenas.{shelf}")
+    }
 
 
 def located(e: BaseException) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgenas.blame import blamed
+from edgenas.blame import blamed, took_part
 from edgenas.cli_fpga import fpga
 from edgenas.cli_lut import lut
 from edgenas.cli_tables import build_emulator, build_runner, count, profile, tables_option
@@ -92,6 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         at = traceback.extract_tb(e.__traceback__)[-1]
         where = f"{Path(at.filename).name}:{at.lineno}"
         first = (str(e).splitlines() or [""])[0]
+        if guests := took_part():
+            return _complain(
+                f"{guests} gave or took something else than its protocol says: {type(e).__name__}: "
+                f"{first} ({where}). EDGENAS_DEBUG=1 shows the traceback",
+                1,
+            )
         return _complain(
             f"internal error: {type(e).__name__}: {first} ({where}). "
             "Please report it; EDGENAS_DEBUG=1 shows the traceback",

@@ -14,9 +14,6 @@ from edgenas.latency import Provenance
 from edgenas.registry import Shelf, nearest
 from edgenas.validate import construct, read_yaml
 
-TRANSPORTS = Shelf("edgenas.transports")
-RUNTIMES = Shelf("edgenas.runtimes")
-
 # What to do where a command ends so: a shell's codes for what it could not run.
 NOT_RUN = {
     126: "It is there and cannot be executed: is it a program for that processor, marked as one "
@@ -101,6 +98,10 @@ class Runtime(Protocol):
     def command(self, python: str, payload: str, job: str) -> Sequence[str]:
         """The command that runs the file ``job`` there and prints JSON lines."""
         ...
+
+
+TRANSPORTS = Shelf("edgenas.transports", Transport)
+RUNTIMES = Shelf("edgenas.runtimes", Runtime)
 
 
 @dataclass(frozen=True)

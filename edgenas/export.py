@@ -2,15 +2,14 @@
 
 import functools
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from edgenas.artifact import Artifact, Inspection
-from edgenas.errors import UsageError
+from edgenas.errors import CapabilityError, UsageError
 from edgenas.graph import Graph
 from edgenas.registry import Shelf
-
-EXPORTERS = Shelf("edgenas.exporters")
 
 
 class Exporter(Protocol):
@@ -39,10 +38,21 @@ class Exporter(Protocol):
         ...
 
 
+EXPORTERS = Shelf("edgenas.exporters", Exporter)
+
+
 @functools.cache  # looking through entry points takes longer than writing an operator
 def exporter_for(format: str) -> Exporter:
     """The exporter of ``format``. Raises UnknownName."""
-    exporter: Exporter = EXPORTERS[format]()
+    cls = EXPORTERS[format]
+    needs = [f.name for f in fields(cls) if f.default is f.default_factory is MISSING]
+    if needs or cls.format != format:
+        why = f"needs {', '.join(needs)}" if needs else f"writes {cls.format!r}"
+        raise CapabilityError(
+            f"exporter {format!r} ({cls.__module__}:{cls.__name__}) {why}; an exporter is made "
+            "without settings, and has the name of its format"
+        )
+    exporter: Exporter = cls()
     return exporter
 
 

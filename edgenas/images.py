@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from edgenas.augment import Augment
+from edgenas.contract import fits
 from edgenas.errors import DataError
 
 
@@ -94,6 +95,42 @@ def from_arrays(arrays: Mapping[str, Any], where: str) -> Raw:
     strange = sorted({str(key) for key in arrays} - {*KEYS})
     notes = (f"{where}: {', '.join(strange)}: not read",) if strange else ()
     return Raw(train, parts.get("test"), names, val=parts.get("val"), notes=notes)
+
+
+def check_whole(raw: Raw, where: str) -> None:
+    """Raise DataError where ``raw``, whoever made it, is not as it says of itself."""
+    for name, hint in get_type_hints(Raw).items():
+        if not fits(held := getattr(raw, name), hint):
+            raise DataError(f"{where}: its {name} is a {type(held).__name__}; expected {hint}")
+    shape = getattr(raw.train.x, "shape", (0,))[1:]
+    for part in PARTS:
+        images: Images | None = getattr(raw, part)
+        if images is None:
+            continue
+        x, y = images.x, images.y
+        for name, array, dtype, axes in (("x", x, torch.uint8, 4), ("y", y, torch.int64, 1)):
+            if not isinstance(array, Tensor) or array.dtype != dtype or array.ndim != axes:
+                raise DataError(
+                    f"{where}: {name} of {part} is {_told(array)}; expected a torch.Tensor of "
+                    f"{dtype} and {axes} axes"
+                )
+        if x.shape[1:] != shape or x.shape[2] != x.shape[3] or not x.numel():
+            raise DataError(
+                f"{where}: x of {part} has shape {tuple(x.shape)}; expected square images, "
+                "(n, channels, size, size), alike in all parts"
+            )
+        if len(x) != len(y):
+            raise DataError(f"{where}: {part} has {len(x)} images and {len(y)} labels")
+        if int(y.min()) < 0 or int(y.max()) >= len(raw.classes):
+            raise DataError(
+                f"{where}: labels of {part} lie between {int(y.min())} and {int(y.max())}, and "
+                f"there are {len(raw.classes)} classes"
+            )
+
+
+def _told(array: object) -> str:
+    shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
+    return f"a {type(array).__name__}" + (f" of {dtype}, {tuple(shape)}" if shape else "")
 
 
 def check_names(names: Sequence[str], where: str) -> None:

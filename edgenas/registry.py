@@ -14,6 +14,7 @@ from importlib import metadata
 from typing import Any
 
 from edgenas.blame import located
+from edgenas.contract import held
 from edgenas.errors import CapabilityError, UnknownName
 
 
@@ -21,10 +22,12 @@ class Shelf:
     """Names in ``package`` plus entry points; ``shelf[name]`` imports only what is asked for.
 
     A file's public name is its stem with ``-`` for ``_``; its one ``__all__`` entry is the thing.
+    ``protocol``: what each of them is; a plug-in's is held to it.
     """
 
-    def __init__(self, package: str) -> None:
+    def __init__(self, package: str, protocol: type = object) -> None:
         self.package = package
+        self.protocol = protocol
 
     def __iter__(self) -> Iterator[str]:
         path = importlib.import_module(self.package).__path__
@@ -42,7 +45,7 @@ class Shelf:
             raise UnknownName(f"no {kind} {name!r}.{nearest(name, known)}")
         for entry in metadata.entry_points(group=self.package):
             if entry.name == name:
-                return _guest(entry)
+                return _guest(entry, self.protocol)
         try:
             module = importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
         except ImportError as e:
@@ -53,8 +56,11 @@ class Shelf:
         return getattr(module, public)
 
 
-def _guest(entry: metadata.EntryPoint) -> Any:
-    """What a plug-in adds. Raises CapabilityError where it cannot be loaded, or is no dataclass."""
+def _guest(entry: metadata.EntryPoint, protocol: type) -> Any:
+    """What a plug-in adds. Raises CapabilityError where it cannot be loaded, or is something else.
+
+    What it does later is checked against ``protocol`` too.
+    """
     who = f"plug-in {entry.name!r} ({entry.group}, {entry.value})"
     try:
         thing = entry.load()
@@ -62,7 +68,7 @@ def _guest(entry: metadata.EntryPoint) -> Any:
         raise CapabilityError(f"{who} cannot be loaded: {located(e)}") from e
     if not (isinstance(thing, type) and is_dataclass(thing)):
         raise CapabilityError(f"{who} is {thing!r:.80}, not a dataclass: see docs/CONTRIBUTING.md")
-    return thing
+    return held(thing, protocol, who)
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -27,8 +27,6 @@ from edgenas.spec import Architecture, OpSpec
 from edgenas.task import Task
 from edgenas.train import TrainRecipe
 
-METHODS = Shelf("edgenas.methods")
-
 Progress = Callable[[str, int, int], None]  # what, done, total
 
 
@@ -311,3 +309,6 @@ class Method(Protocol):
     def run(self, problem: Problem, ledger: Ledger, progress: Progress = silent) -> Found:
         """Search; every event goes to ``ledger``. Raises ImpossibleBudget, TrainingDiverged."""
         ...
+
+
+METHODS = Shelf("edgenas.methods", Method)

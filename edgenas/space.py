@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from edgenas.errors import CapabilityError, InvalidArchitecture
 from edgenas.gates import Gate, Gates, Mix
 from edgenas.registry import Shelf
 from edgenas.spec import Architecture, Choice, OpSpec
-
-SPACES = Shelf("edgenas.spaces")
 
 
 class Space(abc.ABC):
@@ -80,6 +79,9 @@ class Space(abc.ABC):
     @abc.abstractmethod
     def describe(self) -> Mapping[str, Any]:
         """Every field with its value, JSON types, including ``kind``: rebuilds the space."""
+
+
+SPACES = Shelf("edgenas.spaces", Space)
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,27 @@ def load_space(settings: Mapping[str, Any]) -> Space:
     fields = dict(settings)
     space: Space = SPACES[str(fields.pop("kind"))].configured(fields)
     return space
+
+
+def require_true(space: Space) -> None:
+    """Raise CapabilityError where a network of ``space`` is not what the space says of it."""
+    arch = space.sample(random.Random(0))
+    space.check(arch)
+    ops, name = space.ops(arch), f"space {type(space).__name__} ({type(space).__module__})"
+    if not ops:
+        raise CapabilityError(f"{name}: a network of no operators: ops of {arch.id}")
+    if odd := [op for op in ops if op not in space.vocabulary()]:
+        raise CapabilityError(f"{name}: its vocabulary lacks {odd[0]}, which a network executes")
+    shape = (1, *space.input_of(arch))
+    if min(shape) < 1:
+        raise CapabilityError(f"{name}: its networks take images of {shape[1:]}")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        y = space.build(arch).eval()(torch.zeros(shape))
+    if not isinstance(y, Tensor) or y.shape != (1, space.classes):
+        gave = f"of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        raise CapabilityError(
+            f"{name}: of one image a network gives {gave}; expected (1, {space.classes})"
+        )
 
 
 def require(space: object, capability: type, method: str) -> None:

@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from edgenas import parsing
 from edgenas.augment import Augment, stream
 from edgenas.errors import CorruptFile, DataError, UsageError
-from edgenas.images import Dataset, Framing, Images, Raw, check_names
+from edgenas.images import Dataset, Framing, Images, Raw, check_names, check_whole
 from edgenas.registry import Shelf, nearest
 from edgenas.resize import resized
 from edgenas.validate import Count, Positive, construct
 
-DATASETS = Shelf("edgenas.datasets")
+DATASETS = Shelf("edgenas.datasets", Dataset)
 
 Part = Literal["train", "search", "calibration", "test"]
 Share = Annotated[float, Field(gt=0, le=0.5)]
@@ -286,6 +286,7 @@ def _held_out(dataset: Dataset, chosen: _Settings) -> Raw:
             f"task: data set {chosen.dataset} gave a {type(raw).__name__}, not what "
             "edgenas.images.Raw holds"
         )
+    check_whole(raw, f"task: data set {chosen.dataset}")
     if chosen.test is None:
         return raw
     settings: Any = dataset

@@ -221,7 +221,14 @@ def test_cutting_dead_channels_changes_nothing(
         ("syntax.py:build", "build fails: SyntaxError"),
         ("net.py:narrow", "can be cut in 0 ways, and a table is checked against 12"),
         ("net.py:wide", r"output of \(10,\), and the task has 3 classes"),
-        ("net.py:sigmoid", "cannot export"),
+        ("net.py:sigmoid", "net.py:sigmoid: cannot export"),
+        ("net.py:parallel", "net.py:parallel: cannot export DataParallel"),
+        ("net.py:listed", "net.py:listed: cannot export ModuleList"),
+        ("net.py:pair", "net.py:pair: cannot export an output that is not one tensor"),
+        ("net.py:meta", "without its weights"),
+        ("net.py:lazily", "net.py:lazily gives a generator, not a torch.nn.Module"),
+        ("net.py:asks", "asks fails: TypeError: asks.. missing 1 required positional argument"),
+        ("net.py:masked", "net.py:masked: cannot export a second input"),
     ],
 )
 def test_what_is_no_network_is_one_line(tmp_path: Path, source: str, says: str) -> None:
@@ -236,6 +243,15 @@ def test_what_is_no_network_is_one_line(tmp_path: Path, source: str, says: str) 
         "class flow(nn.Module):\n"
         "    def forward(self, x):\n"
         "        return x if x.mean() > 0 else -x\n"
+        "def parallel(): return nn.DataParallel(narrow())\n"
+        "def listed(): return nn.ModuleList([narrow()])\n"
+        "def meta(): return narrow().to('meta')\n"
+        "def lazily(): yield narrow()\n"
+        "def asks(width): return narrow()\n"
+        "class pair(nn.Module):\n"
+        "    def forward(self, x): return (x, x)\n"
+        "class masked(nn.Module):\n"
+        "    def forward(self, x, mask): return x + mask\n"
     )
     (tmp_path / "exits.py").write_text("import sys\nsys.exit(3)\n")
     (tmp_path / "broken.py").write_text("import nothing_of_the_kind\n")

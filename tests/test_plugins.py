@@ -107,15 +107,57 @@ def test_a_plug_in_that_lacks_what_it_must_have_is_named(
 ) -> None:
     module = guest(shelf, GOOD + "    path: str = ''\n")
     last = run(tmp_path, shelf, capsys)
-    assert f"plug-in 'mine' (edgenas.{shelf}): AttributeError: " in last
-    assert str(module) in last
+    assert f"plug-in 'mine' (edgenas.{shelf}, {module.stem}:Thing): lacks " in last
+    assert {"datasets": "load", "spaces": "vocabulary"}[shelf] in last
 
 
+IMAGES = """    path: str = ''
+
+    def load(self):
+        import torch
+        from edgenas.images import Images, Raw
+        x, y = torch.randint(255, (60, 1, 12, 12)).to(torch.uint8), torch.arange(60) % 3
+        names = ("a", "b", "c")
+        return {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("None", "load is None; expected Raw"),
+        ("[x, y]", "a list; expected Raw"),
+        ("Raw((x, y), None, names)", "its train is a tuple"),
+        ("Raw(Images(x, y), (x, y), names)", "its test is a tuple"),
+        ("Raw(Images(x, y), None, ['a', 'b', 'c'])", "its classes is a list"),
+        ("Raw(Images(x, y), None, (0, 1, 2))", "its classes is a tuple"),
+        ("Raw(Images(x.float(), y), None, names)", "x of train is a Tensor of torch.float32"),
+        ("Raw(Images(x.numpy(), y), None, names)", "x of train is a ndarray of uint8"),
+        ("Raw(Images(x, y[:59]), None, names)", "train has 60 images and 59 labels"),
+        ("Raw(Images(x, y.int()), None, names)", "y of train is a Tensor of torch.int32"),
+        ("Raw(Images(x, y.tolist()), None, names)", "y of train is a list"),
+        ("Raw(Images(x, y + 1), None, names)", "labels of train lie between 1 and 3"),
+        ("Raw(Images(x[..., :9], y), None, names)", "x of train has shape (60, 1, 12, 9)"),
+        ("Raw(Images(x, y), Images(x[..., :9, :9], y), names)", "x of test has shape"),
+        ("Raw(Images(x[:0], y[:0]), None, names)", "x of train has shape (0, 1, 12, 12)"),
+    ],
+)
 def test_a_data_set_that_gives_something_else_is_named(
-    guest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    guest, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str, says: str
 ) -> None:
-    guest("datasets", GOOD + "    path: str = ''\n\n    def load(self):\n        return None\n")
-    assert "mine gave a NoneType" in run(tmp_path, "datasets", capsys)
+    guest("datasets", GOOD + IMAGES.format(given))
+    last = run(tmp_path, "datasets", capsys)
+    assert "mine" in last and says in last
+
+
+def test_a_plug_in_that_makes_our_code_fail_is_named(
+    guest, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest("datasets", GOOD + IMAGES.format("Raw(Images(x, y), None, names)"))
+    monkeypatch.setattr("edgenas.task._repeated", lambda *_: 1 / 0)
+    assert "plug-in 'mine' (edgenas.datasets) gave or took something else" in run(
+        tmp_path, "datasets", capsys
+    )
 
 
 def test_the_package_shows_its_names_and_a_config_may_be_named_by_text(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from edgenas.pipeline.stage import Stage
 from edgenas.registry import nearest
 from edgenas.report import write_report
 from edgenas.rundir import RunDir
+from edgenas.space import require_true
 from edgenas.store import require_precision
 
 STAGES: tuple[Stage, ...] = (
@@ -100,6 +101,7 @@ def survey(
     """
     RunDir(runs / config.name).require_ours()
     ctx, wanted = _context(config, runs, tables, progress), up_to(until)
+    require_true(ctx.space)
     pending = Counter(s.name for s in _pending(ctx, _own(config, wanted)))
     if config.levels > 1 and pending:
         pending.update({s.name: config.levels for s in wanted if s not in _SHARED})

@@ -5,6 +5,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+from edgenas.errors import CapabilityError, InvalidArchitecture
 from edgenas.files import write_json
 from edgenas.pipeline.blocks import label
 from edgenas.pipeline.confirm import confirm
@@ -12,7 +13,7 @@ from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.stage import Stage
 from edgenas.pressure import pressure
-from edgenas.search import METHODS, Method, Problem
+from edgenas.search import METHODS, Found, Method, Problem
 from edgenas.space import Relaxable, Space, context_of
 from edgenas.spec import Architecture
 from edgenas.validate import construct
@@ -60,6 +61,7 @@ def _work(ctx: Context, folder: Path) -> None:
         ctx.space, ctx.task, asked, seed=ctx.config.seed, accelerator=ctx.config.accelerator
     )
     found = method(stated(ctx.config.search)).run(problem, ctx.ledger(), ctx.progress)
+    require_answers(found, len(asked), ctx.space, ctx.config.search["method"])
     if found.supernet is not None:
         found.supernet.cpu()
     found, confirmed = confirm(ctx, found, asked)
@@ -73,6 +75,19 @@ def _work(ctx: Context, folder: Path) -> None:
         folder / "search.json",
         {"method": ctx.config.search["method"], **levels[0], "levels": levels},
     )
+
+
+def require_answers(found: Found, asked: int, space: Space, name: str) -> None:
+    """Raise CapabilityError unless method ``name`` gave a network of ``space`` for each budget."""
+    if odd := [a for a in found.archs if not isinstance(a, Architecture)]:
+        raise CapabilityError(f"method {name} found a {type(odd[0]).__name__}, no Architecture")
+    if len(found.archs) != asked:
+        raise CapabilityError(f"method {name} found {len(found.archs)} networks of {asked}")
+    for arch in found.archs:
+        try:
+            space.check(arch)
+        except InvalidArchitecture as e:
+            raise CapabilityError(f"method {name} found what the space lacks: {e}") from e
 
 
 def architecture_file(level: int) -> str:

@@ -205,7 +205,10 @@ class Module(ListedSpace):
     @cached_property
     def _graph(self) -> Graph:
         with torch.random.fork_rng(devices=[]):
-            return trace(made(self.source), self._input)
+            try:
+                return trace(made(self.source), self._input)
+            except CapabilityError as e:  # a module in it may have many lines
+                raise CapabilityError(f"{self.source}: {' '.join(str(e).split())}") from e
 
     @cached_property
     def _whole(self) -> nn.Module:
@@ -280,6 +283,8 @@ def made(source: str) -> nn.Module:
         raise UsageError(f"{path} has no function, class or module {name!r}")
     if not isinstance(net, nn.Module):
         raise UsageError(f"{source} gives a {type(net).__name__}, not a torch.nn.Module")
+    if any(t.is_meta for t in itertools.chain(net.parameters(), net.buffers())):
+        raise UsageError(f"{source} gives a network on the device 'meta', without its weights")
     return net.float()
 
 
