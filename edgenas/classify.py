@@ -9,6 +9,7 @@ JSON line an image: the three likeliest classes, softmax.
 """
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -46,6 +47,8 @@ def formats() -> Sequence[str]:
         importlib.import_module("pillow_heif").register_heif_opener()
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_avif")
+    with contextlib.suppress(Exception):  # where it can be had: else it prints beside our line
+        ctypes.CDLL(importlib.import_module("PIL._imaging").__file__).TIFFSetErrorHandler(None)
     return tuple(f for f in FORMATS if f in Image.OPEN)
 
 
@@ -71,7 +74,8 @@ def opened(path: str) -> Iterator[Any]:
     # TGA has no mark of its own: whatever begins with a few zeros could be one.
     asked = [f for f in formats() if f != "TGA" or format_of(path) == "TGA"]
     try:
-        image = Image.open(path, formats=asked)
+        with _damage_told():
+            image = Image.open(path, formats=asked)
     except Image.DecompressionBombError:
         raise ValueError(_too_large("more than %d million" % (MOST_PIXELS // 10**6))) from None
     with image:
@@ -80,11 +84,38 @@ def opened(path: str) -> Iterator[Any]:
             raise ValueError(_too_large("%dx%d" % (width, height)))
         if image.mode in DEEP or image.mode.startswith("I;"):
             raise ValueError("it has more than 8 bits a pixel; save it with 8")
-        # Of a part, Pillow's decoder of JPEG 2000 makes an image without a word. Its data cannot
-        # hold the two bytes that end it (ISO/IEC 15444-1, A.1).
-        if image.format == "JPEG2000" and b"\xff\xd9" not in Path(path).read_bytes():
-            raise ValueError("image file is truncated: its end is missing")
+        with _damage_told():
+            # Of a part, Pillow's decoder of JPEG 2000 makes an image without a word. Its data
+            # cannot hold the two bytes that end it (ISO/IEC 15444-1, A.1).
+            if image.format == "JPEG2000" and b"\xff\xd9" not in Path(path).read_bytes():
+                raise ValueError("image file is truncated: its end is missing")
+            if image.format == "PNG":  # whose checksums its decoder passes by
+                with Image.open(path, formats=asked) as again:
+                    again.verify()
         yield image
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    """What a decoder finds wrong, as ValueError that says what to do."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(
+            "cannot identify image file: it is damaged, or none of %s; save it anew, or leave it "
+            "out" % ", ".join(formats())
+        ) from None
+    except (Image.DecompressionBombError, MemoryError):
+        raise
+    except Exception as e:
+        if getattr(e, "errno", None):  # it is the disk's
+            raise
+        raise ValueError(
+            "it is damaged, or of a kind that is not read (%s); save it anew, or leave it out"
+            % line(e)
+        ) from e
 
 
 def _too_large(size: str) -> str:
@@ -99,7 +130,8 @@ def upright(image: Any) -> Any:
     if image.format != "TIFF":  # which every Pillow turns by itself, and older ones say nothing of
         with contextlib.suppress(Exception):  # EXIF holds whatever somebody wrote into it
             turn = TURNS.get(image.getexif().get(0x0112))
-    image.load()
+    with _damage_told():
+        image.load()
     return image if turn is None else image.transpose(turn)
 
 

@@ -1,23 +1,18 @@
 """Which files of a folder are images of which class and part, before any is opened."""
 
-import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from edgenas.errors import DataError
 from edgenas.images import check_names
+from edgenas.parts import PARTS, doubtful, part_of, repeated
 
 Labelled = Sequence[tuple[Path, int]]
 _Id = tuple[int, int]  # device and inode of a folder
 
-# Usual spellings of the parts of a data set, in any case: Train, training_set, valid, dev ...
-_PARTS: Mapping[str, str] = {
-    "train": "train(ing)?",
-    "val": "val|valid|validation|dev",
-    "test": "test(ing)?",
-}
 # Left behind by other programs, with copies and small versions of images in them.
 _FOREIGN = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
@@ -59,16 +54,22 @@ def listed(root: Path, is_image: Callable[[Path], bool]) -> Listing:
     notes = [f"{shown(folder)} has no images: not read" for folder in others]
     parts: dict[str, Labelled] = {}
     cycles: list[Path] = []
+    names = tuple(classes)
     for part, top in tops.items():
         own = _classes(top)
         if strange := [name for name in own if name not in classes]:
             raise DataError(f"{top} has the class {strange[0]!r}, which the training images lack")
         parts[part] = [
             (path, label)
-            for label, name in enumerate(classes)
+            for label, name in enumerate(names)
             for path in sorted(_below(own[name], above, cycles) if name in own else ())
         ]
-        check_filled(parts[part], tuple(classes), top)
+        check_filled(parts[part], names, top)
+        within: dict[str, set[Path]] = {name: set() for name in own}
+        for path, label in parts[part]:
+            if is_image(path):
+                within[name := names[label]].add(path.relative_to(own[name]).parent)
+        notes += _doubts(root, within) if top == root else _astray(top, within)
     if cycles:
         notes.append(
             f"{shown(cycles[0])} leads to a folder above it, or that is read already: not followed"
@@ -83,7 +84,7 @@ def listed(root: Path, is_image: Callable[[Path], bool]) -> Listing:
         notes.append(
             f"{len(loose)} images lie in no folder of a class, e.g. {shown(loose[0])}: not read"
         )
-    return Listing(tuple(classes), tops, parts, tuple(notes))
+    return Listing(names, tops, parts, tuple(notes))
 
 
 def shown(path: Path) -> str:
@@ -103,10 +104,10 @@ def check_filled(files: Labelled, classes: Sequence[str], where: Path) -> None:
 
 def _parts(root: Path) -> tuple[dict[str, Path], list[Path]]:
     """The folder of each part, ``train`` first, and others beside them."""
-    named: dict[str, list[Path]] = {part: [] for part in _PARTS}
+    named: dict[str, list[Path]] = {part: [] for part in PARTS}
     others: list[Path] = []
     for folder in _folders(root):
-        (named[part] if (part := _part_of(folder.name)) else others).append(folder)
+        (named[part] if (part := part_of(folder.name)) else others).append(folder)
     if not (first := next((f.name for several in named.values() for f in several), "")):
         return {"train": root}, []
     for several in named.values():
@@ -124,12 +125,54 @@ def _parts(root: Path) -> tuple[dict[str, Path], list[Path]]:
     return {part: several[0] for part, several in named.items() if several}, others
 
 
-def _part_of(name: str) -> str:
-    """The part that a folder is named as; empty for any other."""
-    for part, spellings in _PARTS.items():
-        if re.fullmatch(rf"({spellings})([ _-]?(set|split|data|images))?", name, re.IGNORECASE):
-            return part
-    return ""
+def _doubts(root: Path, within: Mapping[str, set[Path]]) -> list[str]:
+    """What is to be said of classes that could be parts. Raises DataError where they look so.
+
+    ``within``: of each class the folders in it that hold images, by their paths from there.
+    """
+    learned = f"put the folders of the classes into {shown(root / 'train')}"
+    direct = {name: {p.parts[0] for p in paths if p.parts} for name, paths in within.items()}
+    if (pair := doubtful(direct)) is not None:
+        raise DataError(
+            f"{shown(root)}: {pair[0]!r} and {pair[1]!r} look like parts of a data set, not like "
+            f"classes; call the parts 'train', 'val' and 'test', or, if not, {learned}"
+        )
+    for name, paths in within.items():
+        if inner := _named_as_part(paths):
+            raise DataError(
+                f"{shown(root / name / inner)} is named as a part of a data set and lies in the "
+                f"folder of a class; move it to {shown(root)}/<part>/{shown(Path(name))}, or, if "
+                f"all are to be learned from, {learned}"
+            )
+    if (again := repeated(direct)) and not any(Path() in paths for paths in within.values()):
+        return [
+            f"the classes of {shown(root)} are {_some(within)}; the folders in them, of the same "
+            f"names in each ({_some(again)}), are not told apart"
+        ]
+    return []
+
+
+def _some(names: Iterable[str]) -> str:
+    first = [repr(name) for name in islice(names, 6)]
+    return ", ".join([*first[:5], *(["..."] if len(first) > 5 else [])])
+
+
+def _astray(top: Path, within: Mapping[str, set[Path]]) -> list[str]:
+    return [
+        f"{shown(top / name / inner)} is named as a part of a data set; its images are read as "
+        f"{name!r} of {top.name!r}"
+        for name, paths in within.items()
+        if (inner := _named_as_part(paths))
+    ]
+
+
+def _named_as_part(paths: set[Path]) -> Path | None:
+    for path in sorted(paths):
+        for folder in (path, *path.parents):
+            if part_of(folder.name):
+                return folder
+    pair = doubtful({path.parts[0]: () for path in sorted(paths) if path.parts})
+    return None if pair is None else Path(pair[0])
 
 
 def _classes(top: Path) -> dict[str, Path]:

@@ -334,3 +334,90 @@ def test_images_that_are_in_two_parts_or_classes_are_told(
     said = _said(caplog)
     assert any("2 of 12 images of the test part are among those to learn from" in t for t in said)
     assert any("1 of 41 images to learn from are of two classes at once" in t for t in said)
+
+
+# --- parts that are taken for classes
+
+
+def _inside(top: Path, parts: tuple[str, ...]) -> None:
+    """Parts in the folder of each class."""
+    for seed, name in enumerate(("cat", "dog")):
+        for k, part in enumerate(parts):
+            _fill(top / name / part, 3, seed=10 * seed + k)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("seg_train", "seg_test"), ("train1", "test1"), ("train_v2", "test_v2"),
+        ("1_train", "2_test"), ("Train2017", "Val2017"), ("TrainImgs", "EvalImgs"),
+        ("my training set", "my hold-out"), ("x-dev-1", "x-trn-2"), ("1. trainval", "2. tst"),
+        ("trainA", "testA"), ("seg_train", "seg_pred"), ("train_a", "more"),
+    ],
+)  # fmt: skip
+def test_parts_of_unusual_names_are_not_taken_for_classes(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    _classes(tmp_path / "d" / one, 3)
+    _classes(tmp_path / "d" / other, 3, seed=20)
+    with pytest.raises(DataError) as error:
+        Folder(tmp_path / "d").load()
+    said = str(error.value)
+    assert repr(one) in said and repr(other) in said and "\n" not in said
+    assert "'train', 'val' and 'test'" in said and f"into {tmp_path / 'd' / 'train'}" in said
+    (tmp_path / "d").rename(tmp_path / "train")  # as advised, where they are classes
+    assert set(Folder(tmp_path).load().classes) == {one, other}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("cat_train", "cat_test", "dog_train", "dog_test"), ("train1", "test1"), ("trainA", "testA")],
+)
+def test_nor_where_images_lie_in_them(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for seed, name in enumerate(names):
+        _fill(tmp_path / name, 3, seed)
+    with pytest.raises(DataError, match="look like parts of a data set, not like classes"):
+        Folder(tmp_path).load()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [("train", "test"), ("Training", "Validation"), ("test",), ("a/b/val",), ("test_set/1",),
+     ("a_train", "a_test"), ("train1", "test1")],
+)  # fmt: skip
+def test_parts_within_classes_are_refused(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    _inside(tmp_path / "d", parts)
+    _fill(tmp_path / "d" / "cat", 2, seed=30)
+    with pytest.raises(DataError, match="is named as a part of a data set") as error:
+        Folder(tmp_path / "d").load()
+    said = str(error.value)
+    assert f"{tmp_path / 'd' / 'cat'}" in said and f"{tmp_path / 'd' / 'train'}" in said
+    assert "\n" not in said
+    (tmp_path / "d").rename(tmp_path / "train")  # as advised, where all are to be learned from
+    raw = Folder(tmp_path).load()
+    assert raw.classes == ("cat", "dog")
+    assert sum("is named as a part of a data set" in note for note in raw.notes) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train_station", "test_tube", "airport"), ("bullet_train", "rocket"), ("latest", "contest"),
+     ("positive_test", "negative_test"), ("strain", "training_shoe")],
+)  # fmt: skip
+def test_classes_that_only_sound_like_parts_are_classes(
+    tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for seed, name in enumerate(names):
+        _fill(tmp_path / name / f"from-{seed}", 3, seed)
+    raw = Folder(tmp_path).load()
+    assert raw.classes == tuple(sorted(names)) and raw.notes == ()
+
+
+@pytest.mark.parametrize("tops", [("fold1", "fold2"), ("2023", "2024"), ("red", "blue", "green")])
+def test_folders_that_every_class_has_are_told(tmp_path: Path, tops: tuple[str, ...]) -> None:
+    for seed, top in enumerate(tops):
+        _classes(tmp_path / top, 3, seed=10 * seed)
+    (note,) = Folder(tmp_path).load().notes
+    assert all(repr(top) in note for top in tops) and "'cat', 'dog'" in note
+    _fill(tmp_path / tops[0], 1, seed=50)  # images beside them: it is a class
+    assert Folder(tmp_path).load().notes == ()

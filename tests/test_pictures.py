@@ -342,6 +342,67 @@ def test_a_cut_file_is_refused_by_name(tmp_path: Path, name: str, keep: float) -
         _loaded(tmp_path / name, tmp_path / "set", resolution=SIDE)
 
 
+def _png_in_chunks() -> bytes:
+    """Pixels in rows of their own chunks, as some programs write them."""
+    content = io.BytesIO()
+    _rgb(90, 90).save(content, "PNG")
+    raw = content.getvalue()
+    at = raw.index(b"IDAT") - 4
+    pixels = raw[at + 8 : at + 8 + struct.unpack_from(">L", raw, at)[0]]
+    chunks = b""
+    for k in range(0, len(pixels), 500):
+        part = b"IDAT" + pixels[k : k + 500]
+        chunks += struct.pack(">L", len(part) - 4) + part + struct.pack(">L", zlib.crc32(part))
+    return raw[:at] + chunks + raw[-12:]
+
+
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.7, 0.95])
+@pytest.mark.parametrize("spoil", ["one bit", "zeros", "checksum"])
+@pytest.mark.parametrize("chunks", [False, True])
+def test_a_png_whose_checksum_fails_is_refused(
+    tmp_path: Path, spoil: str, place: float, chunks: bool
+) -> None:
+    path = tmp_path / "x.png"
+    if chunks:
+        path.write_bytes(_png_in_chunks())
+    else:
+        Image.linear_gradient("L").rotate(20).convert("RGB").save(path, compress_level=0)
+    assert classify.pixels(str(path), 3, SIDE, SIDE).any()
+    raw = bytearray(path.read_bytes())
+    at = int(len(raw) * place)
+    if spoil == "checksum":
+        at = (raw.find(b"IDAT", at) if b"IDAT" in raw[at:] else raw.index(b"IEND")) - 5
+    raw[at] ^= 4
+    if spoil == "zeros":
+        raw[at : at + len(raw) // 50] = bytes(len(raw) // 50)
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=r"it is damaged, .*; save it anew, or leave it out"):
+        classify.pixels(str(path), 3, SIDE, SIDE)
+    with pytest.raises(DataError, match=r"a/x.png cannot be read as an image: it is damaged, "):
+        _loaded(path, tmp_path / "set", resolution=SIDE)
+
+
+@pytest.mark.parametrize(
+    "compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "raw"]
+)
+def test_a_damaged_tiff_is_one_line(
+    tmp_path: Path, compression: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.tif"
+    _rgb(90, 90).save(path, compression=compression)
+    raw = bytearray(path.read_bytes())
+    if compression in ("jpeg", "raw"):  # which carry nothing that tells: cut
+        del raw[len(raw) // 2 :]
+    else:
+        raw[len(raw) // 2 : len(raw) // 2 + len(raw) // 5] = bytes(len(raw) // 5)
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"x\.tif cannot be read as an image") as error:
+        _loaded(path, tmp_path / "set", resolution=SIDE)
+    with pytest.raises(ValueError):
+        classify.pixels(str(path), 3, SIDE, SIDE)
+    assert "\n" not in str(error.value) and capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
