@@ -7,6 +7,7 @@ match in all of them is somebody else's, and is left alone.
 """
 
 BUSY = 75
+NOT_OURS = 76
 
 # facts: when the process $1 started, and its group; nothing of one that is dead, or dead unburied.
 _FACTS = """
@@ -120,13 +121,25 @@ exit $code
 """
 
 # Nothing is replaced before all of it lies there whole: aside on the same disk, by size and hash.
+# What lies there is replaced where .edgenas says that it was put there, as it is now.
 PLACE = """
+hash() {{ [ -z "$tool" ] || $tool < "$1" | cut -c 1-64; }}
 whole() {{
   [ "$(wc -c < "$1")" -eq "$2" ] || return 1
-  [ -z "$tool" ] || [ "$($tool < "$1" | cut -c 1-64)" = "$3" ]
+  [ -z "$tool" ] || [ "$(hash "$1")" = "$3" ]
+}}
+ours() {{
+  now=$(hash "$into/$1")
+  while read -r was name; do
+    [ "$name" = "$1" ] && {{ [ -z "$tool" ] || [ "$was" = "$now" ]; }} && return 0
+  done 2> /dev/null < "$into/{mark}"
+  return 1
 }}
 bring() {{
   if [ -d "$into/$4" ]; then echo "$into/$4 is a folder" >&2; exit 1; fi
+  if [ -L "$into/$4" ] || {{ [ -e "$into/$4" ] && ! ours "$4"; }}; then
+    echo "$into/$4" >&2; exit {not_ours}
+  fi
   cp "$1" "$part/$4" || {{ echo "what was in $into is as it was" >&2; exit 1; }}
   whole "$part/$4" "$2" "$3" || {{
     rm -f "$1"
@@ -143,6 +156,12 @@ mkdir "$part" || exit
 trap 'rm -rf "$part"' EXIT
 {bring}
 sync "$part"/* 2> /dev/null || sync
+{{ cat "$into/{mark}" 2> /dev/null; cat << 'EDGENAS'
+{placed}EDGENAS
+}} > "$part/told" && sort -u "$part/told" > "$part/{mark}" &&
+  mv -f "$part/{mark}" "$into/{mark}" || {{
+  echo "what was in $into is as it was" >&2; exit 1
+}}
 {move}
 cd "$into" && pwd
 """

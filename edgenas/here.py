@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from edgenas import placed
 from edgenas.artifact import sha256
 from edgenas.device import NOT_RUN
 from edgenas.errors import DeviceError
-from edgenas.files import aside
+from edgenas.files import MARK, aside, write_text
 from edgenas.scratch import scratch_folder
 from edgenas.supervisor import CANNOT, end, supervised
 
@@ -39,12 +40,17 @@ class Here:
             raise DeviceError(f"cannot fetch {remote}: {e.strerror}") from e
 
     def place(self, files: Mapping[str, Path], folder: str) -> str:
-        """A copy of each; none is replaced before all are there whole. Raises DeviceError."""
+        """A copy of each; none is replaced before all are there whole.
+
+        Raises DeviceError, or UsageError where something else of that name is there.
+        """
         into = Path(folder)
         try:
             for name in files:
                 if (into / name).is_dir():
                     raise DeviceError(f"cannot write {into / name}: it is a folder")
+                if os.path.lexists(into / name) and not placed.is_ours(into / name):
+                    raise placed.not_ours(str(into / name))
             with contextlib.ExitStack() as all_of_them:
                 for name, path in files.items():
                     copy = all_of_them.enter_context(aside(into / name))
@@ -53,12 +59,19 @@ class Here:
                         raise DeviceError(
                             f"{into / name} was not written whole: is the disk sound?"
                         )
+                self._tell(into, files)
         except OSError as e:
             raise DeviceError(
                 f"cannot write {e.filename or folder}: {e.strerror or e}; what was there is as it "
                 "was"
             ) from e
         return str(into.resolve())
+
+    def _tell(self, into: Path, files: Mapping[str, Path]) -> None:
+        """Before they are renamed, and of those before too: a kill may come in between."""
+        mark = into / MARK
+        before = mark.read_text(encoding="utf-8", errors="replace") if mark.is_file() else ""
+        write_text(mark, "".join(sorted({*(before + placed.told(files)).splitlines(True)})))
 
     @contextmanager
     def scratch(self) -> Iterator[str]:

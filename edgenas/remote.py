@@ -23,10 +23,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from edgenas import board_scripts, client, shell
+from edgenas import board_scripts, client, placed, shell
 from edgenas.artifact import sha256
 from edgenas.device import NOT_RUN
 from edgenas.errors import DeviceError, UsageError
+from edgenas.files import MARK
 
 T = TypeVar("T")
 
@@ -176,7 +177,7 @@ class Remote(ABC):
         there = dict(zip(files, self.push(list(files.values())), strict=True))
         facts = {name: (path.stat().st_size, sha256(path)) for name, path in files.items()}
 
-        def placed() -> bytes:
+        def put() -> bytes:
             quoted = {name: shlex.quote(name) for name in files}
             lines = {
                 "bring": [
@@ -186,13 +187,18 @@ class Remote(ABC):
                 "move": [f'mv -f "$part"/{n} "$into"/{n} || exit' for n in quoted.values()],
             }
             steps = {key: "\n".join(each) for key, each in lines.items()}
-            return self._said(
+            answer = self.run(
                 board_scripts.PLACE.format(
-                    into=shlex.quote(folder), token=uuid.uuid4().hex, **steps
+                    into=shlex.quote(folder), token=uuid.uuid4().hex, mark=MARK,
+                    placed=placed.told(files), not_ours=board_scripts.NOT_OURS, **steps,
                 )
-            )
+            )  # fmt: skip
+            if answer.code == board_scripts.NOT_OURS:
+                raise placed.not_ours(f"{self.label}: {answer.err.strip()}")
+            self._check(answer)
+            return answer.out
 
-        return self._again(placed).decode(errors="replace").strip()
+        return self._again(put).decode(errors="replace").strip()
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:

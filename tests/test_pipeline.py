@@ -235,7 +235,7 @@ def test_a_deployed_file_is_used_there_with_nothing_of_edgenas(
     told = json.loads(done.stdout)
     model = next(p for p in (tmp_path / "model").glob("model.*") if p.suffix != ".json")
     assert {p.name for p in (tmp_path / "model").iterdir()} == {
-        model.name, "model.json", "classify.py",
+        model.name, "model.json", "classify.py", ".edgenas",
     }  # fmt: skip
     assert sha256(model) == sha256(root / model.name)
     right = sum(a["truth"] == a["best"][0][0] for a in told["answers"])

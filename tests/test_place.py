@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from edgenas.device import Transport
-from edgenas.errors import DeviceError
+from edgenas.errors import DeviceError, UsageError
+from edgenas.files import MARK
 from edgenas.remote import Remote
 from edgenas.shell import Spoken
 from edgenas.transports.local import Local
@@ -68,35 +69,52 @@ def test_a_disk_that_is_too_small_keeps_what_it_has(
     old = {"model.onnx": file(tmp_path / "a", 48), "model.json": file(tmp_path / "b", 1)}
     there = Path(board.place(old, str(disk / "model")))
     before = {p.name: p.read_bytes() for p in there.iterdir()}
+    told = before.pop(MARK).decode()
+    assert sorted(line.split()[1] for line in told.splitlines()) == sorted(old)
     assert before == {name: path.read_bytes() for name, path in old.items()}
     new = {"model.onnx": file(tmp_path / "c", model), "model.json": file(tmp_path / "d", words)}
     with pytest.raises(DeviceError, match=r"No space left on device.*as it was") as e:
         board.place(new, str(disk / "model"))
     assert "\n" not in str(e.value)
-    assert {p.name: p.read_bytes() for p in there.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in there.iterdir() if p.name != MARK} == before
     small = {"model.onnx": file(tmp_path / "c", 32), "model.json": file(tmp_path / "d", 2)}
     board.place(small, str(disk / "model"))
-    assert {p.name: p.read_bytes() for p in there.iterdir()} == {
+    assert {p.name: p.read_bytes() for p in there.iterdir() if p.name != MARK} == {
         name: path.read_bytes() for name, path in small.items()
     }
 
 
-def test_what_a_link_points_at_is_not_written(board: Transport, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["file", "link", "dangling", "changed"])
+def test_what_was_not_put_there_is_left_alone(board: Transport, tmp_path: Path, what: str) -> None:
+    """Nor what a link points at."""
     kept, into = file(tmp_path / "kept", 1), tmp_path / "model"
-    content = kept.read_bytes()
-    into.mkdir()
-    (into / "x").symlink_to(kept)
-    board.place({"x": file(tmp_path / "a", 2)}, str(into))
-    assert kept.read_bytes() == content and not (into / "x").is_symlink()
+    content, new = kept.read_bytes(), {n: file(tmp_path / "a", 2) for n in ("x", "y")}
+    board.place(new, str(into))
+    board.place(new, str(into))
+    (into / "y").unlink()
+    if what in ("link", "dangling"):
+        (into / "y").symlink_to(kept if what == "link" else tmp_path / "nothing")
+    else:
+        (into / "y").write_bytes(content)
+    if what == "file":
+        (into / MARK).unlink()
+        (into / "x").unlink()
+    before = {p.name: (p.is_symlink(), p.exists() and p.read_bytes()) for p in into.iterdir()}
+    with pytest.raises(
+        UsageError, match=r"model/y is there, and edgenas did not put it there"
+    ) as e:
+        board.place({n: file(tmp_path / "b", 3) for n in ("x", "y")}, str(into))
+    assert "\n" not in str(e.value) and kept.read_bytes() == content
+    assert before == {
+        p.name: (p.is_symlink(), p.exists() and p.read_bytes()) for p in into.iterdir()
+    }
 
 
 def test_a_folder_in_the_way_is_said(board: Transport, tmp_path: Path) -> None:
     (tmp_path / "model" / "y").mkdir(parents=True)
-    (tmp_path / "model" / "x").write_text("old")
     with pytest.raises(DeviceError, match=r"model/y.* is a folder"):
-        board.place({n: file(tmp_path / "a", 2) for n in "xy"}, str(tmp_path / "model"))
-    assert (tmp_path / "model" / "x").read_text() == "old"
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["x", "y"]
+        board.place({n: file(tmp_path / "a", 2) for n in "yx"}, str(tmp_path / "model"))
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["y"]
 
 
 def test_a_file_that_did_not_arrive_whole_is_never_used(tmp_path: Path) -> None:
