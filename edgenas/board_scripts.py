@@ -7,7 +7,61 @@ match in all of them is somebody else's, and is left alone.
 """
 
 BUSY = 75
-NOT_OURS = 76
+NOT_OURS, FOREIGN = 76, 77
+MARK = ".edgenas-board"
+_TOKEN = "[0-9a-f]" * 32
+
+# enter: make the folder with its mark, or see that it is ours. One of a version that made no mark
+# is known by the forms of all its names and by the hash of a file; of any other nothing is touched.
+_ENTER = f"""
+token={_TOKEN}
+enter() {{{{ (
+  [ -d {{folder}} ] || mkdir -p {{folder}} || exit
+  cd {{folder}} || exit
+  [ -f {MARK} ] && [ ! -L {MARK} ] && exit 0
+  here=$(pwd -P) strange= home=
+  [ -z "$HOME" ] || home=$(cd "$HOME" && pwd -P)
+  case "$here" in
+    /|"$home") echo "$here is not a folder for edgenas alone" >&2; exit {FOREIGN}
+  esac
+  for found in .* * files/.* files/* jobs/.* jobs/* jobs/*/* lock/*; do
+    [ -z "$strange" ] || break
+    if [ -L "$found" ]; then strange=$found; break
+    elif [ -d "$found" ]; then found=$found/
+    elif [ ! -e "$found" ]; then continue; fi
+    case "$found" in
+      ./|../|*/./|*/../|{MARK}) ;;
+      files/|jobs/|lock/|lock/pid|lock/who|part-$token|part-$token/) ;;
+      scratch-$token/|scratch-$token-$token/) ;;
+      files/$token*/) strange=$found ;;
+      files/$token|files/$token.*) ;;
+      jobs/$token/|jobs/.$token-*/|jobs/.$token-*/*|jobs/$token/.$token-*/) ;;
+      jobs/$token/boot|jobs/$token/space|jobs/$token/client|jobs/$token/who) ;;
+      jobs/$token/pid|jobs/$token/pids|jobs/$token/started) ;;
+      jobs/$token/out|jobs/$token/err|jobs/$token/code|jobs/$token/part) ;;
+      *) strange=$found ;;
+    esac
+  done
+  if command -v sha256sum; then sum=sha256sum
+  elif command -v shasum; then sum='shasum -a 256'
+  else sum=; fi > /dev/null
+  unlike=
+  for found in files/*; do
+    [ -z "$strange" ] && [ "$sum" ] && [ -s "$found" ] || continue
+    name=${{{{found#files/}}}}
+    case "$($sum < "$found")" in
+      "${{{{name%%.*}}}}"*) unlike=; break ;;
+      *) unlike=$found ;;
+    esac
+  done
+  if [ "$strange$unlike" ]; then
+    echo "$here is not a folder for edgenas alone: it holds ${{{{strange:-$unlike}}}}" >&2
+    exit {FOREIGN}
+  fi
+  echo "edgenas removes what it made here; nothing else is touched" > {MARK}
+) }}}}
+enter || exit
+"""
 
 # facts: when the process $1 started, and its group; nothing of one that is dead, or dead unburied.
 _FACTS = """
@@ -67,19 +121,23 @@ stop() {{
 # What is a day old is gone through only while nothing runs. Ages are by the clock of the board,
 # and what is wanted now is young, so a clock that jumps takes nothing away that is in use.
 LIST = (
-    _JOBS
+    _ENTER
+    + _JOBS
     + """
-[ -d {folder}/files ] || mkdir -p {folder}/files || exit
 cd {folder} || exit
+[ -d files ] || mkdir files || exit
 old() {{ [ -e "$1" ] && [ "$(find "$1" -prune -mtime +{left_days})" ]; }}
 busy=
-for job in jobs/*; do
+for job in jobs/$token; do
   if live "$job"; then busy=1
   elif old "$job"; then rm -rf "$job"; fi
 done
-for left in jobs/.[!.]* part-* scratch-* lock; do
+for left in jobs/.$token-* part-$token scratch-$token scratch-$token-$token; do
   [ -z "$busy" ] && old "$left" && rm -rf "$left"
 done
+if [ -d lock ] && [ ! -L lock ] && [ -z "$busy" ] && old lock; then  # of an older version
+  rm -f lock/pid lock/who; rmdir lock 2>/dev/null
+fi
 cd files || exit
 there=
 for name in {names}; do
@@ -87,7 +145,8 @@ for name in {names}; do
   elif [ -e "$name" ] || [ -L "$name" ]; then rm -rf "$name"; fi
 done
 [ -z "$there" ] || find $there -mtime +0 -exec touch {{}} +
-find . -type f -mtime +{unused_days} -exec rm -f {{}} +
+find . ! -name . -prune -type f \\( -name "$token" -o -name "$token.*" \\) \\
+  -mtime +{unused_days} -exec rm -f {{}} +
 if command -v sha256sum; then sum=sha256sum
 elif command -v shasum; then sum='shasum -a 256'
 else sum='wc -c'; fi > /dev/null
@@ -122,7 +181,9 @@ exit $code
 
 # Nothing is replaced before all of it lies there whole: aside on the same disk, by size and hash.
 # What lies there is replaced where .edgenas says that it was put there, as it is now.
-PLACE = """
+PLACE = (
+    f"token={_TOKEN}"
+    + """
 hash() {{ [ -z "$tool" ] || $tool < "$1" | cut -c 1-64; }}
 whole() {{
   [ "$(wc -c < "$1")" -eq "$2" ] || return 1
@@ -151,7 +212,7 @@ into={into}; part=$into/.edgenas-part-{token}
 tool=sha256sum; command -v sha256sum > /dev/null || tool='shasum -a 256'
 command -v "${{tool%% *}}" > /dev/null || tool=
 mkdir -p "$into" || exit
-find "$into" -maxdepth 1 -type d -name '.edgenas-part-*' -mtime +0 -exec rm -rf {{}} +
+find "$into" -maxdepth 1 -type d -name ".edgenas-part-$token" -mtime +0 -exec rm -rf {{}} +
 mkdir "$part" || exit
 trap 'rm -rf "$part"' EXIT
 {bring}
@@ -165,6 +226,7 @@ sync "$part"/* 2> /dev/null || sync
 {move}
 cd "$into" && pwd
 """
+)
 
 # The wrapper outlives the connection. It says what it is before it starts anything.
 WRAPPER = (
@@ -182,7 +244,8 @@ mv {job}/part {job}/code
 # A job shows itself whole, then looks at the others: of two at one instant the later one sees the
 # other. While both see each other, the one of the lesser name waits until the other has given way.
 START = (
-    _JOBS
+    _ENTER
+    + _JOBS
     + """
 umask 077
 if [ -d {job} ]; then
@@ -199,7 +262,7 @@ if [ -d {job}/.{token}-$$ ]; then rm -rf {job}/.{token}-$$; exit 0; fi
 looks=0
 while :; do
   rival= before=1
-  for other in {folder}/jobs/*; do
+  for other in {folder}/jobs/$token; do
     if [ "$other" = {job} ]; then before=
     elif live "$other"; then rival=$other; break; fi
   done
@@ -237,6 +300,8 @@ tail -c +{start} out
 exit 0
 """
 )
+
+SCRATCH = _ENTER + "mkdir -p {scratch}"
 
 STOP = (
     _JOBS

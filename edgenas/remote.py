@@ -10,6 +10,7 @@ import hashlib
 import io
 import math
 import os
+import posixpath
 import re
 import shlex
 import tarfile
@@ -20,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar, TypeVar
 
 from edgenas import board_scripts, client, placed, shell
@@ -204,7 +205,10 @@ class Remote(ABC):
     def scratch(self) -> Iterator[str]:
         """As ``Transport.scratch``."""
         folder = f"{self.folder}/scratch-{uuid.uuid4().hex}"
-        self._again(partial(self._said, f"mkdir -p {shlex.quote(folder)}"))
+        script = board_scripts.SCRATCH.format(
+            folder=shlex.quote(self.folder), scratch=shlex.quote(folder)
+        )
+        self._again(partial(self._said, script))
         try:
             yield folder
         finally:
@@ -308,6 +312,11 @@ class Remote(ABC):
     def _check(self, answer: Answer) -> None:
         if answer.code:
             err = " | ".join(line.strip() for line in answer.err.splitlines() if line.strip())
+            if answer.code == board_scripts.FOREIGN:
+                raise UsageError(
+                    f"{self.label}: {err}. Name a folder that is empty or not there yet as "
+                    "`folder` of the transport in the device file, or leave `folder` out"
+                )
             raise DeviceError(f"{self.label}: {err or f'a command ended with {answer.code}'}")
 
     def _again(self, attempt: Callable[[], T], at_most_s: float = math.inf) -> T:
@@ -336,6 +345,20 @@ def plain(transport: str, **fields: str) -> None:
     for name, value in fields.items():
         if not value or value.startswith("-") or any(c in value for c in "\n\0"):
             raise UsageError(f"transport {transport}: {name} cannot be {value!r}")
+
+
+def own_folder(transport: str, text: str) -> None:
+    """Raise UsageError where ``text`` is a home or a root, or what only a shell understands."""
+    if re.match(r"~|.*\$[\w{(]", text):
+        raise UsageError(
+            f"transport {transport}: folder cannot be {text!r}: no shell reads it. Write the whole "
+            "path, from / on"
+        )
+    if not set(PurePosixPath(posixpath.normpath(text)).parts) - {"/", "//", ".", ".."}:
+        raise UsageError(
+            f"transport {transport}: folder cannot be {text!r}: it is for edgenas alone, so name "
+            "one that is empty or not there yet, or leave `folder` out"
+        )
 
 
 def _name(path: Path) -> str:

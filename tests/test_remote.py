@@ -15,14 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgenas import client
-from edgenas.errors import DeviceError
+from edgenas import board_scripts, client
+from edgenas.errors import DeviceError, UsageError
 from edgenas.remote import Answer, Disconnected, Remote
 from edgenas.shell import Spoken, any_shell
 
 SHELLS = [name for name in ("dash", "bash", "busybox", "tcsh") if shutil.which(name)]
 MINIMAL = ("sh", "cat", "mkdir", "rm", "mv", "find", "touch", "tar", "dd", "wc", "tail", "grep",
-           "xargs", "sleep", "cp", "seq", "printf")  # fmt: skip
+           "xargs", "sleep", "cp", "seq", "printf", "rmdir")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,11 @@ def job(board: Board) -> Path:
     """The folder of the one job there."""
     (found,) = Path(board.folder, "jobs").iterdir()
     return found
+
+
+def lying(board: Board) -> list[str]:
+    """What lies in its folder, but the mark."""
+    return sorted({p.name for p in Path(board.folder).iterdir()} - {board_scripts.MARK})
 
 
 def age(path: Path, days: float = 30) -> Path:
@@ -345,7 +350,7 @@ def test_a_push_over_a_line_that_drops_ends_and_sends_little_twice(
     assert not dropping.takes
     assert [Path(p).read_bytes() for p in there] == [p.read_bytes() for p in files]
     assert sum(dropping.sent) < 1.4 * len(content)
-    assert sorted(p.name for p in Path(board.folder).iterdir()) == ["files"]
+    assert lying(board) == ["files"]
 
 
 def test_a_push_that_gave_up_goes_on_in_the_next(board: Board, tmp_path: Path) -> None:
@@ -387,7 +392,7 @@ def test_a_full_disk_there_is_said_and_what_was_cached_stays(tmp_path: Path, pla
     with pytest.raises(DeviceError, match=r"(?i)file too large"):
         limited.push(files)
     assert Path(there).read_bytes() == b"k" * 100
-    assert sorted(p.name for p in Path(plain.folder).iterdir()) == ["files"]
+    assert lying(plain) == ["files"]
 
 
 def test_ages_are_by_the_clock_of_the_board(
@@ -425,14 +430,13 @@ def test_what_a_cut_left_behind_is_swept_when_it_is_old_and_dead(
     at = Path(board.folder)
     (at / "jobs" / ("e" * 32)).mkdir(parents=True)
     (at / "jobs" / f".{'c' * 32}-12").mkdir()
-    for name in ("part-1", "scratch-1", "lock"):
+    token = "d" * 32
+    for name in (f"part-{token}", f"scratch-{token}", "lock"):
         (at / name).mkdir()
-        (at / name / "in it").touch()
-    (at / "part-2").touch()
-    young = [
-        *(at / "jobs").iterdir(),
-        *(p for p in at.iterdir() if p.name not in ("files", "jobs")),
-    ]
+        (at / name / "who").touch()
+    (at / f"part-{'b' * 32}").touch()
+    young = [*(at / "jobs").iterdir(), *(at / name for name in lying(board)[2:])]
+    assert len(young) == 6
     board.push(files)
     assert all(p.exists() for p in young)
     running = board.lines(["sh", "-c", "echo up; sleep 600"])
@@ -441,11 +445,111 @@ def test_what_a_cut_left_behind_is_swept_when_it_is_old_and_dead(
     for path in (*young, live):
         age(path)
     board.push(files)
-    assert live.exists() and (at / "scratch-1").exists()  # something runs: it may be its
+    assert live.exists() and (at / f"scratch-{token}").exists()  # something runs: it may be its
     running.close()
     board.push(files)
-    assert sorted(p.name for p in at.iterdir()) == ["files", "jobs"]
+    assert lying(board) == ["files", "jobs"]
     assert not list((at / "jobs").iterdir())
+
+
+def test_what_is_no_name_of_ours_is_never_swept(board: Board, tmp_path: Path) -> None:
+    files = written(tmp_path / "here", b"one")
+    board.push(files)
+    at, token = Path(board.folder), "e" * 32
+    theirs = [
+        at / "jobs/thesis/a.txt", at / "jobs/.hidden/b", at / "files/photos/wedding.jpg",
+        at / "files/notes.txt", at / f"files/photos/{token}.jpg", at / f"files/{token}-2.jpg",
+        at / "part-1/x", at / "scratch-notes/y", at / f"part-{token}-of-mine", at / "lock/diary",
+        at / f"jobs/{token}-mine/z", at / "scratch-", at / "notes.txt",
+    ]  # fmt: skip
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    for path in at.rglob("*"):
+        age(path)
+    board.push(files)
+    assert [p for p in theirs if p.exists()] == theirs
+
+
+THEIRS = ["notes.txt", "jobs/thesis/a.txt", "files/photos/wedding.jpg", "files/wedding.jpg", ".x",
+          "part-1", "scratch-notes/y", "lock", f"files/{'a' * 32}.jpg", f"files/{'a' * 32}/in",
+          f"jobs/{'a' * 32}/thesis.txt", f"jobs/{'a' * 31}/out", f"PART-{'a' * 32}"]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["push", "lines", "scratch", "place"])
+def test_a_folder_of_others_is_refused_and_left_as_it_is(
+    plain: Board, tmp_path: Path, way: str
+) -> None:
+    files = written(tmp_path / "here", b"one")
+    ways = {
+        "push": lambda: plain.push(files),
+        "lines": lambda: list(plain.lines(["true"])),
+        "scratch": lambda: plain.scratch().__enter__(),
+        "place": lambda: plain.place({"a": files[0]}, str(tmp_path / "placed")),
+    }
+    for name in THEIRS if way == "push" else THEIRS[:2]:
+        path = Path(plain.folder, name)
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+        for each in Path(plain.folder).rglob("*"):
+            age(each)
+        there = sorted(Path(plain.folder).rglob("*"))
+        with pytest.raises(UsageError, match=r"board: .*there is not a folder for edg.*`fol") as e:
+            ways[way]()
+        assert "\n" not in str(e.value) and Path(name).parts[0] in str(e.value)
+        assert sorted(Path(plain.folder).rglob("*")) == there and path.read_text() == "mine"
+        shutil.rmtree(plain.folder)
+    assert not (tmp_path / "placed").exists()
+
+
+def test_a_home_a_root_and_links_are_refused(
+    board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = written(tmp_path / "here", b"one")
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "to-home").symlink_to(home)
+    monkeypatch.setenv("HOME", str(home))
+    for folder in (home, tmp_path / "to-home", home / "x" / "..", Path("/")):
+        with pytest.raises(UsageError, match="not a folder for edgenas alone"):
+            replace(board, folder=str(folder)).push(files)
+    assert not list(home.glob("[!x]*"))
+    (tmp_path / "mark").touch()
+    Path(board.folder).mkdir()
+    for name, to in ((board_scripts.MARK, tmp_path / "mark"), ("files", home)):
+        Path(board.folder, name).symlink_to(to)
+        with pytest.raises(UsageError, match=f"it holds {name}"):
+            board.push(files)
+        Path(board.folder, name).unlink()
+    assert board.push(files)  # empty is as good as not there
+    monkeypatch.delenv("HOME")
+    assert replace(board, folder=str(tmp_path / "other")).push(files)
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+def test_the_folder_of_a_version_that_made_no_mark_is_used_on(
+    board: Board, tmp_path: Path, hashes: bool
+) -> None:
+    if not hashes:
+        board = Board(board.folder, path=tools(tmp_path / "tools", *MINIMAL))
+    files = written(tmp_path / "here", b"one", b"two")
+    there = [Path(p) for p in board.push(files)]
+    at, token = Path(board.folder), "e" * 32
+    (at / board_scripts.MARK).unlink()
+    there[0].write_bytes(b"")  # by a power cut
+    there[1].with_name("0" * 32).write_bytes(b"damaged")
+    for name in (f"jobs/{token}/pid", "lock/pid", f"part-{token}/x", f"scratch-{token}/y"):
+        (at / name).parent.mkdir(parents=True)
+        (at / name).touch()
+    whole = there[1].stat().st_mtime_ns
+    assert board.push(files) == [str(p) for p in there]
+    assert there[1].stat().st_mtime_ns == whole and there[0].read_bytes() == b"one"
+    assert (at / board_scripts.MARK).is_file()
+    for path in at.rglob("*"):
+        age(path)
+    board.push(files)
+    assert lying(board) == ["files", "jobs"] and not list((at / "jobs").iterdir())
+    assert sorted((at / "files").iterdir()) == sorted(there)
 
 
 def test_what_cannot_be_run_there_is_said_with_what_to_do(plain: Board, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 from ssh_servers import SSHD, PythonServer, Server, Sshd, key
 
 from edgenas import remote
+from edgenas.board_scripts import MARK
 from edgenas.device import Device, load_device
 from edgenas.errors import DeviceError, UsageError
 from edgenas.profile import profile
@@ -26,6 +27,7 @@ from edgenas.runtimes.onnxruntime import OnnxRuntime
 from edgenas.session import probe
 from edgenas.spaces.mobile import Mobile
 from edgenas.transports import ssh
+from edgenas.transports.adb import Adb
 from edgenas.transports.ssh import Ssh
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh on this machine")
@@ -71,8 +73,9 @@ def board(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ss
 
 
 def left(board: Ssh) -> set[str]:
-    """What a board keeps when nothing runs: pushed files."""
-    return {p.name for p in Path(board.folder).rglob("*") if p.parent.name != "files"} - {"files"}
+    """What a board keeps when nothing runs, but the mark: pushed files."""
+    kept = {p.name for p in Path(board.folder).rglob("*") if p.parent.name != "files"}
+    return kept - {"files", MARK}
 
 
 COUNT = "for i in $(seq 2000); do echo line $i; done; sleep 0.2; printf end"
@@ -310,6 +313,42 @@ def test_a_board_without_that_python_says_so(board: Ssh, tmp_path: Path) -> None
         DeviceError, match=r"board: python9 failed with code 127 there: .*not found"
     ):
         profile(bare, SPACE, "fp32", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "/", "//", ".", "./", "..", "~", "~/", "~/.", "a/..", "/a/..", "~pi/x", "~pi", "$HOME/x",
+        "${HOME}/x", "/data/$(id)/x",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["{kind: ssh, host: pi, ", "{kind: adb, "])
+def test_a_folder_that_cannot_be_ours_is_refused_before_a_board_is_asked(
+    tmp_path: Path, kind: str, folder: str
+) -> None:
+    path = tmp_path / "pi.yaml"
+    path.write_text(f"transport: {kind}folder: '{folder}'}}\nruntime: {{kind: onnxruntime}}\n")
+    with pytest.raises(UsageError, match=r"pi\.yaml.*folder cannot be") as e:
+        load_device(str(path))
+    assert "\n" not in str(e.value)
+
+
+def test_a_tilde_is_the_home_of_the_login(board: Ssh, tmp_path: Path) -> None:
+    assert Ssh("pi", folder="~/x", python="~/venv/python") == Ssh(
+        "pi", folder="./x", python="./venv/python"
+    )
+    with pytest.raises(UsageError, match="folder cannot be"):
+        Adb(folder="~/x")  # a phone has none
+    folder = f".edgenas-test-{tmp_path.parent.name}-{tmp_path.name}"
+    (tmp_path / "a").write_bytes(b"one")
+    try:
+        (there,) = replace(board, folder=f"~//{folder}/x").push([tmp_path / "a"])
+        assert (Path.home() / there).read_bytes() == b"one"
+        placed = board.place({"b": tmp_path / "a"}, f"~/{folder}/placed")
+        assert Path(placed) == Path.home().resolve() / folder / "placed"
+    finally:
+        shutil.rmtree(Path.home() / folder)
+    assert not (Path.home() / "~").exists()
 
 
 @pytest.mark.parametrize(

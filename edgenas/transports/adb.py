@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgenas.errors import DeviceError
-from edgenas.remote import Disconnected, Remote, plain
+from edgenas.remote import Disconnected, Remote, own_folder, plain
 from edgenas.shell import Spoken
 from edgenas.validate import Amount
 
@@ -47,6 +47,7 @@ class Adb(Remote):
     def __post_init__(self) -> None:
         serial = {} if self.serial is None else {"serial": self.serial}
         plain("adb", python=self.python, folder=self.folder, **serial)
+        own_folder("adb", self.folder)
 
     @property
     def label(self) -> str:

@@ -7,11 +7,12 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgenas.errors import DeviceError, UsageError
-from edgenas.remote import Disconnected, Remote, plain
+from edgenas.remote import Disconnected, Remote, own_folder, plain
 from edgenas.shell import Spoken, any_shell
 from edgenas.validate import Amount
 
@@ -55,7 +56,8 @@ class Ssh(Remote):
     """``host``: as given to ``ssh``, e.g. ``pi@192.0.2.7`` or a name of ~/.ssh/config.
 
     ``options``: for ``ssh -o``. ``python``: the interpreter there. ``folder``: ours there, relative
-    to the home of the login. ``patience_s``: how long to try to reach again a board that was there.
+    to the home of the login, as ``~/`` is. ``patience_s``: how long to try to reach again a board
+    that was there.
     """
 
     host: str
@@ -68,6 +70,9 @@ class Ssh(Remote):
     def __post_init__(self) -> None:
         options = {f"options[{i}]": option for i, option in enumerate(self.options)}
         plain("ssh", host=self.host, python=self.python, folder=self.folder, **options)
+        object.__setattr__(self, "python", _from_home(self.python))
+        object.__setattr__(self, "folder", _from_home(self.folder))
+        own_folder("ssh", self.folder)
         if self.port is not None and not 1 <= self.port <= 65535:
             raise UsageError(f"transport ssh: port cannot be {self.port}: 1 to 65535")
 
@@ -80,6 +85,10 @@ class Ssh(Remote):
     def starts_here(self) -> tuple[str, ...]:
         """Options by which ssh runs a program on this machine, or may."""
         return tuple(f"ssh -o {o}" for o in self.options if _keyword(o) not in HARMLESS)
+
+    def place(self, files: Mapping[str, Path], folder: str) -> str:
+        """As ``Transport.place``; relative to the home of the login."""
+        return super().place(files, _from_home(folder))
 
     def _spoken(self, script: str, stdin: bytes) -> Spoken:
         with tempfile.TemporaryFile() as errors:  # a pipe would be held open by a shared connection
@@ -132,6 +141,11 @@ class Ssh(Remote):
         return Disconnected(
             f"{self.host} cannot be reached over ssh: {last[0] if last else 'the connection ended'}"
         )
+
+
+def _from_home(path: str) -> str:
+    """Where a command there begins, which no shell would put in the place of ``~`` in quotes."""
+    return re.sub("^~/+", "./", path)
 
 
 def _keyword(option: str) -> str:
