@@ -543,7 +543,7 @@ def test_weights_are_loaded_first_and_then_computed(
     )
     ctx = Context(tmp_path, config, tmp_path, lambda what, done, total: None)
     ctx.__dict__["space"] = loaded
-    net = brought_network(ctx, loaded.all_first)
+    net, _ = brought_network(ctx, loaded.all_first)
     x = task.tensors("test", 8)[0]
     torch.testing.assert_close(net.eval()(x), trained(x), rtol=1e-4, atol=1e-5)
     save_weights(net, tmp_path / "plain.safetensors")
