@@ -120,7 +120,7 @@ def test_files_are_placed_under_their_names_whatever_the_folder_is_called(
         (tmp_path / "b").write_bytes(content)
         there = board.place({"x.py": tmp_path / "a", "y.json": tmp_path / "b"}, str(folder))
         assert Path(there) == folder
-        assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
+        assert {p.name: p.read_bytes() for p in folder.glob("[!.]*")} == {
             "x.py": b"one",
             "y.json": content,
         }
