@@ -20,7 +20,7 @@ from edgenas.cli_fpga import fpga
 from edgenas.cli_lut import lut
 from edgenas.cli_tables import build_emulator, build_runner, count, profile, tables_option
 from edgenas.errors import EdgenasError, GateNotMet, UsageError
-from edgenas.printing import emit, json_option
+from edgenas.printing import SEED, Number, emit, json_option
 
 if TYPE_CHECKING:
     from edgenas.config import Config
@@ -210,9 +210,17 @@ for command in (build_runner, build_emulator, profile, count, lut, fpga):
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--device", required=True, help="Where it is to be timed.")
-@click.option("--blocks", default=5, show_default=True, help="Processes.")
-@click.option("--block-seconds", default=0.5, show_default=True, help="Time of each.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--blocks", default=5, show_default=True, type=click.IntRange(2, 1000), help="Processes."
+)
+@click.option(
+    "--block-seconds",
+    default=0.5,
+    show_default=True,
+    type=Number(0.001, 3600),
+    help="Time of each.",
+)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @json_option
 def measure(
     file: Path, device: str, blocks: int, block_seconds: float, seed: int, as_json: bool

@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from edgenas.errors import UsageError
-from edgenas.printing import Number, emit, json_option, minutes, table_facts, table_line
+from edgenas.printing import (
+    SEED,
+    Number,
+    emit,
+    json_option,
+    minutes,
+    table_facts,
+    table_line,
+)
 
 tables_option = click.option(
     "--tables", type=click.Path(path_type=Path), default=Path("latency_tables"),
@@ -56,9 +64,11 @@ def build_emulator(mirror: str | None) -> None:
 def _space_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that name a search space: arguments of ``_searched``, ``settings`` by keyword."""
     for option in (
-        click.option("--classes", type=click.IntRange(2), help="Classes."),
-        click.option("--channels", type=click.IntRange(1), help="Image channels."),
-        click.option("--resolution", type=click.IntRange(1), help="Image height = width, pixels."),
+        click.option("--classes", type=click.IntRange(2, 1_000_000), help="Classes."),
+        click.option("--channels", type=click.IntRange(1, 100_000), help="Image channels."),
+        click.option(
+            "--resolution", type=click.IntRange(1, 4096), help="Image height = width, pixels."
+        ),
         click.option("--preset", help="Preset of the space, e.g. tiny, small, proxyless."),
         click.option("--space", default="mobile", show_default=True, help="Search space."),
         click.option(
@@ -96,7 +106,7 @@ def _kept(path: Path, fresh: bool, made: str) -> str:
 @click.option("--precision", multiple=True, help="fp32 or int8-static; default: all of the device.")
 @click.option(
     "--networks",
-    type=int,
+    type=click.IntRange(max=10_000),
     default=None,
     help="Whole networks to measure beside the operators, 12 or more; 48 where not given.",
 )
@@ -120,7 +130,7 @@ def _kept(path: Path, fresh: bool, made: str) -> str:
     help="Spend about so long on each precision, most of it on the least certain rows.",
 )
 @click.option("--precise", is_flag=True, help="Spend four times as long as by default.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=SEED)
 @click.option("--fresh", is_flag=True, help="Measure again what is there.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost and stop.")
 @tables_option

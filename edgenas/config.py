@@ -310,7 +310,7 @@ def parse_config(data: Mapping[str, Any], where: str, default_name: str = "run")
     """Check a mapping, units included, before anything costs time. Raises UsageError."""
     if data.get("schema_version", 1) != 1:
         raise UsageError(
-            f"{where}: schema_version {data['schema_version']!r}; this edgenas reads 1"
+            f"{where}: schema_version {data['schema_version']!r:.80}; this edgenas reads 1"
         )
     data = {"name": default_name, **data}
     for key, cls in _SECTIONS.items():

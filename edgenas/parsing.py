@@ -3,13 +3,14 @@
 Every function raises ValueError with what is wrong, or one of its kinds.
 """
 
+import gzip
 import itertools
 import json
 import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -38,12 +39,32 @@ class Refused(ValueError):
         self.said = said
 
 
-def text(path: Path, most_bytes: int = MOST_BYTES) -> str:
-    """The file at ``path``, its line ends as ``\\n`` and no mark of byte order; also OSError."""
+def content(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """What the file at ``path`` holds; also OSError."""
     with path.open("rb") as file:
-        data = file.read(most_bytes + 1)
+        return _bounded(file, most_bytes)
+
+
+def gunzipped(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """What the gzip file at ``path`` holds; also OSError, EOFError, zlib.error."""
+    with gzip.open(path, "rb") as file:
+        return _bounded(file, most_bytes)
+
+
+def _bounded(file: IO[bytes], most_bytes: int) -> bytes:
+    data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
         raise ValueError(f"it is longer than {most_bytes >> 20} MB, the most that is read")
+    return data
+
+
+def text(path: Path, most_bytes: int = MOST_BYTES) -> str:
+    """The file at ``path``, its line ends as ``\\n`` and no mark of byte order; also OSError."""
+    return decoded(content(path, most_bytes))
+
+
+def decoded(data: bytes) -> str:
+    """As ``text``, of what is read."""
     try:
         read = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:

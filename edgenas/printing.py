@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # `edgenas --help` must not wait for it
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+SEED = click.IntRange(0, 2**31 - 1)
+
+
 class Number(click.FloatRange):
     """A float in a range; not NaN, which is below and above nothing."""
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from edgenas.errors import UsageError
 from edgenas.latency import Provenance
+from edgenas.validate import Threads
 
 
 @dataclass(frozen=True)
@@ -19,15 +20,13 @@ class Cores:
     ``0,2``; all, where nothing is said.
     """
 
-    threads: int = 1
+    threads: Threads = 1
     affinity: str = ""
 
     name: ClassVar[str]
     provenance: ClassVar[Provenance] = "measured"
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise UsageError(f"runtime {self.name}: threads must be 1 or more, not {self.threads}")
         if not re.fullmatch(r"|big|little|\d+(-\d+)?(,\d+(-\d+)?)*", self.affinity):
             raise UsageError(
                 f"runtime {self.name}: affinity cannot be {self.affinity!r}; say big, little, or "

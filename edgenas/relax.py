@@ -20,7 +20,7 @@ from edgenas.gates import Gates
 from edgenas.pressure import Pressure, pressure
 from edgenas.search import Objective
 from edgenas.space import Context, Relaxable, Space, require
-from edgenas.validate import Amount, Count, Positive, UnderOne, Whole
+from edgenas.validate import Batch, Count, Epochs, Fraction, Rate, UnderOne, Whole
 
 STEEPEST = 20.0  # between two logits of one choice before anything is learnt
 
@@ -163,12 +163,12 @@ class Schedule:
     what is computed forward and back; weights and loss are fp32 in any case.
     """
 
-    epochs: Count = 5
+    epochs: Epochs = 5
     warmup: Whole = 2
-    batch: Count = 128
-    lr: Positive = 0.1
+    batch: Batch = 128
+    lr: Rate = 0.1
     momentum: UnderOne = 0.9
-    weight_decay: Amount = 4e-5
+    weight_decay: Fraction = 4e-5
     smoothing: UnderOne = 0.1
     arch_every: Count = 4
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -19,7 +19,7 @@ from edgenas.search import Found, Ledger, Objective, Problem, Progress, ask_tell
 from edgenas.space import Relaxable
 from edgenas.spec import Architecture
 from edgenas.supernet import train_supernet
-from edgenas.validate import Fraction, Positive, Whole
+from edgenas.validate import Fraction, Rate, Whole
 
 TRIES = 20  # draws for each sample that is wanted
 
@@ -33,7 +33,7 @@ class WeightSharing(Schedule, abc.ABC):
     further architectures that are drawn for each objective and scored, for the front.
     """
 
-    arch_lr: Positive = 0.05
+    arch_lr: Rate = 0.05
     fill: Fraction = 0.95
     samples: Whole = 8
 

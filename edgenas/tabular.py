@@ -6,7 +6,7 @@ Multilinear   what a supernet is to a policy: loss and accuracy under gates, loo
 """
 
 import csv
-import gzip
+import io
 import math
 import random
 import zlib
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgenas import parsing
 from edgenas.errors import CapabilityError, CorruptFile, InvalidArchitecture, UsageError
 from edgenas.gates import Gates
 from edgenas.pressure import Pressure
@@ -62,7 +63,7 @@ class Published:
         lines = _lines(path)
         if lacking := [c for c in (names, *search, *report) if c not in lines[0]]:
             raise CorruptFile(
-                f"{path} has no column {lacking[0]!r}, but: {', '.join(map(repr, lines[0]))}"
+                f"{path} has no column {lacking[0]!r}, but: {', '.join(map(repr, lines[0]))[:200]}"
             )
         place = lines[0].index(names)
         order = np.argsort(_ranks(path, lines, place, space, published))
@@ -189,11 +190,10 @@ def learn(
 
 def _lines(path: Path) -> list[list[str]]:
     try:
-        with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file))
+        lines = list(csv.reader(io.StringIO(parsing.decoded(parsing.gunzipped(path)), newline="")))
     except FileNotFoundError:
         raise UsageError(f"there is no {path}") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as e:
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as e:
         raise CorruptFile(f"{path} cannot be read as gzipped CSV: {e}") from e
     if not lines:
         raise CorruptFile(f"{path} is empty")

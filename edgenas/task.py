@@ -205,6 +205,11 @@ def load_task(settings: Mapping[str, Any], seed: int) -> Task:
     raw = _held_out(dataset, chosen)
     check_names(raw.classes, chosen.dataset)
     augment = construct(Augment, asdict(raw.augment) | chosen.augment, "task: augment")
+    if augment.shift > max(raw.augment.shift, *raw.train.x.shape[2:]):
+        raise UsageError(
+            f"task: augment: shift is {augment.shift}, and images have {raw.train.x.shape[2]} x "
+            f"{raw.train.x.shape[3]} pixels"
+        )
     train, test = _test_apart(raw, chosen)
     parts = _parts(train, raw.val, test, len(raw.classes), chosen, Generator().manual_seed(seed))
     _check_classes(chosen.dataset, raw.classes, parts)
@@ -343,7 +348,8 @@ def _parts(
     if most >= len(rest):
         raise DataError(
             f"task: {len(train)} training images do not give {len(search)} to search, {most} to "
-            "calibrate and some to train; add images or lower calibration_images"
+            "calibrate and some to train; add images, lower calibration_images, raise "
+            "train_images"
         )
     calibration, rest = _cut(train.y, rest, most, generator)
     return {
@@ -392,7 +398,8 @@ def _check_classes(name: str, classes: Sequence[str], parts: Mapping[Part, Image
             have = sum(int(c[label]) for c in counts.values())
             raise DataError(
                 f"{name}: class {classes[label]!r} has {have} images, none of them in the part "
-                f"{part!r}; add images of it or leave the class out"
+                f"{part!r}; add images of it, raise train_images or test_images, or leave the "
+                "class out"
             )
 
 

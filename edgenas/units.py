@@ -35,12 +35,12 @@ class Budget:
 
 def _split(text: object, where: str, example: str) -> tuple[str, float, str]:
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-        raise UsageError(f"{where}: expected a quantity such as {example!r}, not {text!r}")
+        raise UsageError(f"{where}: expected a quantity such as {example!r}, not {text!r:.80}")
     m = _QUANTITY.fullmatch(str(text))
     if m is None:
-        raise UsageError(f"{where}: cannot read {text!r}; write it as {example!r}")
+        raise UsageError(f"{where}: cannot read {text!r:.80}; write it as {example!r}")
     if m[3] is None:
-        raise UsageError(f"{where}: {text!r} has no unit; write it as {example!r}")
+        raise UsageError(f"{where}: {text!r:.80} has no unit; write it as {example!r}")
     sign = {"≤": "<=", "≥": ">=", None: ""}.get(m[1], m[1])
     return sign, float(m[2]), m[3]
 
@@ -58,11 +58,13 @@ def budget(text: object, where: str) -> Budget:
         raise UsageError(f"{where}: a budget is an upper limit: '<= {value:g} {unit}'")
     if unit == "%":
         if not 0 <= value <= 100:
-            raise UsageError(f"{where}: {text!r} is not between 0 % and 100 % of the space's range")
+            raise UsageError(
+                f"{where}: {text!r:.80} is not between 0 % and 100 % of the space's range"
+            )
         return Budget(str(text), None, value / 100)
     limit_ms = value * _scale(unit, _MS, where)
     if limit_ms <= 0:
-        raise UsageError(f"{where}: {text!r} is not more than nothing")
+        raise UsageError(f"{where}: {text!r:.80} is not more than nothing")
     return Budget(str(text), limit_ms, None)
 
 
@@ -70,10 +72,10 @@ def fraction(text: object, where: str, sense: Literal["<=", ">="]) -> float:
     """``"88 %"`` or ``"1 point"`` as 0.88 or 0.01; ``sense`` is the comparison that is meant."""
     sign, value, unit = _split(text, where, "<= 1 point" if sense == "<=" else ">= 90 %")
     if sign not in ("", sense):
-        raise UsageError(f"{where}: {text!r} should be '{sense} {value:g} {unit}'")
+        raise UsageError(f"{where}: {text!r:.80} should be '{sense} {value:g} {unit}'")
     result = value * _scale(unit, _FRACTION, where)
     if not 0 <= result <= 1:
-        raise UsageError(f"{where}: {text!r} is not between 0 and 100 %")
+        raise UsageError(f"{where}: {text!r:.80} is not between 0 and 100 %")
     return result
 
 
@@ -96,5 +98,5 @@ def _upper(text: object, where: str, example: str, units: dict[str, float]) -> f
     sign, value, unit = _split(text, where, example)
     result = value * _scale(unit, units, where)
     if sign == ">=" or result <= 0:
-        raise UsageError(f"{where}: an upper limit is meant, such as {example!r}, not {text!r}")
+        raise UsageError(f"{where}: an upper limit is meant, such as {example!r}, not {text!r:.80}")
     return result

@@ -21,6 +21,15 @@ Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 UnderOne = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Epochs = Annotated[int, pydantic.Field(strict=True, gt=0, le=100_000)]
+Batch = Annotated[int, pydantic.Field(strict=True, gt=0, le=65_536)]
+Rate = Annotated[float, pydantic.Field(gt=0, le=1000)]  # of learning
+Patience = Annotated[float, pydantic.Field(ge=0, le=86_400, allow_inf_nan=False)]  # seconds
+Port = Annotated[int, pydantic.Field(ge=1, le=65_535)]
+Pixels = Annotated[int, pydantic.Field(ge=1, le=4096)]  # a side of an image
+ChannelCount = Annotated[int, pydantic.Field(ge=1, le=100_000)]
+Classes = Annotated[int, pydantic.Field(ge=2, le=1_000_000)]
+Threads = Annotated[int, pydantic.Field(ge=1, le=1024)]
 
 
 class _Dataclass(Protocol):

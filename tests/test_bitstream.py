@@ -121,7 +121,7 @@ def test_a_tool_that_fails_or_is_absent_is_one_line(built, tmp_path, monkeypatch
         place_and_route(SHAPE, wrong, MHZ, [1], built, 30, 1, lambda *_: None)
     with pytest.raises(UsageError, match="there is no place and route for LFE5U-99F"):
         Part("LFE5U-99F", "CABGA381", 6)
-    with pytest.raises(UsageError, match="speed grades of an ECP5 are 6, 7 and 8, not 5"):
+    with pytest.raises(UsageError, match="speed_grade of an ECP5 is 6, 7 or 8, not 5"):
         Part("LFE5U-25F", "CABGA381", 5)
     assert main(["fpga", "build", "cpu-litert"]) == 2
     assert "cpu-litert is no accelerator of edgenas" in capsys.readouterr().err

@@ -1,8 +1,11 @@
 """Files that ask for more memory or time than any honest one of their size: refused in a line."""
 
+import gzip
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import flatbuffers
@@ -12,12 +15,16 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper
 
-from edgenas import onnx_optimiser, runner
+from edgenas import onnx_optimiser, parsing, runner
 from edgenas.artifact import Artifact
+from edgenas.config import load_config
 from edgenas.device import load_device
 from edgenas.errors import CorruptFile, EdgenasError
 from edgenas.export import exporter_for
+from edgenas.files import read_json
+from edgenas.lut import import_table
 from edgenas.session import Pace, Refusal, Visit, time_models
+from edgenas.tabular import nasbench201, nasbench_macro
 
 CPU = load_device("cpu-onnxruntime")
 F, I64, NODE = TensorProto.FLOAT, TensorProto.INT64, helper.make_node
@@ -219,3 +226,44 @@ def test_garbage_of_any_format_is_refused(format: str, content: bytes, tmp_path:
     with pytest.raises(EdgenasError) as caught:
         exporter_for(format).inspect(tmp_path / "a")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [nasbench_macro, nasbench201])
+@pytest.mark.parametrize("content", [b"0", b"0,", b"00000000,1,1,1\n", b'"'])
+def test_a_packed_table_that_unpacks_without_end_is_refused(
+    read: Callable[[Path], object], content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "bomb.csv.gz"
+    member = gzip.compress(content * ((1 << 20) // len(content)))
+    path.write_bytes(member * 1000)  # a gigabyte, of members that follow each other
+    with pytest.raises(CorruptFile, match=f"longer than {parsing.MOST_BYTES >> 20} MB") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".yaml"])
+@pytest.mark.parametrize(
+    "content", [None, b"op," * 100_000, b"a" * 1_000_000, b'"' * 99_999, b"a: " + b"1" * 200_000]
+)
+def test_a_table_of_hundreds_of_mb_or_one_line_is_refused(
+    content: bytes | None, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"t{suffix}"
+    path.write_bytes(content or b"op,ms\n")
+    if content is None:
+        with path.open("r+b") as file:
+            file.truncate(900 << 20)  # takes no disk
+    with pytest.raises(CorruptFile, match=re.escape(str(path))) as caught:
+        import_table(path, "x", "fp32", 0.1)
+    said = str(caught.value)
+    assert "\n" not in said and len(said) < 600
+    assert "longer than" in said or content is not None
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_a_config_of_hundreds_of_mb_is_refused(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"c{suffix}"
+    with path.open("wb") as file:
+        file.truncate(900 << 20)
+    with pytest.raises(EdgenasError, match=r"longer than \d+ MB"):
+        (load_config if suffix == ".yaml" else read_json)(path)

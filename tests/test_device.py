@@ -258,8 +258,8 @@ LOCAL = "runtime: {kind: litert}\ntransport: {kind: local}\n"
         (SSH + "options: ['']}", "options[0] cannot be ''"),
         (SSH + 'options: ["a=b\\nc=d"]}', "options[0] cannot be"),
         (SSH + "port: ssh}", "port: Input should be a valid integer"),
-        (SSH + "port: 0}", "port cannot be 0: 1 to 65535"),
-        (SSH + "port: 65536}", "port cannot be 65536: 1 to 65535"),
+        (SSH + "port: 0}", "port: Input should be greater than or equal to 1, not 0"),
+        (SSH + "port: 65536}", "port: Input should be less than or equal to 65535, not 65536"),
         (SSH + "port: true}", "port: expected no true or false"),
         (SSH + "port: 22.5}", "port: Input should be a valid integer"),
         (SSH + "patience_s: .inf}", "patience_s: Input should be a finite number"),
@@ -274,7 +274,7 @@ LOCAL = "runtime: {kind: litert}\ntransport: {kind: local}\n"
         (LOCAL + "description: [a]", "description: Input should be a valid string"),
         ("transport: {kind: local}", "runtime: Field required"),
         ("transport: {kind: local}\nruntime: {kind: litert, thread: 2}", "Did you mean 'threads'"),
-        ("transport: {kind: local}\nruntime: {kind: litert, threads: 0}", "1 or more, not 0"),
+        ("transport: {kind: local}\nruntime: {kind: litert, threads: 0}", "equal to 1, not 0"),
         ("transport: {kind: local}\nruntime: {kind: litert, threads: many}", "not 'many'"),
         ("transport: local\nruntime: {kind: litert}", "transport: Input should be a valid dict"),
         ("transport: {kind: local}\nruntim: {kind: litert}", "unknown key 'runtim'"),
@@ -709,7 +709,7 @@ def test_a_broken_device_file_says_which_and_hides_no_other(
     assert main(["devices"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "devices/empty.yaml" in lines["empty"] and "local + litert" in lines["cpu-litert"]
-    assert "devices/none.yaml: runtime" in lines["none"] and "threads must be 1" in lines["none"]
+    assert "devices/none.yaml: runtime: threads" in lines["none"] and "equal to 1" in lines["none"]
 
 
 RUNS = [

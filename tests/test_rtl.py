@@ -143,7 +143,7 @@ def test_what_it_cannot_compute_and_what_makes_no_sense_is_one_line(device, tmp_
     for dram in ({"latency": 2}, {"reads": [9, 8]}, {"reads": [1, 1]}, {"writes": [0, 8]}):
         with pytest.raises(UsageError, match="dram: latency is 3 cycles or more"):
             load_device(str(written(tmp_path, dram={**usual, **dram})))
-    with pytest.raises(UsageError, match="cannot be had with 14 on their way"):
+    with pytest.raises(UsageError, match="cannot be had then: 14 can be on their way"):
         load_device(str(written(tmp_path, dram={**usual, "latency": 63})))
     with pytest.raises(UsageError, match="lanes"):
         load_device(str(written(tmp_path, shape={**SHAPE, "lanes": 6})))

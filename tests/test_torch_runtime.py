@@ -99,7 +99,7 @@ def test_where_something_is_missing_it_is_said(tmp_path: Path) -> None:
             probe(GPU)
     path = tmp_path / "gpu.yaml"
     path.write_text("transport: {kind: local}\nruntime: {kind: torch, batch: 0}\n")
-    with pytest.raises(UsageError, match="batch must be 1 or more"):
+    with pytest.raises(UsageError, match=r"runtime: batch: Input should be greater than 0, not 0"):
         load_device(str(path))
 
 

@@ -32,8 +32,8 @@ class Dram:
             )
         if self.latency * words > _FLYING * of:
             raise UsageError(
-                f"dram: {words} words in {of} cycles cannot be had with {_FLYING} on their way, "
-                f"each for {self.latency} cycles"
+                f"dram: latency is {self.latency!r:.80} cycles, and {words} words in {of} cycles "
+                f"cannot be had then: {_FLYING} can be on their way"
             )
 
 

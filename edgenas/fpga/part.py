@@ -1,6 +1,9 @@
 """A chip for which the accelerator is placed and routed."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
 
 from edgenas.errors import UsageError
 
@@ -21,14 +24,14 @@ class Part:
     chip: str
     package: str
     speed_grade: int
-    board_mhz: float = 25
+    board_mhz: Annotated[float, Field(ge=1, le=1000)] = 25
     pins: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.chip not in CHIPS:
             raise UsageError(f"there is no place and route for {self.chip}; for {', '.join(CHIPS)}")
         if self.speed_grade not in (6, 7, 8):
-            raise UsageError(f"speed grades of an ECP5 are 6, 7 and 8, not {self.speed_grade}")
+            raise UsageError(f"speed_grade of an ECP5 is 6, 7 or 8, not {self.speed_grade!r:.80}")
         if unknown := self.pins.keys() - {*PORTS}:
             raise UsageError(f"pins of the board are {', '.join(PORTS)}, not {sorted(unknown)}")
 

@@ -38,14 +38,12 @@ def import_table(path: Path, device: str, precision: str, margin: float | None) 
     if reader is None:
         raise UsageError(f"{path}: tables are read from {', '.join(READERS)}")
     try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")  # as spreadsheets write it, with a mark at its start
+        data = parsing.content(path, MOST_BYTES[reader])
+        text = parsing.decoded(data)
     except FileNotFoundError:
         raise UsageError(f"there is no {path}") from None
-    except UnicodeDecodeError as e:
-        raise CorruptFile(f"{path} is not UTF-8 ({e}); save it as that") from e
-    except OSError as e:
-        raise CorruptFile(f"{path} cannot be read: {e}") from e
+    except (OSError, ValueError) as e:
+        raise CorruptFile(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}") from e
     try:
         rows = reader(text)
     except (ValueError, OverflowError) as e:
@@ -144,7 +142,7 @@ def from_csv(text: str) -> Rows:
         raise ValueError(
             f"expected a column op, or {', '.join(sorted(NN_METER))}, and one of time whose name "
             "ends in its unit, e.g. latency_ms, latency_us; found "
-            f"{', '.join(names) or 'nothing'}"
+            f"{', '.join(names)[:200] or 'nothing'}"
         )
     scale = UNITS_MS[times[0].lower().rpartition("_")[2]]
     rows: dict[OpSpec, Timing] = {}
@@ -186,3 +184,4 @@ READERS: Mapping[str, Callable[[str], Rows]] = {
     ".yml": from_yaml,
     ".csv": from_csv,
 }
+MOST_BYTES = {from_yaml: parsing.MOST_YAML_BYTES, from_csv: parsing.MOST_BYTES}

@@ -17,7 +17,7 @@ __all__ = ["ProxylessR"]
 class ProxylessR(WeightSharing):
     """``networks``: drawn and scored a step, each against the mean of the others."""
 
-    networks: Annotated[int, Field(ge=2)] = 6
+    networks: Annotated[int, Field(strict=True, ge=2, le=1000)] = 6
 
     def policy(self, space: Relaxable, rng: random.Random) -> Reinforce:
         """Rewards of whole networks."""

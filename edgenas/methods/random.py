@@ -7,7 +7,7 @@ from edgenas.evaluate import Predicted, Scratch
 from edgenas.samplers import Fitting
 from edgenas.search import Found, Ledger, Objective, Problem, Progress, ask_tell, silent
 from edgenas.spec import Architecture
-from edgenas.validate import Count
+from edgenas.validate import Count, Epochs
 
 __all__ = ["Random"]
 
@@ -20,7 +20,7 @@ class Random:
     """
 
     trials: Count = 1
-    epochs: Count = 2
+    epochs: Epochs = 2
 
     def training_epochs(self, objectives: int) -> float:
         """Cost in epochs of plainly training one path."""

@@ -35,7 +35,7 @@ class Ncnn(Cores):
             known = ", ".join(native.CPU)
             raise UsageError(f"runtime ncnn: arch cannot be {self.arch!r}. Known: {known}")
         if self.threads != 1:
-            raise UsageError(f"runtime ncnn: its program has 1 thread, not {self.threads}")
+            raise UsageError(f"runtime ncnn: threads is {self.threads}; its program has 1")
 
     @property
     def payload(self) -> Path:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from edgenas.errors import UsageError
 from edgenas.python_runtime import PythonRuntime
+from edgenas.validate import Batch
 
 __all__ = ["Torch"]
 
@@ -19,18 +19,13 @@ class Torch(PythonRuntime):
     """
 
     accelerator: Literal["cuda", "cpu"] = "cuda"
-    batch: int = 1
+    batch: Batch = 1
 
     name: ClassVar[str] = "torch"
     format: ClassVar[str] = "torch"
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
     further: ClassVar[tuple[str, ...]] = ()
     weighs: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch < 1:
-            raise UsageError(f"runtime torch: batch must be 1 or more, not {self.batch}")
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ and 2.5 of its third stage.
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
@@ -77,7 +78,15 @@ _LATER = ("ses", "edge_activation", "features", "multipliers", "resolutions")  #
 
 
 # More is a slip of the hand, and takes all memory or hours before anything is said.
-_MOST_KERNEL, _MOST_PAIRS, _MOST_OPTIONS, _MOST_WEIGHTS = 63, 1000, 20_000, 2_000_000_000
+_MOST_PAIRS, _MOST_OPTIONS, _MOST_WEIGHTS, _MOST_ENTRIES = 1000, 20_000, 2_000_000_000, 1000
+_MOST_OPERATORS = 1_000_000
+_RANGES: Mapping[str, tuple[int, int]] = {  # of a field, or of what is in its list
+    "resolution": (1, 4096), "channels": (1, 100_000), "classes": (2, 1_000_000),
+    "stem": (1, 100_000), "stem_stride": (1, 4096), "first": (1, 100_000), "widths": (1, 100_000),
+    "depths": (1, _MOST_OPTIONS), "strides": (1, 4096), "head": (1, 100_000), "kernels": (1, 63),
+    "expansions": (1, 100_000), "ses": (0, 100_000), "features": (0, 100_000),
+    "multipliers": (0, 100), "resolutions": (1, 4096),
+}  # fmt: skip
 
 
 class _Mixed(nn.Module):
@@ -166,65 +175,65 @@ class Mobile(ChoiceSpace):
     presets: ClassVar = _PRESETS
 
     def __post_init__(self) -> None:
+        self._check_ranges()
         if not len(self.widths) == len(self.depths) == len(self.strides) > 0:
             raise UsageError(
                 f"space mobile: widths, depths and strides need one entry a stage, not "
                 f"{len(self.widths)}, {len(self.depths)} and {len(self.strides)}"
             )
-        for name in _AXES:
+        for name in (*_AXES, "resolutions"):
             values = getattr(self, name)
-            if len(set(values)) != len(values) or not values:
-                raise UsageError(f"space mobile: {name} are {values}; each once, at least one")
+            if len(set(values)) != len(values) or not (values or name == "resolutions"):
+                raise UsageError(
+                    f"space mobile: {name} are {values!r:.200}; each once, at least one"
+                )
         for activation in (*self.activations, self._edge):
             if activation not in _ACTIVATIONS:
                 raise UsageError(
                     f"space mobile: an activation is {' or '.join(map(repr, _ACTIVATIONS))}, not "
-                    f"{activation!r}"
+                    f"{activation!r:.80}"
                 )
-        self._check_multipliers()
-        sizes = self.resolutions
-        if len(set(sizes)) != len(sizes) or not all(1 <= r <= 4096 for r in sizes):
-            raise UsageError(f"space mobile: resolutions are {sizes}; each once, 1 to 4096 px")
-        numbers = (
-            *(self.resolution, self.channels, self.stem, self.stem_stride, self.first, self.head),
-            *(*self.widths, *self.depths, *self.strides, *self.expansions),
-            *itertools.chain.from_iterable(self._stage_widths),
-        )
-        if min(numbers) < 1 or any(k < 1 or k % 2 == 0 for k in self.kernels):
-            raise UsageError("space mobile: sizes must be positive, kernels odd")
-        if min(*self.ses, self.features) < 0:
-            raise UsageError("space mobile: ses and features are 0 (none) or positive")
-        if (
-            max(*numbers, self.features) > 100_000
-            or self.resolution > 4096
-            or self.classes > 1_000_000
-        ):
-            raise UsageError("space mobile: at most 4096 px, 100000 channels, 1000000 classes")
+        if even := [k for k in self.kernels if k % 2 == 0]:
+            raise UsageError(f"space mobile: kernels: {even[0]} is even, and kernels are odd")
+        forms = math.prod(len(getattr(self, name)) for name in _AXES)
+        if (options := sum(self.depths) * forms) > _MOST_OPTIONS:
+            raise UsageError(
+                f"space mobile: depths: {sum(self.depths)} blocks of {forms} options each "
+                f"({', '.join(_AXES)}); at most {_MOST_OPTIONS} options in all, not {options}"
+            )
         if (pairs := len(self.multipliers) * len(self._sizes)) > _MOST_PAIRS:
             raise UsageError(
                 f"space mobile: {pairs} pairs of multipliers and resolutions; at most {_MOST_PAIRS}"
             )
-        if max(self.kernels) > _MOST_KERNEL:
+        if pairs * options > _MOST_OPERATORS:
             raise UsageError(
-                f"space mobile: a kernel of {max(self.kernels)} px; at most {_MOST_KERNEL}"
+                f"space mobile: {options} options at {pairs} pairs of multipliers and resolutions; "
+                f"at most {_MOST_OPERATORS} in all"
             )
-        if (options := sum(self.depths) * len(self._forms)) > _MOST_OPTIONS:
-            raise UsageError(
-                f"space mobile: {sum(self.depths)} blocks of {len(self._forms)} options each; at "
-                f"most {_MOST_OPTIONS} options in all, not {options}"
-            )
+        self._check_multipliers()
         if (weights := self._most_weights()) > _MOST_WEIGHTS:
             raise UsageError(
                 f"space mobile: all options together have {weights / 1e9:.3g} thousand million "
                 f"weights; at most {_MOST_WEIGHTS / 1e9:g}: take less of widths, head, expansions, "
                 "kernels or depths"
             )
-        if self.classes < 2:
-            raise UsageError(f"space mobile: {self.classes} class; a classifier needs two")
-        if len(self._forms) < 2:
+        if forms < 2:
             raise UsageError(
                 f"space mobile: one value of each of {', '.join(_AXES)} leaves nothing to search"
             )
+
+    def _check_ranges(self) -> None:
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (value,)
+            if len(values) > _MOST_ENTRIES:
+                raise UsageError(
+                    f"space mobile: {name}: {len(values)} entries; at most {_MOST_ENTRIES}"
+                )
+            if odd := [v for v in values if not least <= v <= most]:  # NaN too
+                raise UsageError(
+                    f"space mobile: {name}: {odd[0]!r:.80} is not between {least} and {most}"
+                )
 
     def _most_weights(self) -> int:
         """Of all options in all blocks, at the widest; stem, head and classifier too."""
@@ -241,16 +250,21 @@ class Mobile(ChoiceSpace):
         return total
 
     def _check_multipliers(self) -> None:
-        if not self.multipliers or not all(0 < m <= 100 for m in self.multipliers):
+        if not self.multipliers or min(self.multipliers) == 0:
             raise UsageError(
-                f"space mobile: multipliers are {self.multipliers}; at least one, over 0, up to 100"
+                f"space mobile: multipliers are {self.multipliers!r:.200}; at least one, over 0"
+            )
+        if (widest := max(map(max, self._stage_widths))) > _RANGES["widths"][1]:
+            raise UsageError(
+                f"space mobile: multipliers make a width of {widest}; at most "
+                f"{_RANGES['widths'][1]}"
             )
         ordered = sorted(zip(self.multipliers, self._stage_widths, strict=True))
         for (a, narrow), (b, wide) in itertools.pairwise(ordered):
             if narrow == wide or any(n > w for n, w in zip(narrow, wide, strict=True)):
                 raise UsageError(
-                    f"space mobile: multipliers {a:g} and {b:g} make widths of {narrow} and "
-                    f"{wide}; take them further apart"
+                    f"space mobile: multipliers {a:g} and {b:g} make widths of {narrow!r:.200} and "
+                    f"{wide!r:.200}; take them further apart"
                 )
 
     @classmethod

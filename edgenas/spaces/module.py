@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from edgenas.channels import Channels, coupled, cut
@@ -39,7 +38,7 @@ from edgenas.graph import (
 from edgenas.graph.baking import copied
 from edgenas.space import Form, ListedSpace, narrowed
 from edgenas.spec import Architecture, Choice, OpSpec
-from edgenas.validate import construct
+from edgenas.validate import ChannelCount, Classes, Pixels, construct
 
 __all__ = ["Module"]
 
@@ -88,16 +87,20 @@ class Module(ListedSpace):
     """
 
     source: str
-    resolution: int
-    channels: int
-    classes: int
-    resize: Annotated[int, Field(ge=1, le=4096)] | None = None
+    resolution: Pixels
+    channels: ChannelCount
+    classes: Classes
+    resize: Pixels | None = None
 
     @classmethod
     def configured(cls, settings: Mapping[str, Any]) -> "Module":
         """Raises UsageError that names the key or the line of ``source``, or CapabilityError."""
         space = construct(cls, settings, "space module")
-        shape = space._graph.output.shape
+        try:
+            shape = space._graph.output.shape
+        except CapabilityError as e:
+            sizes = f"resolution: {space.resolution}, resize: {space.resize or 'none'}"
+            raise CapabilityError(f"{e}; its images: {sizes}") from e
         if shape != (space.classes,):
             raise UsageError(
                 f"{space.source} gives an output of {shape}, and the task has {space.classes} "

@@ -10,18 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from edgenas.chain import Network
-from edgenas.errors import InvalidArchitecture, UsageError
+from edgenas.errors import InvalidArchitecture
 from edgenas.gates import Gated, Gates, Mix, run
 from edgenas.ops import initialised
 from edgenas.space import ChoiceSpace
 from edgenas.spec import Architecture, Choice, OpSpec
-from edgenas.validate import construct
+from edgenas.validate import ChannelCount, Classes, Pixels, construct
 
 __all__ = ["NasBench201"]
 
@@ -139,17 +140,9 @@ class NasBench201(ChoiceSpace):
     unless told otherwise.
     """
 
-    resolution: int = 32
-    channels: int = 3
-    classes: int = 10
-
-    def __post_init__(self) -> None:
-        if self.resolution % 4 or not 4 <= self.resolution <= 4096:
-            raise UsageError(
-                f"space nasbench201: {self.resolution} px; a multiple of 4 up to 4096 is needed"
-            )
-        if not (1 <= self.channels <= 100_000 and 2 <= self.classes <= 1_000_000):
-            raise UsageError("space nasbench201: 1 to 100000 channels, 2 to 1000000 classes")
+    resolution: Annotated[Pixels, Field(multiple_of=4)] = 32
+    channels: ChannelCount = 3
+    classes: Classes = 10
 
     @classmethod
     def configured(cls, settings: Mapping[str, Any]) -> "NasBench201":

@@ -15,11 +15,11 @@ from torch import nn
 
 from edgenas import ops
 from edgenas.chain import Network, Supernet
-from edgenas.errors import InvalidArchitecture, UsageError
+from edgenas.errors import InvalidArchitecture
 from edgenas.gates import Mix
 from edgenas.space import ChoiceSpace
 from edgenas.spec import Architecture, Choice, OpSpec
-from edgenas.validate import construct
+from edgenas.validate import ChannelCount, Classes, Pixels, construct
 
 __all__ = ["NasBenchMacro"]
 
@@ -35,15 +35,9 @@ class NasBenchMacro(ChoiceSpace):
     which is what these are unless told otherwise.
     """
 
-    resolution: int = 32
-    channels: int = 3
-    classes: int = 10
-
-    def __post_init__(self) -> None:
-        if not (1 <= self.resolution <= 4096 and 1 <= self.channels <= 100_000):
-            raise UsageError("space nasbench-macro: 1 to 4096 px, 1 to 100000 channels")
-        if not 2 <= self.classes <= 1_000_000:
-            raise UsageError("space nasbench-macro: 2 to 1000000 classes")
+    resolution: Pixels = 32
+    channels: ChannelCount = 3
+    classes: Classes = 10
 
     @classmethod
     def configured(cls, settings: Mapping[str, Any]) -> "NasBenchMacro":

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from edgenas.errors import DeviceError
 from edgenas.remote import Disconnected, Remote, own_folder, plain
 from edgenas.shell import Spoken
-from edgenas.validate import Amount
+from edgenas.validate import Patience
 
 __all__ = ["Adb"]
 
@@ -42,7 +42,7 @@ class Adb(Remote):
     serial: str | None = None
     python: str = "python3"
     folder: str = "/data/local/tmp/edgenas"
-    patience_s: Amount = 60.0
+    patience_s: Patience = 60.0
 
     def __post_init__(self) -> None:
         serial = {} if self.serial is None else {"serial": self.serial}

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgenas.errors import DeviceError, UsageError
+from edgenas.errors import DeviceError
 from edgenas.remote import Disconnected, Remote, own_folder, plain
 from edgenas.shell import Spoken, any_shell
-from edgenas.validate import Amount
+from edgenas.validate import Patience, Port
 
 __all__ = ["Ssh"]
 
@@ -61,11 +61,11 @@ class Ssh(Remote):
     """
 
     host: str
-    port: int | None = None
+    port: Port | None = None
     python: str = "python3"
     options: tuple[str, ...] = ()
     folder: str = ".cache/edgenas"
-    patience_s: Amount = 60.0
+    patience_s: Patience = 60.0
 
     def __post_init__(self) -> None:
         options = {f"options[{i}]": option for i, option in enumerate(self.options)}
@@ -73,8 +73,6 @@ class Ssh(Remote):
         object.__setattr__(self, "python", _from_home(self.python))
         object.__setattr__(self, "folder", _from_home(self.folder))
         own_folder("ssh", self.folder)
-        if self.port is not None and not 1 <= self.port <= 65535:
-            raise UsageError(f"transport ssh: port cannot be {self.port}: 1 to 65535")
 
     @property
     def label(self) -> str:
