@@ -51,7 +51,7 @@ def gunzipped(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
         return _bounded(file, most_bytes)
 
 
-def _bounded(file: IO[bytes], most_bytes: int) -> bytes:
+def _bounded(file: IO[bytes] | gzip.GzipFile, most_bytes: int) -> bytes:
     data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
         raise ValueError(f"it is longer than {most_bytes >> 20} MB, the most that is read")

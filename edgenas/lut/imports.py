@@ -34,11 +34,11 @@ def import_table(path: Path, device: str, precision: str, margin: float | None) 
     by, it can be searched under; without, it can be looked at and be a prior. Raises UsageError,
     or CorruptFile with the key or line.
     """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
+    if (known := READERS.get(path.suffix.lower())) is None:
         raise UsageError(f"{path}: tables are read from {', '.join(READERS)}")
+    reader, most_bytes = known
     try:
-        data = parsing.content(path, MOST_BYTES[reader])
+        data = parsing.content(path, most_bytes)
         text = parsing.decoded(data)
     except FileNotFoundError:
         raise UsageError(f"there is no {path}") from None
@@ -179,9 +179,8 @@ def _kernel(line: Mapping[str, str]) -> OpSpec:
     )  # fmt: skip
 
 
-READERS: Mapping[str, Callable[[str], Rows]] = {
-    ".yaml": from_yaml,
-    ".yml": from_yaml,
-    ".csv": from_csv,
+READERS: Mapping[str, tuple[Callable[[str], Rows], int]] = {  # and the most bytes
+    ".yaml": (from_yaml, parsing.MOST_YAML_BYTES),
+    ".yml": (from_yaml, parsing.MOST_YAML_BYTES),
+    ".csv": (from_csv, parsing.MOST_BYTES),
 }
-MOST_BYTES = {from_yaml: parsing.MOST_YAML_BYTES, from_csv: parsing.MOST_BYTES}
