@@ -275,12 +275,33 @@ def _least_accuracy(c: Candidate, candidates: Sequence[Candidate], config: Confi
     least = max(least, config.gates.min_accuracy or 0.0)
     if c.precision != "fp32" and (c.variant, "fp32") in of:
         least = max(least, of[c.variant, "fp32"].accuracy - config.gates.max_drop)
-    if c.variant != "found" and not c.repaired:
-        whole = ("found", c.precision)  # that has no mixed file where int8 is as fast
-        uncut = of[whole if whole in of else ("found", "int8-static")]
-        if all(c.numbers.less_accurate(k.numbers) for k in _uncut(candidates, config)):
-            least = max(least, uncut.accuracy - config.prune.drop)
+    cut = c.variant != "found" and not c.repaired
+    if cut and all(c.numbers.less_accurate(k.numbers) for k in _uncut(candidates, config)):
+        least = max(least, _before_cut(c, candidates).accuracy - config.prune.drop)
     return least
+
+
+def doubts(choice: Choice, candidates: Sequence[Candidate], config: Config) -> list[str]:
+    """What the test images cannot tell of the delivered file: a loss that is within their noise."""
+    c = choice.delivered
+    if c.variant == "found" or c.repaired:
+        return []
+    lost = _before_cut(c, candidates).accuracy - c.numbers.accuracy
+    if lost <= config.prune.drop or c.numbers.right is None:
+        return []
+    return [
+        f"{c.artifact.format}: of the {len(c.numbers.right)} test images the cut network has "
+        f"{100 * lost:.1f} points fewer right than the uncut one, which so few cannot tell from "
+        "chance: give more test images to be sure"
+    ]
+
+
+def _before_cut(c: Candidate, candidates: Sequence[Candidate]) -> Numbers:
+    """Of the uncut network in the precision of ``c``; a mixed file is not there where int8 is as
+    fast.
+    """
+    of = {k.precision: k.numbers for k in candidates if k.variant == "found"}
+    return of[c.precision if c.precision in of else "int8-static"]
 
 
 def _uncut(candidates: Sequence[Candidate], config: Config) -> list[Candidate]:

@@ -14,7 +14,7 @@ from edgenas.noise import faster, fewer, lower, share_interval
 from edgenas.pipeline.profile import surely_faster
 from edgenas.predict import Predictor
 from edgenas.spaces.mobile import Mobile
-from edgenas.verify import Candidate, Numbers, choose, described, gates
+from edgenas.verify import Candidate, Numbers, choose, described, doubts, gates
 
 LIMIT_MS = 5.0
 
@@ -100,6 +100,22 @@ def test_pruning_is_not_undone_for_less_than_noise(more: int, undone: bool) -> N
     judged = choose([FOUND, INT8, pruned], config(), LIMIT_MS)
     met = gates(judged, [FOUND, INT8, pruned], config(), LIMIT_MS)
     assert all(g["met"] for g in met)
+
+
+@pytest.mark.parametrize(
+    ("images", "lost", "told"), [(505, 2, False), (505, 4, True), (45, 4, True), (45, 0, False)]
+)
+def test_a_loss_that_noise_hides_is_told(images: int, lost: int, told: bool) -> None:
+    found = candidate("found", "fp32", (4.6, 4.7), rights(images, range(10)))
+    pruned = candidate("pruned", "fp32", (3.2, 3.3), rights(images, range(10 + lost)))
+    choice = choose([found, pruned], config(), LIMIT_MS)
+    assert choice.delivered is pruned
+    said = doubts(choice, [found, pruned], config())
+    assert bool(said) is told
+    if told:
+        assert f"of the {images} test images" in said[0]
+        assert f"{100 * lost / images:.1f} points fewer right" in said[0]
+    assert doubts(choose([found], config(), LIMIT_MS), [found], config()) == []
 
 
 def test_a_gate_goes_by_its_figure_whatever_the_noise() -> None:

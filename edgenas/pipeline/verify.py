@@ -37,6 +37,7 @@ from edgenas.verify import (
     Numbers,
     choose,
     described,
+    doubts,
     gates,
     numbers,
     same_gate,
@@ -215,6 +216,7 @@ def _write(
     repairs: Sequence[Mapping[str, Any]],
 ) -> None:
     delivered, rows, checks = {}, [], []
+    notes = list(ctx.read("train/train.json").get("notes", []))
     off: dict[str, Any] = {}
     for t in ctx.targets:
         choice, mine = choices[t["device"]], candidates[t["device"]]
@@ -227,6 +229,7 @@ def _write(
             "precision": best.precision,
             "device": t["device"],
         }
+        notes += doubts(choice, mine, ctx.config)
         own = gates(choice, mine, ctx.config, t["limit_ms"])
         if any(g["name"].startswith("parity") and not g["met"] for g in own):
             off[t["device"]] = _layer_errors(ctx, choice.delivered, folder)
@@ -253,7 +256,7 @@ def _write(
             "met": all(g["met"] for g in checks),
             "task": ctx.task.describe(),
             "test": ctx.test_is,
-            "notes": ctx.read("train/train.json").get("notes", []),
+            "notes": notes,
             "torch": {v: _accuracy(ctx, v, folder) for v in sorted(variants)},
             "gates": checks,
             "delivered": delivered,

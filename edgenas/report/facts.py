@@ -257,7 +257,7 @@ class Verdict:
     candidates: tuple[Candidate, ...]
     networks: dict[str, Network] = field(default_factory=dict)  # of a front
     task: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # of brought weights: what lay beside them in their file
+    notes: tuple[str, ...] = ()  # what to know of brought weights, and of what was delivered
     test: str | None = None  # what the test part is to the weights: held out, or seen by them
     torch: dict[str, float | None] = field(default_factory=dict)
     delivered: dict[str, Delivered] = field(default_factory=dict)

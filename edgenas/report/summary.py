@@ -85,17 +85,20 @@ def headline(record: Record) -> Headline:
     missed = [g for g in verdict.gates if not g.met]
     if verdict.met:
         kinds = f"{len(verdict.gates)} of {len(verdict.gates)} gates are met"
-        return Headline("met", "Met", f"{kinds}, on the files and devices below.{_seen(verdict)}")
+        return Headline(
+            "met", "Met", f"{kinds}, on the files and devices below.{_besides(verdict)}"
+        )
     said = "; ".join("{} is {}, not {} {}".format(g.name, *_said(g)) for g in missed)
-    why = f"{said or 'the verdict names no gate'}.{_seen(verdict)}"
+    why = f"{said or 'the verdict names no gate'}.{_besides(verdict)}"
     return Headline("missed", "Not met", why)
 
 
-def _seen(verdict: Verdict) -> str:
-    """What an accuracy on images that were trained on is worth."""
-    if verdict.test != "seen by the weights":
-        return ""
-    return " The test images were seen by the weights: on others the network gets fewer right."
+def _besides(verdict: Verdict) -> str:
+    """What its accuracies are worth, and its notes."""
+    seen = "The test images were seen by the weights: on others the network gets fewer right."
+    said = [seen] if verdict.test == "seen by the weights" else []
+    said += [f"{note[:1].upper()}{note[1:]}." for note in verdict.notes]
+    return "".join(f" {sentence}" for sentence in said)
 
 
 def _said(gate: Gate) -> tuple[str, str, str]:
