@@ -172,13 +172,14 @@ def _judged(run: Path, fmt: str, name: str) -> Path:
     if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,99}}\.{fmt}", name):
         raise CorruptFile(
             f"{run}: verdict.json or manifest.json is damaged (verdict.json: {name[:80]!r} is no "
-            f"name of a delivered .{fmt}); make them again: edgenas run {run}"
+            f"name of a delivered .{fmt}); move them away and make them again: edgenas run {run}"
         )
     model = inside(run, name, run / "verdict.json")
     judged = _read(_Manifest, run, "manifest.json").outputs.get(name)
     if not model.is_file() or sha256(model) != judged:
         raise CorruptFile(
-            f"{model} is not the file that was judged; make it again: edgenas run {run}"
+            f"{model} is not the file that was judged; move it away and make it again: "
+            f"edgenas run {run}"
         )
     return model
 
@@ -189,8 +190,8 @@ def _read(cls: type[T], run: Path, name: str) -> T:
         return cast(T, _strictly(cls, parsing.text(run / name)))
     except (OSError, ValueError) as e:
         raise CorruptFile(
-            f"{run}: verdict.json or manifest.json is damaged ({name}: {_why(e)}); make them "
-            f"again: edgenas run {run}"
+            f"{run}: verdict.json or manifest.json is damaged ({name}: {_why(e)}); move "
+            f"them away and make them again: edgenas run {run}"
         ) from e
 
 

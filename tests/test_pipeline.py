@@ -300,6 +300,23 @@ def test_what_was_not_judged_is_not_deployed(finished: Path, tmp_path: Path) -> 
     assert not (tmp_path / "there").exists()
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], []])
+def test_a_model_of_the_user_is_not_replaced(
+    finished: Path, tmp_path: Path, more: list[str]
+) -> None:
+    root = tmp_path / "mine"
+    shutil.copytree(finished / "runs" / "mine", root)
+    (root / "model.tflite").write_bytes(b"converted by hand")
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.name != ".lock"}
+    done = subprocess.run(
+        [sys.executable, "-m", "edgenas", "run", str(root), *more], cwd=finished,
+        env=environment(finished), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "model.tflite was not made by edgenas" in done.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.name != ".lock"}
+    assert (root / "model.tflite").read_bytes() == b"converted by hand"
+
+
 def test_a_second_run_does_nothing(finished: Path) -> None:
     before = [e for e in events(finished)]
     done = run(finished)

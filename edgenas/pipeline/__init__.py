@@ -16,6 +16,7 @@ from edgenas.pipeline.context import Context, Progress
 from edgenas.pipeline.cost import Cost, costs
 from edgenas.pipeline.deliver import deliver, withdraw
 from edgenas.pipeline.foresee import foresee
+from edgenas.pipeline.made import require_made
 from edgenas.pipeline.resolved import resolved
 from edgenas.pipeline.stage import Stage
 from edgenas.registry import nearest
@@ -60,6 +61,7 @@ def run(
     with rundir.locked(lambda text: progress(text, 0, 0)):
         for stage in _pending(ctx, _own(config, wanted)):
             rundir.require_replaceable(stage.name)
+        _require_made(ctx)
         write_text(ctx.root / "config.yaml", resolved(ctx).dumps)
         for stage in _own(config, wanted):
             _bring_up(stage, ctx, rundir)
@@ -101,6 +103,7 @@ def survey(
     """
     RunDir(runs / config.name).require_ours()
     ctx, wanted = _context(config, runs, tables, progress), up_to(until)
+    _require_made(ctx)
     require_true(ctx.space)
     pending = Counter(s.name for s in _pending(ctx, _own(config, wanted)))
     if config.levels > 1 and pending:
@@ -111,6 +114,17 @@ def survey(
             pending.update(s.name for s in _pending(own, wanted) if s not in _SHARED)
     foresee(ctx, pending)
     return costs(ctx, [s.name for s in wanted], pending)
+
+
+def _require_made(ctx: Context) -> None:
+    """Raise UsageError for a file of somebody else where one is to be delivered."""
+    formats = {device.runtime.format for device in ctx.devices.values()}
+    if ctx.config.levels == 1:
+        require_made(ctx.root, formats)
+        return
+    require_made(ctx.root, ())
+    for name in front.names(ctx.config):
+        require_made(ctx.root / front.folder(name), formats)
 
 
 def _own(config: Config, wanted: Sequence[Stage]) -> list[Stage]:

@@ -1,6 +1,5 @@
 """What lies on top of a run: the files that it delivers now, their verdict, and a manifest."""
 
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -8,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from edgenas.artifact import sha256
-from edgenas.errors import UsageError
-from edgenas.export import EXPORTERS
 from edgenas.files import aside, inside, read_json, write_json
 from edgenas.pipeline.context import Context
+from edgenas.pipeline.made import is_made, models_on_top
 from edgenas.rundir import NETWORKS, RunDir
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "ai-edge-litert", "torch-pruning", "scipy")
-_MODEL = re.compile(r"model\.([\w-]+)")
 
 
 def deliver(
@@ -35,8 +32,7 @@ def deliver(
         made = inside(root / "verify", file, root / "verify" / "verdict.json")
         with aside(root / made.name) as temporary:
             shutil.copyfile(made, temporary)
-    for name in set(_delivered(root)) - set(files):
-        (root / name).unlink(missing_ok=True)
+    _remove(root, models_on_top() - set(files))
     outputs = {str(n): sha256(root / n) for n in _outputs(root, whole, files)}
     if verdict:
         write_json(root / "verdict.json", verdict)
@@ -60,30 +56,20 @@ def deliver(
 
 def withdraw(root: Path) -> None:
     """Take from the top of a run what it delivered: it is of stages that are made anew."""
-    for name in _delivered(root):
-        (root / name).unlink(missing_ok=True)
+    _remove(root, models_on_top())
     _remove_pages(root)
-    (root / "manifest.json").unlink(missing_ok=True)
+    _remove(root, ["manifest.json"])  # last: it tells which models are ours
 
 
 def _remove_pages(root: Path) -> None:
-    if (root / "verdict.json").exists():
-        for name in ("verdict.json", "report.html"):
-            (root / name).unlink(missing_ok=True)
+    if (root / "verdict.json").exists():  # without one, the report is of what there is
+        _remove(root, ["verdict.json", "report.html"])
 
 
-def _delivered(root: Path) -> Iterator[str]:
-    """Models on top that its verdict or manifest names: no file that somebody else put there."""
-    for name, key in (("verdict.json", "delivered"), ("manifest.json", "outputs")):
-        try:
-            named = read_json(root / name)[key]
-        except (UsageError, LookupError, TypeError):
-            continue
-        files = (d["file"] for d in named.values()) if key == "delivered" else iter(named)
-        for file in map(str, files):
-            model = _MODEL.fullmatch(file)
-            if model and model[1] in list(EXPORTERS):
-                yield file
+def _remove(root: Path, names: Iterable[str]) -> None:
+    for path in (root / name for name in names):
+        if is_made(path):
+            path.unlink()
 
 
 def _outputs(root: Path, whole: Iterable[str], files: Iterable[str]) -> Iterator[str]:
