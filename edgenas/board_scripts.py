@@ -295,6 +295,9 @@ live . && state=running
 ours . || state=rebooted
 [ -s code ] && read -r state < code
 [ -f out ] || {{ echo "$state 0"; exit 0; }}
+for said in out err; do
+  [ ! -f $said ] || [ $(($(wc -c < $said))) -le {most} ] || {{ echo endless 0; exit 0; }}
+done
 echo "$state $(($(wc -c < out)))"
 tail -c +{start} out
 exit 0

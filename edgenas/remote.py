@@ -29,6 +29,7 @@ from edgenas.artifact import sha256
 from edgenas.device import NOT_RUN
 from edgenas.errors import DeviceError, UsageError
 from edgenas.files import MARK
+from edgenas.talk import ANSWER_BYTES
 
 T = TypeVar("T")
 
@@ -98,8 +99,8 @@ class Remote(ABC):
         if found is not None:
             raise Disconnected(f"{self.label}: what it answers arrives cut short")
         raise DeviceError(
-            f"{self.label}: its login runs no command, and says: {_last(said) or 'nothing'}. It "
-            "needs a shell there (chsh -s /bin/sh), or the device file another login"
+            f"{self.label}: its login runs no command, and says: {shell.last(said) or 'nothing'}. "
+            "It needs a shell there (chsh -s /bin/sh), or the device file another login"
         )
 
     @cached_property
@@ -276,7 +277,7 @@ class Remote(ABC):
 
     def _look(self, start: int, names: dict[str, str]) -> tuple[str, bytes]:
         """How the command stands, and what it said from byte ``start``, the first being 1, on."""
-        script = board_scripts.LOOK.format(start=start, **names)
+        script = board_scripts.LOOK.format(start=start, most=ANSWER_BYTES, **names)
         told, whole, new = self._said(script).partition(b"\n")
         state, _, size = told.partition(b" ")
         if not whole or start - 1 + len(new) < self._number(size):
@@ -292,6 +293,8 @@ class Remote(ABC):
         return int(told)
 
     def _why(self, argv: Sequence[str], state: str, names: dict[str, str]) -> str:
+        if state == "endless":
+            return f"{self.label}: {argv[0]} prints there without end, and was ended"
         if state == "rebooted":
             return f"{self.label} was started anew while it ran {argv[0]}"
         if not state.isdigit():
@@ -300,7 +303,7 @@ class Remote(ABC):
                 "memory, or of space on its disk"
             )
         read = partial(self._said, f"tail -c 2000 {names['job']}/err")
-        said = _last(self._again(read).decode(errors="replace"))
+        said = shell.last(self._again(read).decode(errors="replace"))
         advice = f". {NOT_RUN[int(state)]}" if int(state) in NOT_RUN else ""
         return f"{argv[0]} failed with code {state} there: {said or 'it said nothing'}{advice}"
 
@@ -398,8 +401,3 @@ def _packed(files: dict[str, Path]) -> bytes:
             with path.open("rb") as file:
                 tar.addfile(entry, file)
     return data.getvalue()
-
-
-def _last(said: str) -> str:
-    """The last lines of it, as one."""
-    return " | ".join([line.strip() for line in said.splitlines() if line.strip()][-3:])

@@ -26,6 +26,12 @@ def framed(script: str, mark: str) -> str:
     )
 
 
+def begun(script: str, out: bytes | bytearray) -> bool:
+    """Whether ``out`` shows that ``script``, as of ``framed``, has begun."""
+    first = script.partition("echo; echo ")[2].partition(";")[0]
+    return f"\n{first}\n".encode() in out
+
+
 def unframed(out: bytes, err: str, mark: str) -> tuple[bytes, str, int | None] | None:
     """What a script framed by ``mark`` printed, and its exit status if it came to its end.
 
@@ -50,3 +56,9 @@ def any_shell(script: str) -> str:
     raw = script.encode("utf-8", "surrogateescape")
     escaped = _ODD.sub(lambda found: b"\\0%03o" % found[0][0], raw)
     return f'sh -c \'eval "$(printf %b "{escaped.decode()}")"\''
+
+
+def last(said: str) -> str:
+    """The last lines of it, as one."""
+    lines = [line.strip() for line in said[-4000:].splitlines() if line.strip()]
+    return " | ".join(line[-200:] for line in lines[-3:])

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgenas import board_scripts, client
+from edgenas import board_scripts, client, remote
 from edgenas.errors import DeviceError, UsageError
 from edgenas.remote import Answer, Disconnected, Remote
 from edgenas.shell import Spoken, any_shell
@@ -550,6 +550,17 @@ def test_the_folder_of_a_version_that_made_no_mark_is_used_on(
     board.push(files)
     assert lying(board) == ["files", "jobs"] and not list((at / "jobs").iterdir())
     assert sorted((at / "files").iterdir()) == sorted(there)
+
+
+@pytest.mark.parametrize("script", ["yes", "yes >&2", "cat /dev/zero"])
+def test_a_job_that_prints_without_end_is_ended(
+    plain: Board, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(remote, "ANSWER_BYTES", 100_000)
+    with pytest.raises(DeviceError, match="board: sh prints there without end"):
+        for _ in plain.lines(["sh", "-c", f"ulimit -f 100000; {script}"]):
+            pass
+    assert not list(Path(plain.folder, "jobs").iterdir())
 
 
 def test_what_cannot_be_run_there_is_said_with_what_to_do(plain: Board, tmp_path: Path) -> None:

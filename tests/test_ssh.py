@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ssh_servers import SSHD, PythonServer, Server, Sshd, key
 
-from edgenas import remote
+from edgenas import remote, talk
 from edgenas.board_scripts import MARK
 from edgenas.device import Device, load_device
 from edgenas.errors import DeviceError, UsageError
@@ -351,6 +351,19 @@ def test_a_tilde_is_the_home_of_the_login(board: Ssh, tmp_path: Path) -> None:
     assert not (Path.home() / "~").exists()
 
 
+@pytest.mark.parametrize("script", ["yes", "yes >&2", "cat /dev/zero"])
+def test_a_command_that_answers_without_end_is_cut_off(
+    board: Ssh, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setattr(talk, "ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr(talk, "GREETING_BYTES", 1 << 19)
+    with pytest.raises(DeviceError, match="prints there has no end") as e:
+        board.run(script)
+    assert not isinstance(e.value, Disconnected)
+    monkeypatch.undo()
+    assert board.run("head -c 3000000 /dev/zero").out == bytes(3_000_000)
+
+
 @pytest.mark.parametrize(
     ("host", "port", "known", "by_hand"),
     [
@@ -398,6 +411,45 @@ if SSHD:
         assert list(board.lines(["printf", "%s\n", "it's!", "$HOME"])) == ["it's!\n", "$HOME\n"]
         device = Device("board", board, OnnxRuntime())
         assert probe(device)[0]["runtime"] == "onnxruntime"
+
+    class Menu(Sshd):
+        login = "echo; echo '1) configure  2) reboot'; printf 'Choose: '; exec sleep 600"
+
+    class Mute(Sshd):
+        login = "exec sleep 600"
+
+    @pytest.mark.parametrize(
+        ("server", "said"), [(Menu, "reboot | Choose:"), (Mute, "nothing")], indirect=["server"]
+    )
+    def test_a_login_that_waits_is_told_with_what_it_shows(
+        board: Ssh, monkeypatch: pytest.MonkeyPatch, said: str
+    ) -> None:
+        monkeypatch.setattr(ssh, "LOGIN_S", 1.0)
+        with pytest.raises(DeviceError, match="came to no command in 1 s") as e:
+            list(replace(board, patience_s=0).lines(["true"]))
+        assert said in str(e.value) and "\n" not in str(e.value)
+
+    class Endless(Sshd):
+        login = "exec yes aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+    class NoLine(Sshd):
+        login = "exec cat /dev/zero"
+
+    class Complaining(Sshd):
+        login = "exec yes watch out >&2"
+
+    @pytest.mark.parametrize("server", [Endless, NoLine, Complaining], indirect=True)
+    def test_a_login_that_prints_without_end_is_cut_off(
+        board: Ssh, server: Server, tmp_path: Path
+    ) -> None:
+        before = {p.pid for p in psutil.Process().children()}
+        with pytest.raises(DeviceError, match=r"its login prints without end\. Look") as e:
+            board.push([Path(__file__)])
+        assert not isinstance(e.value, Disconnected) and "\n" not in str(e.value)
+        assert {p.pid for p in psutil.Process().children()} <= before
+        there = psutil.Process(server.process.pid).children(recursive=True)
+        printing = [p for p in there if p.is_running() and p.name() in ("yes", "cat")]
+        assert not psutil.wait_procs(printing, timeout=10)[1]
 
     @pytest.mark.parametrize("server", [NoLogin], indirect=True)
     def test_a_login_that_runs_nothing_is_told_with_what_it_says(board: Ssh) -> None:

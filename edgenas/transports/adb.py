@@ -2,15 +2,15 @@
 
 import re
 import shlex
-import subprocess
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from edgenas.errors import DeviceError
 from edgenas.remote import Disconnected, Remote, own_folder, plain
-from edgenas.shell import Spoken
+from edgenas.shell import Spoken, begun
+from edgenas.talk import Silent, talk
 from edgenas.validate import Patience
 
 __all__ = ["Adb"]
@@ -60,7 +60,8 @@ class Adb(Remote):
 
     def _spoken(self, script: str, stdin: bytes) -> Spoken:
         which = [] if self.serial is None else ["-s", self.serial]
-        out, err = _adb([*which, "shell", "-T", f"sh -c {shlex.quote(script)}"], stdin)
+        command = [*which, "shell", "-T", f"sh -c {shlex.quote(script)}"]
+        out, err = _adb(command, stdin, self.label, partial(begun, script))
         return Spoken(out, err, reached=False)  # its exit code is not told from the command's
 
     def _failure(self, said: str) -> DeviceError:
@@ -83,26 +84,22 @@ class Adb(Remote):
         )
 
 
-def _adb(arguments: Sequence[str], stdin: bytes = b"") -> tuple[bytes, str]:
-    """What ``adb`` printed; files, because the server that it may start holds a pipe open."""
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, \
-            tempfile.TemporaryFile() as err:  # fmt: skip
-        given.write(stdin)
-        given.seek(0)
-        try:
-            subprocess.run(
-                ["adb", *arguments], stdin=given, stdout=out, stderr=err, check=False,
-                timeout=NO_REPLY_S, start_new_session=True,
-            )  # fmt: skip
-        except OSError:
-            raise DeviceError(
-                "no adb can be started here: install Android's platform tools (adb)"
-            ) from None
-        except subprocess.TimeoutExpired:
-            return b"", f"no answer in {NO_REPLY_S:g} s"
-        out.seek(0)
-        err.seek(0)
-        return out.read(), err.read().decode(errors="replace")
+def _adb(
+    arguments: Sequence[str],
+    stdin: bytes = b"",
+    label: str = "adb",
+    begins: Callable[[bytes | bytearray], bool] = bool,
+) -> tuple[bytes, str]:
+    """What ``adb`` printed."""
+    try:
+        _, out, err = talk(["adb", *arguments], stdin, label, begins, NO_REPLY_S, NO_REPLY_S)
+    except OSError:
+        raise DeviceError(
+            "no adb can be started here: install Android's platform tools (adb)"
+        ) from None
+    except Silent:
+        return b"", f"no answer in {NO_REPLY_S:g} s"
+    return out, err
 
 
 def _connected() -> str:

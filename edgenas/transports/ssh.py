@@ -5,15 +5,15 @@ import re
 import shlex
 import shutil
 import stat
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edgenas.errors import DeviceError
 from edgenas.remote import Disconnected, Remote, own_folder, plain
-from edgenas.shell import Spoken, any_shell
+from edgenas.shell import Spoken, any_shell, begun, last
+from edgenas.talk import Silent, talk
 from edgenas.validate import Patience, Port
 
 __all__ = ["Ssh"]
@@ -35,6 +35,7 @@ HARMLESS = {
     "serveralivecountmax", "serveraliveinterval", "setenv", "stricthostkeychecking", "tcpkeepalive",
     "updatehostkeys", "user", "userknownhostsfile", "verifyhostkeydns", "visualhostkey",
 }  # fmt: skip
+LOGIN_S = 30.0  # what stands in a login's files may take so long
 NO_REPLY_S = 15  # three unanswered questions, five seconds apart
 # What the client says -> what to do; trying again does not help. ``by_hand``: the same way there.
 HOPELESS = {
@@ -89,20 +90,22 @@ class Ssh(Remote):
         return super().place(files, _from_home(folder))
 
     def _spoken(self, script: str, stdin: bytes) -> Spoken:
-        with tempfile.TemporaryFile() as errors:  # a pipe would be held open by a shared connection
-            try:
-                done = subprocess.run(
-                    [*self._client(), self.host, any_shell(script)],
-                    input=stdin, stdout=subprocess.PIPE, stderr=errors, check=False,
-                    start_new_session=True,
-                )  # fmt: skip
-            except FileNotFoundError:
-                raise DeviceError(
-                    "there is no ssh here: install OpenSSH's client (openssh-client)"
-                ) from None
-            errors.seek(0)
-            err = errors.read().decode(errors="replace")
-        return Spoken(done.stdout, err, done.returncode != FAILED and done.returncode >= 0)
+        try:
+            code, out, err = talk(
+                [*self._client(), self.host, any_shell(script)],
+                stdin, self.host, partial(begun, script), LOGIN_S,
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise DeviceError(
+                "there is no ssh here: install OpenSSH's client (openssh-client)"
+            ) from None
+        except Silent as e:
+            raise Disconnected(
+                f"{self.host}: its login came to no command in {LOGIN_S:g} s, and says: "
+                f"{last(e.said.decode(errors='replace')) or 'nothing'}. Does it show a menu, or "
+                "ask something? It needs a shell that starts by itself"
+            ) from None
+        return Spoken(out, err, code != FAILED and code >= 0)
 
     def _client(self) -> list[str]:
         options = [
