@@ -361,6 +361,7 @@ def summary(rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "survivors": sum(r["survivors"] for r in rows.get("kills", [])),
         "fuzz": {
             "cases": sum(r["cases"] for r in fuzzed),
+            "of_atheris": sum(r["cases"] for r in fuzzed if r.get("by") == "atheris"),
             "read": sum(r["read"] for r in fuzzed),
             "faults": sum(len(r["faults"]) for r in fuzzed),
             "slowest_s": max((r["slowest_s"] for r in fuzzed), default=0),

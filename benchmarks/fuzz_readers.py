@@ -5,16 +5,19 @@ python benchmarks/fuzz_readers.py READER SEED CASES FOLDER
 prints a JSON object: cases, how many were read, how many refused by which error, the slowest, the
 most memory, and ``faults``: other errors, what took longer than LIMIT_S, a process that was ended.
 A case that is a fault is kept in FOLDER. Cases are files that are right, changed at random: bytes,
-numbers, names, lengths, halves, other files' parts; what is still read is changed further.
+numbers, names, lengths, halves, other files' parts; what is still read is changed further, or,
+where atheris is installed (the extra ``fuzz``), what reaches new lines of edgenas.
 """
 
 import argparse
 import gzip
 import hashlib
 import json
+import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +25,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -408,68 +412,134 @@ def watched() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def run(name: str, seed: int, cases: int, folder: Path) -> dict[str, Any]:
-    """``cases`` of a reader, in this process."""
-    from edgenas.errors import EdgenasError
+@dataclass
+class Tally:
+    """What came of the cases of a reader; ``case``: the file that each is written to."""
 
+    reader: Reader
+    case: Path
+    number: int = 0
+    read: int = 0
+    slowest_s: float = 0.0
+    refused: Counter[str] = field(default_factory=Counter)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, content: bytes) -> bool:
+        """Whether one more case could be read."""
+        from edgenas.errors import EdgenasError
+
+        self.case.write_bytes(content)
+        start = time.monotonic()
+        before = self.read
+        try:
+            with watched():
+                self.reader.read(self.case)
+            self.read += 1
+        except EdgenasError as e:
+            self.refused[type(e).__name__] += 1
+            if "\n" in str(e):
+                self._fault(e, content)
+        except OSError as e:  # which the command says by its file's name
+            self.refused[type(e).__name__] += 1
+            if e.filename is None:
+                self._fault(e, content)
+        except (Exception, Hang) as e:
+            self._fault(e, content)
+        self.slowest_s = max(self.slowest_s, time.monotonic() - start)
+        self.number += 1
+        return self.read > before
+
+    def _fault(self, e: BaseException, content: bytes) -> None:
+        name = f"{self.case.stem}-{self.number}{''.join(self.case.suffixes)}"
+        kept = self.case.with_name(name)
+        kept.write_bytes(content)
+        place = e.__traceback__
+        while place and place.tb_next:
+            place = place.tb_next
+        where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place else ""
+        self.faults.append(
+            {"kind": type(e).__name__, "said": str(e)[:200], "where": where, "case": kept.name}
+        )
+
+    def row(self, by: str) -> dict[str, Any]:
+        """JSON. ``by``: what made the cases."""
+        self.case.unlink(missing_ok=True)
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {
+            "by": by, "cases": self.number, "read": self.read, "refused": dict(self.refused),
+            "faults": self.faults[:20], "slowest_s": round(self.slowest_s, 2),
+            "most_mb": round(most),
+        }  # fmt: skip
+
+
+def run(name: str, seed: int, cases: int, folder: Path) -> None:
+    """``cases`` of a reader, in this process, which ends; prints what came of them."""
     reader, rng = READERS[name], random.Random(f"{name} {seed}")
-    refused: Counter[str] = Counter()
-    faults: list[dict[str, Any]] = []
-    read, slowest = 0, 0.0
+    tally = Tally(reader, folder / f"{name}-{seed}{reader.suffix}")  # kept where a case ends it
     with tempfile.TemporaryDirectory(prefix="edgenas-fuzz-", dir="/dev/shm") as scratch:
-        work = Path(scratch)
-        seeds = list(reader.seeds(work))
-        case = folder / f"{name}-{seed}{reader.suffix}"  # kept where the process is ended by it
-        for content in seeds:  # what every case needs is there before memory counts
-            case.write_bytes(content)
-            with suppress(EdgenasError):
-                reader.read(case)
+        guide = _atheris()
+        with guide.instrument_imports(include=["edgenas"]) if guide else nullcontext():
+            seeds = list(reader.seeds(Path(scratch)))
+            for content in seeds:  # what every case needs is there before memory counts
+                Tally(reader, tally.case).take(content)
         _bound()
-        for number in range(cases):
-            content = changed(rng.choice(seeds), seeds, rng)
-            case.write_bytes(content)
-            start = time.monotonic()
-            try:
-                with watched():
-                    reader.read(case)
-                read += 1
-                if len(seeds) < 50 and rng.random() < 0.05:
-                    seeds.append(content)
-            except EdgenasError as e:
-                refused[type(e).__name__] += 1
-                if "\n" in str(e):
-                    faults.append(_fault(e, content, folder, case, number))
-            except OSError as e:  # which the command says by its file's name
-                refused[type(e).__name__] += 1
-                if e.filename is None:
-                    faults.append(_fault(e, content, folder, case, number))
-            except (Exception, Hang) as e:
-                faults.append(_fault(e, content, folder, case, number))
-            slowest = max(slowest, time.monotonic() - start)
-        case.unlink(missing_ok=True)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {
-        "cases": cases, "read": read, "refused": dict(refused), "faults": faults[:20],
-        "slowest_s": round(slowest, 2), "most_mb": round(most),
-    }  # fmt: skip
+        if guide is None:
+            _mutated(tally, seeds, cases, rng)
+            print(json.dumps(tally.row("mutation")))
+            return
+        corpus = Path(scratch) / "corpus"
+        corpus.mkdir()
+        for number, content in enumerate(seeds):
+            (corpus / str(number)).write_bytes(content)
+        _guided(guide, tally, seeds, cases, corpus, seed)
+
+
+def _mutated(tally: Tally, seeds: list[bytes], cases: int, rng: random.Random) -> None:
+    while tally.number < cases:
+        content = changed(rng.choice(seeds), seeds, rng)
+        if tally.take(content) and len(seeds) < 50 and rng.random() < 0.05:
+            seeds.append(content)
+
+
+def _atheris() -> Any:
+    """The package, or None where it is not installed."""
+    try:
+        return import_module("atheris")
+    except ImportError:
+        return None
+
+
+def _guided(
+    guide: Any, tally: Tally, seeds: list[bytes], cases: int, corpus: Path, seed: int
+) -> None:
+    """What reaches new lines of edgenas is changed further. Ends the process."""
+
+    def one(content: bytes) -> None:
+        tally.take(content)
+        if tally.number >= cases:  # libFuzzer ends without returning
+            print(json.dumps(tally.row("atheris")), flush=True)
+            shutil.rmtree(corpus.parent)
+            os._exit(0)
+
+    def mutate(content: bytes, most: int, number: int) -> bytes:
+        return changed(content, seeds, random.Random(number))[:most]
+
+    flags = [
+        "-detect_leaks=0",
+        "-handle_alrm=0",
+        "-timeout=0",
+        "-rss_limit_mb=0",
+        "-max_len=1048576",
+    ]
+    argv = [sys.argv[0], *flags, f"-seed={seed + 1}", str(corpus)]
+    guide.Setup(argv, one, custom_mutator=mutate)
+    guide.Fuzz()
 
 
 def _bound() -> None:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     held = 1024 * int(re.findall(r"VmData:\s+(\d+)", status)[0])
     resource.setrlimit(resource.RLIMIT_DATA, (held + LIMIT_BYTES, resource.RLIM_INFINITY))
-
-
-def _fault(
-    e: BaseException, content: bytes, folder: Path, case: Path, number: int
-) -> dict[str, Any]:
-    kept = folder / f"{case.stem}-{number}{''.join(case.suffixes)}"
-    kept.write_bytes(content)
-    place = e.__traceback__
-    while place and place.tb_next:
-        place = place.tb_next
-    where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place else ""
-    return {"kind": type(e).__name__, "said": str(e)[:200], "where": where, "case": kept.name}
 
 
 def chunk(name: str, seed: int, cases: int, folder: Path) -> dict[str, Any]:
@@ -486,8 +556,8 @@ def chunk(name: str, seed: int, cases: int, folder: Path) -> dict[str, Any]:
     said = done.stderr.decode(errors="replace").strip()[-300:]
     fault = {"kind": f"ended with {done.returncode}", "said": said, "case": f"{name}-{seed}"}
     return {
-        "cases": cases, "read": 0, "refused": {}, "faults": [fault], "slowest_s": 0.0, "most_mb": 0,
-        "seconds": seconds,
+        "by": "nothing", "cases": cases, "read": 0, "refused": {}, "faults": [fault],
+        "slowest_s": 0.0, "most_mb": 0, "seconds": seconds,
     }  # fmt: skip
 
 
@@ -499,7 +569,7 @@ def main() -> None:
     parser.add_argument("cases", type=int)
     parser.add_argument("folder", type=Path)
     asked = parser.parse_args()
-    print(json.dumps(run(asked.reader, asked.seed, asked.cases, asked.folder)))
+    run(asked.reader, asked.seed, asked.cases, asked.folder)
 
 
 if __name__ == "__main__":
