@@ -118,8 +118,13 @@ stop() {{
 """
 )
 
-# What is a day old is gone through only while nothing runs. Ages are by the clock of the board,
-# and what is wanted now is young, so a clock that jumps takes nothing away that is in use.
+# Ages are by the clock of the board, which may jump: what is wanted now is made young, and what a
+# session has brought is swept by none of its own commands.
+SWEEP = """[ -n "$busy" ] ||
+  find . ! -name . -prune -type f \\( -name "$token" -o -name "$token.*" \\) \\
+    -mtime +{unused_days} -exec rm -f {{}} +"""
+
+# What is a day old is gone through only while nothing runs.
 LIST = (
     _ENTER
     + _JOBS
@@ -133,6 +138,7 @@ for job in jobs/$token; do
   elif old "$job"; then rm -rf "$job"; fi
 done
 for left in jobs/.$token-* part-$token scratch-$token scratch-$token-$token; do
+  case "$left" in scratch-{session}-*) continue;; esac
   [ -z "$busy" ] && old "$left" && rm -rf "$left"
 done
 if [ -d lock ] && [ ! -L lock ] && [ -z "$busy" ] && old lock; then  # of an older version
@@ -145,8 +151,7 @@ for name in {names}; do
   elif [ -e "$name" ] || [ -L "$name" ]; then rm -rf "$name"; fi
 done
 [ -z "$there" ] || find $there -mtime +0 -exec touch {{}} +
-find . ! -name . -prune -type f \\( -name "$token" -o -name "$token.*" \\) \\
-  -mtime +{unused_days} -exec rm -f {{}} +
+{sweep}
 if command -v sha256sum; then sum=sha256sum
 elif command -v shasum; then sum='shasum -a 256'
 else sum='wc -c'; fi > /dev/null

@@ -108,8 +108,18 @@ class Remote(ABC):
         """Set once it has: from then on a board is waited for."""
         return threading.Event()
 
+    @cached_property
+    def _swept(self) -> threading.Event:
+        """Set once this session has removed what others left unused."""
+        return threading.Event()
+
+    @cached_property
+    def _session(self) -> str:
+        """In the names of what is ours until we end."""
+        return uuid.uuid4().hex
+
     def push(self, files: Sequence[Path]) -> list[str]:
-        """As ``Transport.push``; unused for a week, a file is removed there.
+        """As ``Transport.push``; unused for a week, a file is removed there by another session.
 
         What is there is known by its content, or its size where the board has no sha256sum.
         """
@@ -123,14 +133,19 @@ class Remote(ABC):
         names = list(files)
         whole: set[str] = set()
         for start in range(0, len(names), NAMES):
+            last = start + NAMES >= len(names)
+            sweep = board_scripts.SWEEP.format(unused_days=UNUSED_DAYS)
             script = board_scripts.LIST.format(
                 folder=shlex.quote(self.folder), names=" ".join(names[start : start + NAMES]),
-                unused_days=UNUSED_DAYS, left_days=LEFT_DAYS,
+                sweep=sweep if last and not self._swept.is_set() else "", left_days=LEFT_DAYS,
+                session=self._session,
             )  # fmt: skip
             listed = self._again(partial(self._said, script), at_most_s)
             rows = [line.split() for line in listed.decode(errors="replace").splitlines()]
             told = {name: is_ for is_, name in (row for row in rows if len(row) == 2)}
             whole |= {name for name in names if _same(told.get(name, ""), name, files[name])}
+        if names:
+            self._swept.set()
         return {name: path for name, path in files.items() if name not in whole}
 
     def _send(self, files: dict[str, Path]) -> None:
@@ -205,7 +220,7 @@ class Remote(ABC):
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:
         """As ``Transport.scratch``."""
-        folder = f"{self.folder}/scratch-{uuid.uuid4().hex}"
+        folder = f"{self.folder}/scratch-{self._session}-{uuid.uuid4().hex}"
         script = board_scripts.SCRATCH.format(
             folder=shlex.quote(self.folder), scratch=shlex.quote(folder)
         )

@@ -1,5 +1,6 @@
 """``--dry-run`` ends as the run would, where that can be known, and says what all of it takes."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def test_a_board_that_does_not_answer_is_told(
         ],
     }[command]  # fmt: skip
     assert dry(command=tuple(argv)) == 4
-    assert len([t for t in capsys.readouterr().err.splitlines() if t.startswith("edgenas: ")]) == 1
+    said = [t for t in capsys.readouterr().err.splitlines() if t.startswith("edgenas: ")]
+    assert len([t for t in said if "is used as cpu-" not in t]) == 1  # told of each board, too
     assert not (folder / "runs").exists() and not (folder / "latency_tables").exists()
 
 
@@ -90,6 +92,30 @@ def weights(folder: Path, source: str) -> None:
     torch.save(scope["build"]().state_dict(), folder / "w.pt")
 
 
+class Setting:
+    """What a file of weights should not hold."""
+
+
+@pytest.mark.parametrize("beside", [argparse.Namespace(lr=1), Setting()])
+@pytest.mark.parametrize("run", [("--dry-run",), ()])
+def test_weights_that_cannot_be_read_are_told_before_anything_is_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str], beside: object, run: tuple[str, ...]
+) -> None:
+    (folder / "net.py").write_text(NETWORK)
+    weights(folder, "net.py")
+    whole = torch.load(folder / "w.pt", weights_only=True)
+    torch.save({"state_dict": whole, "args": beside}, folder / "w.pt")
+    command = (
+        "compress", "net.py:build", "--weights", "w.pt", "--data", "data.npz",
+        "--device", "cpu-onnxruntime", "--latency", "50 ms",
+    )  # fmt: skip
+    assert main([*command, *run]) == 2
+    said = capsys.readouterr()
+    assert "w.pt holds other objects" in said.err
+    assert "memory in training" not in said.out + said.err
+    assert not (folder / "runs").exists() and not (folder / "latency_tables").exists()
+
+
 OTHERS = {
     "wider": [("(1, 64, 3", "(1, 16, 3"), ("(64, 48, 3", "(16, 48, 3")],
     "more classes": [("nn.Linear(48, 3)", "nn.Linear(48, 5)")],
@@ -112,7 +138,8 @@ def test_weights_of_another_network_are_told(
         "--device", "cpu-onnxruntime", "--latency", "50 ms",
     )  # fmt: skip
     assert dry(command=command) == 2
-    assert "w.pt" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "w.pt" in said.err and "memory in training" not in said.out + said.err
     weights(folder, "net.py")
     assert dry(command=command) == 0
 

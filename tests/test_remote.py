@@ -417,9 +417,37 @@ def test_what_is_used_stays_and_what_is_not_goes(board: Board, tmp_path: Path) -
     there = [Path(p) for p in board.push(files)]
     for path in there:
         age(path)
-    board.push(files[:1])
+    another = replace(board)  # of the same login, later
+    another.push(files[:1])
     assert [p.exists() for p in there] == [True, False, False]
     assert time.time() - there[0].stat().st_mtime < 3600
+
+
+@pytest.mark.parametrize("days", [8, 30, 4000])
+def test_a_clock_that_jumps_takes_nothing_of_the_session(
+    plain: Board, tmp_path: Path, days: int
+) -> None:
+    first = written(tmp_path / "here", b"one", b"two")
+    there = [Path(p) for p in plain.push(first)]
+    with plain.scratch() as scratch:
+        for path in (*there, Path(scratch)):
+            age(path, days)
+        there += [Path(p) for p in plain.push(written(tmp_path / "other", b"three"))]
+        assert all(p.exists() for p in there) and Path(scratch).exists()
+
+
+def test_nothing_is_swept_that_a_running_job_of_another_may_read(
+    plain: Board, tmp_path: Path
+) -> None:
+    (model,) = (Path(p) for p in plain.push(written(tmp_path / "here", b"one")))
+    running = plain.lines(["sh", "-c", "echo up; sleep 600"])
+    next(running)
+    age(model)
+    replace(plain).push(written(tmp_path / "other", b"two"))
+    assert model.exists()
+    running.close()
+    replace(plain).push(written(tmp_path / "other", b"two"))
+    assert not model.exists()
 
 
 def test_what_a_cut_left_behind_is_swept_when_it_is_old_and_dead(
@@ -547,7 +575,7 @@ def test_the_folder_of_a_version_that_made_no_mark_is_used_on(
     assert (at / board_scripts.MARK).is_file()
     for path in at.rglob("*"):
         age(path)
-    board.push(files)
+    replace(board).push(files)  # another session
     assert lying(board) == ["files", "jobs"] and not list((at / "jobs").iterdir())
     assert sorted((at / "files").iterdir()) == sorted(there)
 

@@ -171,7 +171,7 @@ def test_what_is_there_is_not_sent_again_and_a_cut_push_is_completed(
     assert [Path(p).read_bytes() for p in there] == [p.read_bytes() for p in files]
     assert {p: p.stat().st_mtime_ns for p in before} == before
     os.utime(there[0], (0, 0))  # unused for more than a week
-    board.push(files[1:])
+    replace(board).push(files[1:])  # by another session
     assert not Path(there[0]).exists()
     assert left(board) == set()
 
