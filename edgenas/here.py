@@ -21,6 +21,8 @@ from edgenas.scratch import scratch_folder
 from edgenas.supervisor import CANNOT, end, supervised
 
 TAIL_LINES = 3
+TAIL_BYTES = 10_000
+LINE_CHARACTERS = 1 << 26
 
 
 class Here:
@@ -45,6 +47,8 @@ class Here:
         Raises DeviceError, or UsageError where something else of that name is there.
         """
         into = Path(folder)
+        if into.parts[:1] == ("~",):  # of --to=~/..., which no shell expands
+            into = into.expanduser()
         try:
             for name in files:
                 if (into / name).is_dir():
@@ -103,19 +107,22 @@ class Here:
                 raise DeviceError(f"cannot start {argv[0]}: {e.strerror}") from e
             try:
                 assert child.stdout is not None
-                yield from child.stdout
+                while line := child.stdout.readline(LINE_CHARACTERS):
+                    if len(line) == LINE_CHARACTERS:
+                        raise DeviceError(f"{argv[0]} prints without end, and was ended")
+                    yield line
                 code = child.wait()
             finally:
                 end(child)
                 if child.stdout is not None:
                     child.stdout.close()
-            errors.seek(0)
-            if code == CANNOT and (said := errors.read()).startswith(b"cannot start"):
+            errors.seek(max(0, errors.seek(0, os.SEEK_END) - TAIL_BYTES))
+            said = errors.read()
+            if code == CANNOT and said.startswith(b"cannot start"):
                 raise DeviceError(said.decode(errors="replace").strip())
             if code:
-                errors.seek(0)
                 advice = f". {NOT_RUN[code]}" if code in NOT_RUN else ""
-                raise DeviceError(f"{argv[0]} {_ended(code)}{_tail(errors.read())}{advice}")
+                raise DeviceError(f"{argv[0]} {_ended(code)}{_tail(said)}{advice}")
 
 
 def _ended(code: int) -> str:

@@ -28,6 +28,7 @@ from edgenas.session import probe
 from edgenas.spaces.mobile import Mobile
 from edgenas.transports import ssh
 from edgenas.transports.adb import Adb
+from edgenas.transports.local import Local
 from edgenas.transports.ssh import Ssh
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh on this machine")
@@ -339,6 +340,8 @@ def test_a_tilde_is_the_home_of_the_login(board: Ssh, tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="folder cannot be"):
         Adb(folder="~/x")  # a phone has none
+    with pytest.raises(UsageError, match="a phone has no home"):
+        Adb().place({}, "~/x")
     folder = f".edgenas-test-{tmp_path.parent.name}-{tmp_path.name}"
     (tmp_path / "a").write_bytes(b"one")
     try:
@@ -346,6 +349,8 @@ def test_a_tilde_is_the_home_of_the_login(board: Ssh, tmp_path: Path) -> None:
         assert (Path.home() / there).read_bytes() == b"one"
         placed = board.place({"b": tmp_path / "a"}, f"~/{folder}/placed")
         assert Path(placed) == Path.home().resolve() / folder / "placed"
+        assert Local().place({"c": tmp_path / "a"}, f"~/{folder}/placed") == placed
+        assert (Path(placed) / "c").read_bytes() == b"one"
     finally:
         shutil.rmtree(Path.home() / folder)
     assert not (Path.home() / "~").exists()

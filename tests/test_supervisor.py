@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgenas import supervisor
+from edgenas import here, supervisor
 from edgenas.errors import DeviceError
 from edgenas.transports.local import Local
 
@@ -55,6 +55,13 @@ def test_nothing_outlives_us(how: signal.Signals, what: str) -> None:
     assert grandchild in {p.pid for p in family} and len(family) >= 3
     for process in family:
         _gone(process.pid)
+
+
+def test_a_line_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(here, "LINE_CHARACTERS", 100_000)
+    with pytest.raises(DeviceError, match="cat prints without end"):
+        next(Local().lines(["cat", "/dev/zero"]))
+    assert list(Local().lines(["printf", "a\\nb"])) == ["a\n", "b"]
 
 
 def test_a_generator_that_is_closed_ends_what_the_program_started() -> None:

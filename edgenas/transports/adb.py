@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from edgenas.errors import DeviceError
+from edgenas.errors import DeviceError, UsageError
 from edgenas.remote import Disconnected, Remote, own_folder, plain
 from edgenas.shell import Spoken, begun
 from edgenas.talk import Silent, talk
@@ -56,6 +56,8 @@ class Adb(Remote):
 
     def place(self, files: Mapping[str, Path], folder: str) -> str:
         """As ``Transport.place``; beside ours, where a phone lets us write."""
+        if PurePosixPath(folder).parts[:1] == ("~",):
+            raise UsageError(f"{self.label}: a phone has no home, so {folder!r} names no folder")
         return super().place(files, str(PurePosixPath(self.folder).parent / folder))
 
     def _spoken(self, script: str, stdin: bytes) -> Spoken:

@@ -146,7 +146,7 @@ class Ssh(Remote):
 
 def _from_home(path: str) -> str:
     """Where a command there begins, which no shell would put in the place of ``~`` in quotes."""
-    return re.sub("^~/+", "./", path)
+    return re.sub("^~(/+|$)", "./", path)
 
 
 def _keyword(option: str) -> str:
