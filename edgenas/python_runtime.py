@@ -11,6 +11,8 @@ from edgenas.errors import UsageError
 from edgenas.latency import Provenance
 from edgenas.validate import Threads
 
+CORE = "[0-9]{1,4}"  # a runner writes out all that a range names
+
 
 @dataclass(frozen=True)
 class Cores:
@@ -27,11 +29,19 @@ class Cores:
     provenance: ClassVar[Provenance] = "measured"
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"|big|little|\d+(-\d+)?(,\d+(-\d+)?)*", self.affinity):
+        some = f"{CORE}(-{CORE})?"
+        if not re.fullmatch(f"|big|little|{some}(,{some})*", self.affinity):
             raise UsageError(
-                f"runtime {self.name}: affinity cannot be {self.affinity!r}; say big, little, or "
-                "the numbers of cores, e.g. 4-7"
+                f"runtime {self.name}: affinity cannot be {self.affinity!r:.80}; say big, little, "
+                "or the numbers of cores, e.g. 4-7, each up to 9999"
             )
+        for part in self.affinity.split(","):
+            first, dash, last = part.partition("-")
+            if dash and int(first) > int(last):
+                raise UsageError(
+                    f"runtime {self.name}: affinity {part} names no core; did you mean "
+                    f"{last}-{first}?"
+                )
 
     @property
     def options(self) -> Mapping[str, Any]:

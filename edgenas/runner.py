@@ -830,7 +830,7 @@ def keep_to(affinity: str) -> None:
     try:
         os.sched_setaffinity(0, cores)
     except (AttributeError, OSError) as e:
-        raise Refused(f"it cannot be kept to cores {sorted(cores)}: {_reason(e)}") from e
+        raise Refused(f"it cannot be kept to cores {sorted(cores)!s:.80}: {_reason(e)}") from e
 
 
 def cpu_model() -> str:

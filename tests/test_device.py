@@ -238,6 +238,7 @@ def test_the_share_of_a_delegate_is_told(tmp_path: Path) -> None:
 
 
 SSH = "runtime: {kind: litert}\ntransport: {kind: ssh, host: pi@board, "
+AFFINITY = "transport: {kind: local}\nruntime: {kind: litert, affinity: "
 LOCAL = "runtime: {kind: litert}\ntransport: {kind: local}\n"
 
 
@@ -245,6 +246,13 @@ LOCAL = "runtime: {kind: litert}\ntransport: {kind: local}\n"
     ("text", "message"),
     [
         ("transport: {kind: local}\nruntime: {kind: litert, affinity: fast}", "say big, little"),
+        (AFFINITY + "0-9999999999}", "affinity cannot be '0-9999999999'; say big, little, or the"),
+        (AFFINITY + "0-30000000}", "affinity cannot be '0-30000000'; say"),
+        (AFFINITY + "'0,10000'}", "affinity cannot be '0,10000'; say"),
+        (AFFINITY + f"'{'1,' * 9 + '9' * 5000}'}}", "affinity cannot be '1,1,"),
+        (AFFINITY + "'٣'}", "affinity cannot be '٣'; say"),
+        (AFFINITY + "1-0}", "affinity 1-0 names no core; did you mean 0-1?"),
+        (AFFINITY + "'0,7-4,9'}", "affinity 7-4 names no core; did you mean 4-7?"),
         ("transport: {kind: locl}\nruntime: {kind: litert}", "no transport 'locl'. Did you mean"),
         ("transport: {kind: local}\nruntime: {kind: onnx-runtime}", "no runtime 'onnx-runtime'"),
         ("transport: {}\nruntime: {kind: litert}", "transport: kind is missing"),
