@@ -31,7 +31,7 @@ enter() {{{{ (
     elif [ ! -e "$found" ]; then continue; fi
     case "$found" in
       ./|../|*/./|*/../|{MARK}) ;;
-      files/|jobs/|lock/|lock/pid|lock/who|part-$token|part-$token/) ;;
+      files/|files/__pycache__/|jobs/|lock/|lock/pid|lock/who|part-$token|part-$token/) ;;
       scratch-$token/|scratch-$token-$token/) ;;
       files/$token*/) strange=$found ;;
       files/$token|files/$token.*) ;;

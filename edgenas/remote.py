@@ -333,7 +333,8 @@ class Remote(ABC):
             if answer.code == board_scripts.FOREIGN:
                 raise UsageError(
                     f"{self.label}: {err}. Name a folder that is empty or not there yet as "
-                    "`folder` of the transport in the device file, or leave `folder` out"
+                    "`folder` of the transport in the device file; or, if you need nothing of it, "
+                    "remove it there"
                 )
             raise DeviceError(f"{self.label}: {err or f'a command ended with {answer.code}'}")
 

@@ -20,6 +20,7 @@ from edgenas import remote, talk
 from edgenas.board_scripts import MARK
 from edgenas.device import Device, load_device
 from edgenas.errors import DeviceError, UsageError
+from edgenas.files import cache_folder
 from edgenas.profile import profile
 from edgenas.remote import Disconnected
 from edgenas.rounds import Effort
@@ -332,6 +333,17 @@ def test_a_folder_that_cannot_be_ours_is_refused_before_a_board_is_asked(
     with pytest.raises(UsageError, match=r"pi\.yaml.*folder cannot be") as e:
         load_device(str(path))
     assert "\n" not in str(e.value)
+
+
+def test_a_board_s_folder_is_apart_from_what_edgenas_keeps_there_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("EDGENAS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / Ssh("pi").folder
+    assert cache_folder() not in (folder, *folder.parents)
+    assert folder not in cache_folder().parents
 
 
 def test_a_tilde_is_the_home_of_the_login(board: Ssh, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class Ssh(Remote):
     port: Port | None = None
     python: str = "python3"
     options: tuple[str, ...] = ()
-    folder: str = ".cache/edgenas"
+    folder: str = ".cache/edgenas-board"  # not what edgenas itself, run there, keeps its own in
     patience_s: Patience = 60.0
 
     def __post_init__(self) -> None:
