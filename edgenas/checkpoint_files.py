@@ -10,6 +10,7 @@ import re
 import shlex
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -179,6 +180,8 @@ def _no_archive(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
+            if (part := _spoiled(archive)) is not None:
+                return f"damaged: {part!r} in it fails its checksum; fetch or save it anew"
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return "cut off or damaged"
     if "constants.pkl" in names:
@@ -192,6 +195,20 @@ def _no_archive(path: Path) -> str | None:
     if any(name.endswith(".npy") for name in names):
         return "an .npz of NumPy"
     return "a zip archive of other files"
+
+
+def _spoiled(archive: zipfile.ZipFile) -> str | None:
+    """The part of which another content was written; torch's reader does not look."""
+    for part in archive.infolist():
+        if not part.CRC:  # torch.serialization.set_crc32_options(False): nothing tells
+            continue
+        try:
+            with archive.open(part) as file:
+                while file.read(1 << 20):
+                    pass
+        except (zipfile.BadZipFile, zlib.error, EOFError):
+            return part.filename
+    return None
 
 
 def _strangers(path: Path) -> list[str]:

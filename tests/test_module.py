@@ -205,6 +205,7 @@ def test_cutting_dead_channels_changes_nothing(
     assert [f.at(*(again[g][0] for g in f.groups)) for f in net.forms(made.ops)] == list(made.ops)
 
 
+@pytest.mark.filterwarnings("ignore")  # of what torch says of its own compilers
 @pytest.mark.parametrize(
     ("source", "says"),
     [
@@ -229,6 +230,17 @@ def test_cutting_dead_channels_changes_nothing(
         ("net.py:lazily", "net.py:lazily gives a generator, not a torch.nn.Module"),
         ("net.py:asks", "asks fails: TypeError: asks.. missing 1 required positional argument"),
         ("net.py:masked", "net.py:masked: cannot export a second input"),
+        ("net.py:nested_70", "nested more than 64 deep"),
+        ("net.py:nested_300", "nested more than 64 deep"),
+        ("net.py:nested_2000", "nested more than 64 deep"),
+        ("net.py:itself", "one that lies within itself"),
+        ("net.py:compiled", "cannot export torch.compile; give the module itself, without it"),
+        ("net.py:partly", r"cannot export torch.compile \(at 0\); give the module itself"),
+        ("net.py:scripted", "a TorchScript program; give the module that it was made of"),
+        ("net.py:lazy", r"a lazy LazyConv2d \(at 1\) without weights; call the network once"),
+        ("net.py:trains", r"Trains \(at 1\): .*; it stays in training mode when the network is"),
+        ("net.py:own", r"cannot export Own \(at 1.0\): "),
+        ("net.py:narrow", r"a network with more of them, or wider ones .* has enough"),
     ],
 )
 def test_what_is_no_network_is_one_line(tmp_path: Path, source: str, says: str) -> None:
@@ -252,6 +264,24 @@ def test_what_is_no_network_is_one_line(tmp_path: Path, source: str, says: str) 
         "    def forward(self, x): return (x, x)\n"
         "class masked(nn.Module):\n"
         "    def forward(self, x, mask): return x + mask\n"
+        "import torch\n"
+        "def nested(k):\n"
+        "    n = narrow()\n"
+        "    for _ in range(k): n = nn.Sequential(n)\n"
+        "    return n\n"
+        "def nested_70(): return nested(70)\n"
+        "def nested_300(): return nested(300)\n"
+        "nested_2000 = nested(2000)\n"
+        "def itself(): n = narrow(); n[3].add_module('me', n); return n\n"
+        "def compiled(): return torch.compile(narrow())\n"
+        "def partly(): return nn.Sequential(torch.compile(narrow()))\n"
+        "def scripted(): return torch.jit.trace(narrow(), torch.zeros(1, 1, 12, 12))\n"
+        "def lazy(): return nn.Sequential(nn.Conv2d(1, 8, 3), nn.LazyConv2d(8, 3), *end(3))\n"
+        "class Own(nn.BatchNorm2d): pass\n"
+        "class Trains(nn.BatchNorm2d):\n"
+        "    def train(self, mode=True): return super().train(True)\n"
+        "def trains(): return nn.Sequential(nn.Conv2d(1, 8, 3), Trains(8), *end(3))\n"
+        "def own(): return nn.Sequential(nn.Conv2d(1, 8, 3), nn.Sequential(Own(8)), *end(3))\n"
     )
     (tmp_path / "exits.py").write_text("import sys\nsys.exit(3)\n")
     (tmp_path / "broken.py").write_text("import nothing_of_the_kind\n")
@@ -458,6 +488,19 @@ def test_weights_of_what_a_search_is_to_find_are_not_held_against_another(
         "test",
     )
     assert is_brought(config) is brought
+
+
+def test_modules_within_modules_are_read(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "n = nn.Sequential(nn.Conv2d(1, 64, 3), nn.Conv2d(64, 64, 3), nn.AdaptiveAvgPool2d(1),\n"
+        "                  nn.Flatten(), nn.Linear(64, 3))\n"
+        "for _ in range(60): n = nn.Sequential(n)\n"
+    )
+    settings = {"source": f"{tmp_path}/net.py:n", "resolution": 12, "channels": 1, "classes": 3}
+    net = load_space({"kind": "module", **settings})
+    assert isinstance(net, Module) and len(net.choices) == 2
+    assert whole(net)[0].cout == 64 and net.build(net.sample(random.Random(0)))
 
 
 def test_another_size_than_the_images_have(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import pathlib
 import shlex
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -339,6 +340,33 @@ def test_a_file_that_is_cut_is_one_line(share: float, zipped: bool, tmp_path: Pa
     with pytest.raises(CorruptFile) as raised:
         got(tmp_path / "w.pt")
     assert "\n" not in str(raised.value) and "w.pt" in str(raised.value)
+
+
+@pytest.mark.parametrize("place", ["data/0", "data.pkl", "data/1"])
+@pytest.mark.parametrize("spoil", [lambda b: bytes(len(b)), lambda b: bytes([b[0] ^ 1]) + b[1:]])
+def test_a_file_whose_checksum_fails_is_refused(
+    place: str, spoil: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"model": net().state_dict()}, path)
+    with zipfile.ZipFile(path) as archive:
+        content = archive.read(f"w/{place}")
+    whole = path.read_bytes()
+    assert content in whole
+    path.write_bytes(whole.replace(content, spoil(content)))
+    with pytest.raises(CorruptFile, match=f"damaged: 'w/{place}' in it fails its checksum"):
+        got(path)
+
+
+def test_a_file_that_was_written_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"model": net().state_dict()}, tmp_path / "w.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(tmp_path / "w.pt") as archive:
+        assert archive.testzip() is not None
+    got(tmp_path / "w.pt")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,7 +1,7 @@
 """torch.nn.Module -> graph, by torch.fx: shapes inferred, batch normalisation folded."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +47,8 @@ def trace_unchecked(module: nn.Module, input: tuple[int, int, int]) -> Graph:
         module = nn.Sequential(module)
     try:
         traced = tracer.trace(module)
+    except CapabilityError:
+        raise
     except Exception as e:  # whatever a module does that torch.fx cannot follow
         raise CapabilityError(f"{type(module).__name__} cannot be exported: {told(e)}") from e
     lowering = _Lowering(dict(module.named_modules()), input)
@@ -92,6 +94,18 @@ class _Proxy(fx.Proxy):
 class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except CapabilityError:
+            raise
+        except Exception as e:  # whatever it does that torch.fx cannot follow
+            mode = "; it stays in training mode when the network is put into eval mode"
+            raise CapabilityError(
+                f"cannot export {type(m).__name__} (at {self.path_of_module(m)}): {told(e)}"
+                f"{mode if m.training else ''}"
+            ) from e
 
 
 class _Lowering:

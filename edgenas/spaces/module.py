@@ -36,6 +36,7 @@ from edgenas.graph import (
     trace,
 )
 from edgenas.graph.baking import copied
+from edgenas.graph.wrappings import wrapping
 from edgenas.space import Form, ListedSpace, narrowed
 from edgenas.spec import Architecture, Choice, OpSpec
 from edgenas.validate import ChannelCount, Classes, Pixels, construct
@@ -111,7 +112,8 @@ class Module(ListedSpace):
             raise CapabilityError(
                 f"{space.source}: its channels can be cut in {networks - 1} ways, and a table is "
                 f"checked against {LEAST} networks: a set of channels keeps 8 or more, and those "
-                "of the output and of grouped convolutions stay"
+                "of the output and of grouped convolutions stay; a network with more of them, or "
+                "wider ones (three of 32 channels), has enough"
             )
         return space
 
@@ -275,7 +277,7 @@ def made(source: str) -> nn.Module:
         try:
             module = _imported(path.resolve(), path.stat().st_mtime_ns)
             build = getattr(module, name, None)
-            net = copied(build) if isinstance(build, nn.Module) else build and build()
+            net = build if isinstance(build, nn.Module) else build and build()
         except (Exception, SystemExit) as e:  # whatever the user's code raises
             frames = traceback.extract_tb(e.__traceback__)
             lines = [f.lineno for f in frames if Path(f.filename) == path.resolve()]
@@ -286,9 +288,11 @@ def made(source: str) -> nn.Module:
         raise UsageError(f"{path} has no function, class or module {name!r}")
     if not isinstance(net, nn.Module):
         raise UsageError(f"{source} gives a {type(net).__name__}, not a torch.nn.Module")
+    if (reason := wrapping(net)) is not None:
+        raise UsageError(f"{source}: {reason}")
     if any(t.is_meta for t in itertools.chain(net.parameters(), net.buffers())):
         raise UsageError(f"{source} gives a network on the device 'meta', without its weights")
-    return net.float()
+    return (copied(net) if net is build else net).float()
 
 
 @contextlib.contextmanager
