@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 MOST_NESTED = 64  # modules in modules: Python ends at some 120
 _WRAPPED: Mapping[str, str] = {
@@ -28,7 +28,7 @@ def wrapping(net: nn.Module) -> str | None:
         if isinstance(m, torch.jit.ScriptModule):
             return f"cannot export a TorchScript program{at}; give the module that it was made of"
         own = (*m._parameters.values(), *m._buffers.values())
-        if any(isinstance(t, UninitializedTensorMixin) for t in own):
+        if any(isinstance(t, UninitializedParameter | UninitializedBuffer) for t in own):
             return (
                 f"cannot export a lazy {type(m).__name__}{at} without weights; call the network "
                 "once with images, or say how many channels it reads"
