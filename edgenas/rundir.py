@@ -205,9 +205,13 @@ class RunDir:
         path = self.root / stage / _STAMP
         if not path.is_file():
             return None
-        data = read_json(path)
+        advice = f"move {path.parent} away to run the stage again"
+        try:
+            data = read_json(path)
+        except CorruptFile as e:
+            raise CorruptFile(f"{e}; {advice}") from e
         if not isinstance(data, dict) or not _is_record(data):
-            raise CorruptFile(f"{path} is not a stage record; delete the folder to run it again")
+            raise CorruptFile(f"{path} is not a stage record; {advice}")
         return data
 
 

@@ -264,6 +264,8 @@ def test_what_is_not_a_run_directory_is_refused(run: Path, name: str) -> None:
         ("verdict.json", "{", "cannot be read as JSON"),
         ("search/search.json", "[]", "search.json"),
         ("ledger.jsonl", 'nonsense\n{"phase": "train"}\n', "ledger.jsonl, line 1: not JSON"),
+        ("ledger.jsonl", 'nonsense\n{"phase": "train"}\n', "take the line out"),
+        ("verdict.json", "[]", "move it away, and edgenas run makes it again"),
         ("ledger.jsonl", '{"event": "epoch", "epoch": "x"}\n', "line 1: epoch"),
         ("ledger.jsonl", '{"event": "tell"}\n', "a tell without id"),
         ("ledger.jsonl", "7\n", "expected an object"),

@@ -123,7 +123,10 @@ def test_a_folder_of_a_stage_s_name_that_is_none_is_refused(tmp_path: Path) -> N
     shutil.rmtree(run.root / "train")
     (run.root / "train").mkdir()
     (run.root / "train" / "stage.json").write_text('{"key": 1, "outputs": ["x"]}')
-    with pytest.raises(CorruptFile, match=r"stage\.json is not a stage record"):
+    with pytest.raises(CorruptFile, match=r"stage\.json is not a stage record; move .* away"):
+        made(run.root)
+    (run.root / "train" / "stage.json").write_text("{")
+    with pytest.raises(CorruptFile, match=r"cannot be read as JSON: .*; move .*train away to run"):
         made(run.root)
 
 

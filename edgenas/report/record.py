@@ -139,9 +139,11 @@ def _events(path: Path) -> Iterator[_Event]:
         except ValueError as e:
             if number == len(lines):
                 return
-            raise CorruptFile(f"{path}, line {number}: not JSON: {e}") from e
+            raise CorruptFile(f"{path}, line {number}: not JSON: {e}; take the line out") from e
         if not isinstance(event, dict):
-            raise CorruptFile(f"{path}, line {number}: expected an object, found {line[:40]!r}")
+            raise CorruptFile(
+                f"{path}, line {number}: expected an object, found {line[:40]!r}; take the line out"
+            )
         yield f"{path}, line {number}", event
 
 
@@ -204,7 +206,10 @@ def _optional(cls: type[T], path: Path) -> T | None:
 
 
 def _parsed(cls: type[T], path: Path) -> T:
-    return _checked(cls, read_json(path), str(path))
+    try:
+        return _checked(cls, read_json(path), str(path))
+    except CorruptFile as e:
+        raise CorruptFile(f"{e}; move it away, and edgenas run makes it again") from e
 
 
 @cache
@@ -219,4 +224,4 @@ def _checked(cls: type[T], data: Any, where: str) -> T:
     except ValidationError as e:
         first = e.errors()[0]
         key = ".".join(str(p) for p in first["loc"])
-        raise CorruptFile(f"{where}: {key}: {first['msg']}") from e
+        raise CorruptFile(f"{where}: {key + ': ' if key else ''}{first['msg']}") from e
