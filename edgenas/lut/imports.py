@@ -150,14 +150,30 @@ def from_csv(text: str) -> Rows:
         for line in reader:
             if None in line:
                 raise ValueError(f"it has more than {len(names)} columns")
-            ms = scale * float(line[times[0]] or "nan")
+            ms = scale * _time(line[times[0]])
             op = OpSpec.parse(line["op"]) if "op" in names else _kernel(line)
             if op in rows:
                 raise ValueError(f"'{op}' twice")
-            rows[op] = Timing(ms, ms, None, int(line.get("n") or 1))
+            rows[op] = Timing(ms, ms, None, int(_plain(line.get("n") or "1")))
     except (ValueError, TypeError, csv.Error) as e:
         raise ValueError(f"line {reader.line_num}: {e}") from e
     return rows
+
+
+def _time(said: str | None) -> float:
+    if not said or not said.strip():
+        raise ValueError("it has no time")
+    value = float(_plain(said))
+    if value == 0 and re.search("[1-9]", said.lower().partition("e")[0]):
+        raise ValueError(f"{said!r} is too small to tell from 0")
+    return value
+
+
+def _plain(said: str) -> str:
+    """Without the underscores that Python reads in a number, and others do not."""
+    if re.search(r"\d_\d", said):
+        raise ValueError(f"{said!r} could be meant in two ways: write the number without _")
+    return said
 
 
 NN_METER = {"KERNEL", "HW", "CIN"}
@@ -169,6 +185,7 @@ def _kernel(line: Mapping[str, str]) -> OpSpec:
     kind = said["KERNEL"].partition("-")[0].lower()
     if not re.fullmatch("[a-z][a-z0-9_]*", kind):
         raise ValueError(f"kernel {said['KERNEL']!r} is no name such as conv-bn-relu")
+    said |= {name: _plain(value) for name, value in said.items() if name != "KERNEL"}
     cin = int(said["CIN"])
     if min(cin, int(said["HW"])) < 1:
         raise ValueError(f"CIN is {cin} and HW {said['HW']}; both are 1 or more")
