@@ -130,7 +130,7 @@ LIST = (
     + _JOBS
     + """
 cd {folder} || exit
-[ -d files ] || mkdir files || exit
+mkdir -p files || exit
 old() {{ [ -e "$1" ] && [ "$(find "$1" -prune -mtime +{left_days})" ]; }}
 busy=
 for job in jobs/$token; do
