@@ -60,6 +60,8 @@ class Onnx:
         """Counts what ONNX Runtime executes after its own optimisation. Raises CorruptFile."""
         try:
             return _inspected(path)
+        except FileNotFoundError as e:
+            raise CorruptFile(f"there is no {e.filename or path}") from e
         except OSError:
             raise
         except Exception as e:  # protobuf and ONNX Runtime share no class of errors

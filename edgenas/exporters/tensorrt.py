@@ -51,6 +51,8 @@ class TensorRt:
         """Counts what the file asks for; only an engine tells what runs. Raises CorruptFile."""
         try:
             return _inspected(path)
+        except FileNotFoundError as e:
+            raise CorruptFile(f"there is no {e.filename or path}") from e
         except OSError:
             raise
         except Exception as e:  # protobuf and the checker share no class of errors
