@@ -73,7 +73,9 @@ def from_arrays(arrays: Mapping[str, Any], where: str) -> Raw:
     Raises DataError that begins with ``where``.
     """
     if missing := [key for key in ("x_train", "y_train") if key not in arrays]:
-        has = ", ".join(sorted(map(str, arrays))) or "nothing"
+        names = sorted(map(str, arrays))
+        has = ", ".join(f"{name:.40}" if name.isprintable() else ascii(name)[:40] for name in names)
+        has = f"{has:.300}" or "nothing"
         raise DataError(
             f"{where}: no {' and no '.join(missing)}; it has {has}. Expected x_train, y_train "
             "and, if there are, x_val, y_val, x_test, y_test, classes"

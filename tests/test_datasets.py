@@ -428,6 +428,7 @@ X, Y = _pixels(4, 8, 8), np.array([0, 1, 0, 1])
     [
         ({"x": X, "y": Y}, ["no x_train and no y_train", "it has x, y"]),
         ({}, ["it has nothing"]),
+        ({"x\x01\r\n": X, "y" * 5000: Y}, [r"it has 'x\x01\r\n', yyyy"]),
         ({"x_train": X}, ["no y_train"]),
         ({"x_train": X, "y_train": Y, "x_test": X}, ["both or neither"]),
         ({"x_train": X / 255, "y_train": Y}, ["float64", "expected uint8"]),
