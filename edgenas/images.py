@@ -73,8 +73,8 @@ def from_arrays(arrays: Mapping[str, Any], where: str) -> Raw:
     Raises DataError that begins with ``where``.
     """
     if missing := [key for key in ("x_train", "y_train") if key not in arrays]:
-        names = sorted(map(str, arrays))
-        has = ", ".join(f"{name:.40}" if name.isprintable() else ascii(name)[:40] for name in names)
+        keys = sorted(map(str, arrays))
+        has = ", ".join(f"{name:.40}" if name.isprintable() else ascii(name)[:40] for name in keys)
         has = f"{has:.300}" or "nothing"
         raise DataError(
             f"{where}: no {' and no '.join(missing)}; it has {has}. Expected x_train, y_train "
