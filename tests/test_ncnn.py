@@ -178,7 +178,7 @@ def test_int8_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     ("runtime", "said"),
     [
         ("{kind: ncnn, arch: riscv64}", "arch cannot be 'riscv64'. Known: aarch64, x86_64"),
-        ("{kind: ncnn, threads: 4}", "its program has 1 thread, not 4"),
+        ("{kind: ncnn, threads: 4}", "threads is 4; its program has 1"),
         ("{kind: ncnn, affinity: fast}", "affinity cannot be 'fast'"),
     ],
 )

@@ -39,6 +39,7 @@ from edgenas.predict import Predictor, require_trusted
 from edgenas.profile import estimate_seconds, profile, within
 from edgenas.rounds import Effort
 from edgenas.runtimes.onnxruntime import OnnxRuntime
+from edgenas.session import probe
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
 from edgenas.store import samples_path, table_path
@@ -648,7 +649,7 @@ def test_the_command_spends_the_time_it_is_given_and_says_what_it_made(
 
 
 def test_a_dry_run_refuses_what_a_run_would_and_says_what_is_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, table: LatencyTable, capsys: pytest.CaptureFixture
 ) -> None:
     base = [
         "profile", "cpu-onnxruntime", "--preset", "tiny", "--resolution", "12", "--channels", "1",
@@ -667,5 +668,14 @@ def test_a_dry_run_refuses_what_a_run_would_and_says_what_is_there(
     (plan,) = json.loads(capsys.readouterr().out)
     assert plan["precision"] == "fp32" and 0 < plan["seconds"] < plan["at_most"]
     Path(plan["file"]).write_text("x")
+    assert main([*base, "fp32"]) == 2  # as the run would
+    assert "not a whole latency table" in capsys.readouterr().err
+    path = Path(plan["file"])
+    header = replace(
+        table.header, device="cpu-onnxruntime", runtime="onnxruntime",
+        space=path.name.split(".")[1],
+        fingerprint=probe(load_device("cpu-onnxruntime"))[0],
+    )  # fmt: skip
+    replace(table, header=header).save(path)
     assert main([*base, "fp32"]) == 0
     assert "is there: only what it lacks is measured" in capsys.readouterr().err
