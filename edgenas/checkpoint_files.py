@@ -87,7 +87,7 @@ def read(path: Path) -> tuple[Any, tuple[str, ...]]:
     try:
         with torch.serialization.safe_globals([(_stand_in(name), name) for name in strangers]):
             held = _loaded(path)
-    except Exception as e:
+    except Exception as e:  # torch's reader has no class of errors
         first = (str(e).splitlines() or [""])[0]
         in_the_way = [name for name in strangers if not _PLAIN.fullmatch(name)]
         if not in_the_way:

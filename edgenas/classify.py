@@ -109,7 +109,7 @@ def _damage_told() -> Iterator[None]:
         ) from None
     except (Image.DecompressionBombError, MemoryError):
         raise
-    except Exception as e:
+    except Exception as e:  # decoders share no class of errors
         if getattr(e, "errno", None):  # it is the disk's
             raise
         raise ValueError(
