@@ -286,13 +286,18 @@ def doubts(choice: Choice, candidates: Sequence[Candidate], config: Config) -> l
     c = choice.delivered
     if c.variant == "found" or c.repaired:
         return []
-    lost = _before_cut(c, candidates).accuracy - c.numbers.accuracy
+    uncut = _before_cut(c, candidates)
+    lost = uncut.accuracy - c.numbers.accuracy
     if lost <= config.prune.drop or c.numbers.right is None:
         return []
+    why = (
+        "no more than another file of the uncut one loses"
+        if c.numbers.less_accurate(uncut)
+        else "which so few cannot tell from chance: give more test images to be sure"
+    )
     return [
         f"{c.artifact.format}: of the {len(c.numbers.right)} test images the cut network has "
-        f"{100 * lost:.1f} points fewer right than the uncut one, which so few cannot tell from "
-        "chance: give more test images to be sure"
+        f"{100 * lost:.1f} points fewer right than the uncut one, {why}"
     ]
 
 
