@@ -463,12 +463,13 @@ class Tally:
 
     def row(self, by: str) -> dict[str, Any]:
         """JSON. ``by``: what made the cases."""
+        from edgenas.resident import peak_bytes
+
         self.case.unlink(missing_ok=True)
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {
             "by": by, "cases": self.number, "read": self.read, "refused": dict(self.refused),
             "faults": self.faults[:20], "slowest_s": round(self.slowest_s, 2),
-            "most_mb": round(most),
+            "most_mb": round(peak_bytes() / 2**20),
         }  # fmt: skip
 
 

@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from edgenas.budgets import Latency
 from edgenas.images import Images
 from edgenas.latency import Fit, Header, LatencyTable, Timing
 from edgenas.predict import Predictor
+from edgenas.resident import peak_bytes
 from edgenas.search import METHODS, Ledger, Objective, Problem
 from edgenas.space import load_space
 from edgenas.spaces.mobile import Mobile
@@ -131,8 +131,7 @@ def child(side: str, options: int, network: int, what: str) -> None:
         return
     few = 4 if side == "darts" else 1  # all paths take many times as long
     seconds = few * made(STEPS // few)()
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "resident_bytes": resident}))
+    print(json.dumps({"seconds": seconds, "resident_bytes": peak_bytes()}))
 
 
 def measured(side: str, options: int, network: int, what: str) -> dict[str, float]:

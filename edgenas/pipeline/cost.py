@@ -1,7 +1,6 @@
 """What a run will cost, said before it starts: from a few training steps timed here."""
 
 import random
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from edgenas.pipeline.context import Context
 from edgenas.pipeline.quantize import VALIDATION_IMAGES
 from edgenas.pipeline.search import method
 from edgenas.profile import estimate_seconds
+from edgenas.resident import peak_bytes
 from edgenas.task import Task
 from edgenas.train import TrainRecipe, seeded, train
 
@@ -64,7 +64,7 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
     }
     often = {s: pending.get(s, 0) for s in stages}
     disk = _disk_bytes(ctx)
-    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    resident = peak_bytes()
     return [
         Cost(
             s, seconds[s] * often[s], not often[s], disk[s] * often[s],
