@@ -22,6 +22,7 @@ from edgenas.cli_runs import STAGES, compress, deploy, init, report, run
 from edgenas.cli_tables import build_emulator, build_runner, count, profile
 from edgenas.errors import EdgenasError
 from edgenas.printing import SEED, Number, emit, json_option
+from edgenas.resident import exhausted
 
 INTERRUPTED = 130
 MOST_SAID = 1500  # characters of an error: a file may put anything into it
@@ -85,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         if told := blamed(e):
             return _complain(f"{told}. EDGENAS_DEBUG=1 shows the traceback", 1)
+        if told := exhausted(e):
+            return _complain(told, 1)
         if isinstance(e, SystemExit):
             raise
         at = traceback.extract_tb(e.__traceback__)[-1]

@@ -11,6 +11,7 @@ import click
 import numpy as np
 import pytest
 import steady
+import torch
 
 from edgenas import cli
 from edgenas.config import load_config
@@ -113,6 +114,28 @@ def test_init_leaves_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_listings_are_json_on_request(listing: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([listing, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("take", "says"),
+    [
+        (lambda: torch.empty(1 << 62, dtype=torch.uint8), "4.61e+09 GB were asked for at once"),
+        (lambda: torch.nn.Linear(1 << 30, 1 << 30), "GB were asked for at once"),
+        (lambda: np.empty((1 << 20, 1 << 40), np.uint8), "1.00 EiB were asked for at once"),
+        (lambda: bytearray(1 << 61), "not enough memory. What was whole"),
+    ],
+)
+def test_a_want_of_memory_is_no_internal_error(
+    take: Callable[[], object],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("edgenas.report.write_report", lambda *_, **__: take())
+    assert cli.main(["report", "runs/x"]) == 1
+    err = capsys.readouterr().err
+    assert says in err and "train.batch" in err and "internal error" not in err
+    assert err.count("\n") == 1
 
 
 def _raises(error: BaseException) -> Callable[..., None]:
