@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -43,13 +44,30 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; every error is one line on stderr and the exit code returned."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     for stream in (sys.stdout, sys.stderr):  # no locale is worth losing a message
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         result = cli(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
+    except BaseException as e:  # an import cut in half fails in ways of its own
+        return _failed(KeyboardInterrupt() if interrupted else e)
+
+
+def _failed(error: BaseException) -> int:
+    """Say what ended a command; its exit code."""
+    try:
+        raise error
     except EdgenasError as e:
         return _complain(str(e), e.exit_code)
     except click.exceptions.Exit as e:

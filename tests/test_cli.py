@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -136,6 +137,27 @@ def test_a_want_of_memory_is_no_internal_error(
     err = capsys.readouterr().err
     assert says in err and "train.batch" in err and "internal error" not in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("error", [RecursionError("depth"), ImportError("half"), UsageError("no")])
+def test_an_interrupt_is_one_whatever_error_it_ends_in(
+    number: signal.Signals,
+    error: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """numpy, its import cut in half, calls itself without end."""
+
+    def command(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise error from None
+
+    monkeypatch.setattr("edgenas.report.write_report", command)
+    assert cli.main(["report", "runs/x"]) == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 def _raises(error: BaseException) -> Callable[..., None]:
