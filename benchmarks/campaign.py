@@ -40,6 +40,7 @@ import steady  # noqa: E402
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 IN_A_ROW = 3  # kills of one work, each after what the one before left
 WAIT_S = 10.0  # until what a killed command started must be gone
+PAGE, LARGE = 4096, 1 << 30  # bytes
 CHUNK = 5000  # cases of fuzz in a row of the state
 MARK = "EDGENAS_CAMPAIGN"  # in the environment of all that is started here
 
@@ -271,7 +272,7 @@ def kills(bench: Bench, state: State, number: int, seed: int, works: tuple[str, 
             hit.append({
                 "work": work, "signal": how.name, "after_s": round(moment, 2), "code": code,
                 "survivors": bench.survivors(),
-                "told": how == signal.SIGKILL or (code in (130, -how) and "internal" not in text),
+                "told": how == signal.SIGKILL or "interrupted; " in text or code == -how,
             })  # fmt: skip
         code = bench.start(work, folder).wait()
         after = {
@@ -293,15 +294,15 @@ def disks(bench: Bench, state: State, number: int, seed: int, works: tuple[str, 
     while (done := len(state.rows.get("disks", ()))) < number:
         work, rng = works[done % len(works)], random.Random(f"disk {seed} {done}")
         want, (reference, _) = bench.equal(work), bench.reference(work)
-        given = sum(p.stat().st_size for p in bench.given(work).rglob("*") if p.is_file())
-        taken = sum(p.stat().st_size for p in reference.rglob("*") if p.is_file()) - given
-        size = int(1.3 * given + rng.uniform(0.05, 0.9) * taken) + (64 << 10)
+        taken = blocks(reference) - blocks(bench.given(work))
         folder = bench.folder / "full"
-        with small_disk(folder, size) as grow:
+        with small_disk(folder) as resized:
             shutil.copytree(bench.given(work), folder, dirs_exist_ok=True)
+            size = blocks(folder) + int(rng.uniform(0.05, 0.9) * taken)
+            resized(size)
             code = bench.start(work, folder).wait()
             first = said(folder)
-            grow()
+            resized(LARGE)
             again = bench.start(work, folder).wait()
             state.add(
                 "disks", work=work, bytes=size, code=code,
@@ -312,9 +313,15 @@ def disks(bench: Bench, state: State, number: int, seed: int, works: tuple[str, 
             )  # fmt: skip
 
 
+def blocks(folder: Path) -> int:
+    """Bytes that its files take on a file system of whole pages."""
+    pages = [-(-p.lstat().st_size // PAGE) for p in folder.rglob("*") if p.is_file()]
+    return PAGE * sum(pages)
+
+
 @contextlib.contextmanager
-def small_disk(folder: Path, size: int) -> Iterator[Callable[[], None]]:
-    """A file system of ``size`` bytes at ``folder``; what is given makes it large."""
+def small_disk(folder: Path) -> Iterator[Callable[[int], None]]:
+    """A file system of its own at ``folder``; what is given makes it of so many bytes."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def mount(*arguments: str) -> None:
@@ -322,9 +329,9 @@ def small_disk(folder: Path, size: int) -> Iterator[Callable[[], None]]:
         if done.returncode:
             raise NoMount(done.stderr.decode(errors="replace").strip())
 
-    mount("-t", "tmpfs", "-o", f"size={size}", "edgenas-campaign")
+    mount("-t", "tmpfs", "-o", f"size={LARGE}", "edgenas-campaign")
     try:
-        yield lambda: mount("-o", "remount,size=1G")
+        yield lambda size: mount("-o", f"remount,size={size}")
     finally:
         subprocess.run(["umount", str(folder)], check=True)
 

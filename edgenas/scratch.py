@@ -1,6 +1,7 @@
 """Folders for the moment; what a killed process left of them, the next one removes."""
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -25,6 +26,10 @@ def scratch_folder() -> Iterator[Path]:
             work.mkdir()
             try:
                 yield work
+            except OSError as e:
+                if e.filename is None and e.errno in (errno.ENOSPC, errno.EDQUOT):
+                    e.filename = str(work)  # a failed write does not say where
+                raise
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     finally:

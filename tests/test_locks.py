@@ -181,3 +181,14 @@ def test_a_full_temporary_folder_is_not_said_of_the_model(tmp_path: Path) -> Non
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.stdout == f"full {os.strerror(errno.EFBIG)}\n", done.stderr
     assert exporter_for("onnx").inspect(path).operators >= 0
+
+
+def test_a_full_disk_is_told_by_where_it_is_full() -> None:
+    """A failed write does not say it: the line would be of `a file`."""
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        with pytest.raises(OSError, match=os.strerror(number)) as e, scratch_folder() as folder:
+            raise OSError(number, os.strerror(number))
+        assert e.value.filename == str(folder)
+    with pytest.raises(ConnectionResetError) as other, scratch_folder():
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+    assert other.value.filename is None
