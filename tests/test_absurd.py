@@ -232,6 +232,7 @@ RTL = {
 }  # fmt: skip
 NEEDED: Mapping[str, dict[str, Any]] = {
     "ssh": {"host": "h"}, "vela": {"accelerator": "ethos-u55-128"}, "rtl": RTL,
+    "tflm": {"board": "nucleo-l4r5zi"},
 }  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Microcontrollers: int8 files run by TFLM's interpreter, times estimated (docs/mcu.md)."""
