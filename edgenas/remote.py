@@ -154,7 +154,7 @@ class Remote(ABC):
         digest = hashlib.sha256(data).hexdigest()
         names = {
             "folder": shlex.quote(self.folder), "part": f"part-{digest[:32]}", "digest": digest,
-            "unpacked": f"part-{uuid.uuid4().hex}", "whole": len(data), "block": BLOCK_BYTES,
+            "whole": len(data), "block": BLOCK_BYTES,
         }  # fmt: skip
         at, size, altered, pause_s = 0, FIRST_BYTES, 0, PAUSES_S[0]
         until_s = time.monotonic() + self.patience_s
@@ -162,7 +162,9 @@ class Remote(ABC):
             start = at // BLOCK_BYTES
             sent = data[start * BLOCK_BYTES : start * BLOCK_BYTES + size]
             try:
-                told = self._said(board_scripts.TAKE.format(start=start, **names), sent).strip()
+                unpacked = f"part-{uuid.uuid4().hex}"  # a cut may have left that of the last try
+                script = board_scripts.TAKE.format(start=start, unpacked=unpacked, **names)
+                told = self._said(script, sent).strip()
             except Disconnected:
                 if time.monotonic() + pause_s > until_s:
                     raise

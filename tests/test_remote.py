@@ -450,6 +450,21 @@ def test_nothing_is_swept_that_a_running_job_of_another_may_read(
     assert not model.exists()
 
 
+def test_a_cut_in_the_middle_of_unpacking_is_gone_on_from(plain: Board, tmp_path: Path) -> None:
+    """Its folder is still there: a try of the same name could not make it."""
+    path = tools(tmp_path / "bin", *(set(MINIMAL) - {"tar"}), "sha256sum", "cut", "ps", "setsid")
+    tar, done = Path(path, "tar"), tmp_path / "killed"
+    tar.write_text(
+        f'#!/bin/sh\n[ -e {done} ] || {{ : > {done}; kill -9 0; }}\nexec {shutil.which("tar")} "$@"\n',
+        encoding="utf-8",
+    )
+    tar.chmod(0o755)
+    sent = written(tmp_path / "here", b"a" * 5000, b"b")
+    there = replace(plain, path=path).push(sent)
+    assert done.exists()
+    assert [Path(p).read_bytes() for p in there] == [p.read_bytes() for p in sent]
+
+
 def test_what_a_cut_left_behind_is_swept_when_it_is_old_and_dead(
     board: Board, tmp_path: Path
 ) -> None:
