@@ -2,6 +2,7 @@ import copy
 import itertools
 import random
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -96,6 +97,24 @@ def norms(net: torch.nn.Module, name: str) -> list[torch.nn.BatchNorm2d]:
     """Of the block of a set of channels: that of its expansion, and that of its depthwise."""
     block = net.get_submodule(name.rpartition(".")[0])
     return [m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d)][:2]
+
+
+NARROW = replace(SPACE, widths=(8,), depths=(2,), strides=(2,), expansions=(2,))
+
+
+@pytest.mark.parametrize("by", get_args(Importance))
+def test_a_network_too_narrow_for_any_cut_is_refused_by_the_plan_alone(
+    task: Task, table: LatencyTable, by: Importance
+) -> None:
+    layers = NARROW.ops(NARROW.sample(random.Random(0)))
+    net = NARROW.assemble(layers)
+    assert not cuttable(NARROW, net, layers)
+    scores = importance(net, {}, by, task, 2, 16, 0)
+    assert scores == {}
+    rows = {o: Timing(1.0, 1.0, 1.0, 20, "estimated") for o in layers}
+    predictor = Predictor(LatencyTable(table.header, rows))
+    with pytest.raises(ImpossibleBudget, match="every block is at its narrowest"):
+        plan(NARROW, layers, scores, [Latency("paper", 0.5, predictor)])
 
 
 @pytest.mark.parametrize("by", ["taylor", "magnitude", "bn-scale"])

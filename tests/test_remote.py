@@ -455,7 +455,8 @@ def test_a_cut_in_the_middle_of_unpacking_is_gone_on_from(plain: Board, tmp_path
     path = tools(tmp_path / "bin", *(set(MINIMAL) - {"tar"}), "sha256sum", "cut", "ps", "setsid")
     tar, done = Path(path, "tar"), tmp_path / "killed"
     tar.write_text(
-        f'#!/bin/sh\n[ -e {done} ] || {{ : > {done}; kill -9 0; }}\nexec {shutil.which("tar")} "$@"\n',
+        f"#!/bin/sh\n[ -e {done} ] || {{ : > {done}; kill -9 0; }}\n"
+        f'exec {shutil.which("tar")} "$@"\n',
         encoding="utf-8",
     )
     tar.chmod(0o755)

@@ -29,6 +29,8 @@ def importance(
     arXiv:2301.12900, sec. 3.3). ``bn-scale``: of its batch norms (Liu et al. 2017,
     arXiv:1708.06519, sec. 3). The latter two are given as multiples of their mean.
     """
+    if not channels:  # a network too narrow for any to be cut
+        return {}
     if by == "taylor":
         return _taylor(net, channels, task, batches, size, seed)
     modules, of = dict(net.named_modules()), _STATIC[by]

@@ -38,8 +38,9 @@ def plan(
     """
     if all(b.predictor.p50_ms(layers) <= b.limit_ms for b in budgets):
         return Plan(tuple(layers), {})
-    problem = _Pairs(space.cuts(layers), space.forms(layers), scores)
-    widths = problem.solved(budgets)
+    cuts = space.cuts(layers)
+    problem = _Pairs(cuts, space.forms(layers), scores)
+    widths = problem.solved(budgets) if cuts else None
     if widths is None:
         raise ImpossibleBudget(
             "pruning cannot reach "
