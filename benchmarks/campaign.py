@@ -46,8 +46,8 @@ MARK = "EDGENAS_CAMPAIGN"  # in the environment of all that is started here
 
 CONFIG = """\
 task: {dataset: npz, path: data.npz}
-space: {kind: mobile, stem: 8, first: 8, widths: [8], depths: [2], strides: [2], head: 16,
-  kernels: [3, 5], expansions: [2, 3]}
+space: {kind: mobile, preset: tiny, stem: 8, first: 8, widths: [8], depths: [2], strides: [2],
+  head: 16, kernels: [3, 5], expansions: [2, 3]}
 targets: [{device: cpu-onnxruntime, latency: "<= 100 ms"}]
 search: {method: proxyless, epochs: 2, warmup: 1, samples: 2, batch: 32}
 train: {epochs: 2, batch: 32}

@@ -240,7 +240,7 @@ class Config:
     name: str
     task: dict[str, Any]
     targets: tuple[Target, ...]
-    space: dict[str, Any] = field(default_factory=lambda: {"kind": "mobile", "preset": "tiny"})
+    space: dict[str, Any] = field(default_factory=lambda: {"kind": "mobile"})
     precision: Precision = "auto"
     search: dict[str, Any] = field(default_factory=lambda: {"method": "proxyless"})
     budgets: Limits = Limits()

@@ -34,7 +34,7 @@ class Mask(Gated):
 
 
 class Block(Gated):
-    """``body``, an ``mbconv`` without its residual, masked to ``forms``: one an option."""
+    """``body``, a block without its residual, masked to ``forms``: one an option."""
 
     def __init__(self, choice: str, forms: Sequence[OpSpec], body: nn.Sequential) -> None:
         super().__init__()
@@ -50,20 +50,20 @@ class Block(Gated):
 
     def forward(self, x: Tensor, gates: Gates) -> Tensor:
         """(n, cin, h, w) -> (n, cout, h / s, w / s), both of the greatest width."""
-        *spread, project, norm = self.body
-        last = spread[-1]
-        gate = last if isinstance(last, ops.SqueezeExcitation) else None
-        for layer in spread[:-1] if gate else spread:
+        last = max(i for i, m in enumerate(self.body) if isinstance(m, nn.Conv2d))
+        spread = [*self.body.children()][:last]  # nothing in a plain convolution
+        gate = spread.pop() if spread and isinstance(spread[-1], ops.SqueezeExcitation) else None
+        for layer in spread:
             x = layer(x)
-        x = self.hidden(x, gates)
-        if gate is not None:
+        x = self.hidden(x, gates) if spread else x
+        if isinstance(gate, ops.SqueezeExcitation):
             x = gate.gated(x, self.squeezed(gate.squeezed(x), gates))
         # nn.Module.__call__ returns Any
-        return self.out(norm(project(x)), gates)  # type: ignore[no-any-return]
+        return self.out(self.body[last:](x), gates)  # type: ignore[no-any-return]
 
 
 class Shortcut(Gated):
-    """The residual of an ``mbconv`` that only some of its ``forms`` have."""
+    """The residual of a block that only some of its ``forms`` have."""
 
     def __init__(self, choice: str, forms: Sequence[OpSpec]) -> None:
         super().__init__()

@@ -5,6 +5,8 @@ kinds   conv        k x k convolution, BN, activation            args k, s
                     (arXiv:1801.04381), residual where s = 1     channels, of a pruned block), k, s,
                     and cin = cout                               se (squeeze-and-excitation to
                                                                  hidden / se channels)
+        fused-mbconv  expand k x k, project 1x1, residual as     args e or h, k, s
+                    of mbconv (arXiv:2104.00298)
         classifier  global average pool, fully connected         cout = classes; args h (a fully
                                                                  connected layer of h before)
 Parts of networks that were not made of these:
@@ -14,8 +16,9 @@ Parts of networks that were not made of these:
         maxpool                                                  args k, s, p
         mean        global average pool
         hswish      hard-swish
-A conv may have ``g`` groups, and a padding ``p`` other than half of its kernel. conv, mbconv and
-classifier have ReLU6, and take ``hs1`` for hard-swish instead; a conv also ``linear1`` for none,
+A conv may have ``g`` groups, a padding ``p`` other than half of its kernel, and with ``res1`` the
+residual of a block, behind its activation. conv, mbconv, fused-mbconv and classifier have ReLU6,
+and take ``hs1`` for hard-swish instead; a conv also ``linear1`` for none,
 ``relu1`` for ReLU or ``unit1`` for a clip to [0, 1]; linear and add have none, and take ``relu1``,
 ``relu6`` or ``unit1``.
 """
@@ -48,8 +51,13 @@ def mbconv(
     return OpSpec.of("mbconv", cin, cout, size, **args)
 
 
+def has_hidden(op: OpSpec) -> bool:
+    """Whether it is a block with hidden channels."""
+    return op.kind in ("mbconv", "fused-mbconv")
+
+
 def hidden(op: OpSpec) -> int:
-    """Hidden channels of an ``mbconv``."""
+    """Hidden channels of an ``mbconv`` or ``fused-mbconv``."""
     return op.arg("h", 0) or op.cin * op.arg("e", 1)
 
 
@@ -67,7 +75,9 @@ def squeezed(op: OpSpec) -> int:
 
 
 def has_residual(op: OpSpec) -> bool:
-    """Whether an ``mbconv`` adds its input to its output."""
+    """Whether a block adds its input to its output."""
+    if op.kind == "conv":
+        return bool(op.arg("res", 0))
     return op.cin == op.cout and op.arg("s", 1) == 1
 
 
@@ -166,7 +176,7 @@ def _conv_bn(cin: int, cout: int, k: int = 1, s: int = 1, groups: int = 1) -> li
     ]
 
 
-def _conv(op: OpSpec) -> nn.Module:
+def _conv(op: OpSpec) -> nn.Sequential:
     k = op.arg("k", 1)
     conv = nn.Conv2d(
         op.cin, op.cout, k, op.arg("s", 1), op.arg("p", k // 2), groups=op.arg("g", 1), bias=False
@@ -175,8 +185,7 @@ def _conv(op: OpSpec) -> nn.Module:
     return nn.Sequential(conv, nn.BatchNorm2d(op.cout, BN_EPS, BN_MOMENTUM), *act)
 
 
-def mbconv_body(op: OpSpec) -> nn.Sequential:
-    """An ``mbconv`` without its residual: what a supernet's choice puts beside its shortcut."""
+def _mbconv(op: OpSpec) -> nn.Sequential:
     mid, narrow = hidden(op), squeezed(op)
     expand = [] if mid == op.cin else [*_conv_bn(op.cin, mid), _activation(op)]
     return nn.Sequential(
@@ -188,8 +197,26 @@ def mbconv_body(op: OpSpec) -> nn.Sequential:
     )
 
 
-def _mbconv(op: OpSpec) -> nn.Module:
-    return Residual(mbconv_body(op)) if has_residual(op) else mbconv_body(op)
+def _fused_mbconv(op: OpSpec) -> nn.Sequential:
+    mid = hidden(op)
+    expand = _conv_bn(op.cin, mid, op.arg("k", 3), op.arg("s", 1))
+    return nn.Sequential(*expand, _activation(op), *_conv_bn(mid, op.cout))
+
+
+_BODIES: Mapping[str, Callable[[OpSpec], nn.Sequential]] = {
+    "conv": _conv,
+    "mbconv": _mbconv,
+    "fused-mbconv": _fused_mbconv,
+}
+
+
+def body(op: OpSpec) -> nn.Sequential:
+    """A block without its residual: what a supernet's choice puts beside its shortcut."""
+    return _BODIES[op.kind](op)
+
+
+def _block(op: OpSpec) -> nn.Module:
+    return Residual(body(op)) if has_residual(op) else body(op)
 
 
 def _classifier(op: OpSpec) -> nn.Module:
@@ -216,8 +243,7 @@ def _max_pool(op: OpSpec) -> nn.Module:
 
 
 _BUILDERS: Mapping[str, Callable[[OpSpec], nn.Module]] = {
-    "conv": _conv,
-    "mbconv": _mbconv,
+    **dict.fromkeys(_BODIES, _block),
     "classifier": _classifier,
     "linear": _linear,
     "add": _add,
@@ -278,6 +304,9 @@ def _products(op: OpSpec) -> list[_Product]:
             gate = [_Product(mid, narrow), _Product(narrow, mid)] if narrow else []
             depthwise = _Product(1, mid, op.arg("k", 3), out)
             return [*expand, depthwise, *gate, _Product(mid, op.cout, 1, out)]
+        case "fused-mbconv":
+            mid = hidden(op)
+            return [_Product(op.cin, mid, op.arg("k", 3), out), _Product(mid, op.cout, 1, out)]
     return []
 
 
@@ -312,7 +341,8 @@ def activation_elements(op: OpSpec) -> int:
     hs = op.arg("hs", 0)
     match op.kind:
         case "conv":
-            return max(before + after, 2 * after * hs)
+            kept = before if has_residual(op) else 0
+            return max(before + after, kept + 2 * after if kept or hs else 0)
         case "add":
             return 2 * before + after
         case "linear" | "mul" | "maxpool" | "mean" | "hswish":
@@ -323,6 +353,10 @@ def activation_elements(op: OpSpec) -> int:
             return max(before + op.cin, *ends)
         case "mbconv":
             return _mbconv_elements(op, before, after)
+        case "fused-mbconv":
+            kept, wide = before if has_residual(op) else 0, hidden(op) * output_size(op) ** 2
+            steps = [before + wide, kept + 2 * wide * hs, kept + wide + after]
+            return max(*steps, kept + 2 * after if kept else 0)
     return 0
 
 

@@ -10,7 +10,7 @@ from edgenas.errors import InvalidArchitecture
 
 Pick = int | float | tuple[int, ...]
 
-_OP = re.compile(r"([a-z][a-z0-9_]*) (\d+)-(\d+) @(\d+)((?: [a-z]+\d+)*)")
+_OP = re.compile(r"([a-z][a-z0-9_-]*) (\d+)-(\d+) @(\d+)((?: [a-z]+\d+)*)")
 _ARG = re.compile(r"([a-z]+)(\d+)")
 
 

@@ -231,7 +231,8 @@ def test_bad_arguments_exit_2(
 
 CONFIG = """
 task: {{dataset: npz, path: {data}}}
-space: {{kind: mobile, stem: 8, first: 8, widths: [8], depths: [2], strides: [2], head: 16}}
+space: {{kind: mobile, preset: tiny, stem: 8, first: 8, widths: [8], depths: [2], strides: [2],
+  head: 16}}
 targets: [{{device: cpu-onnxruntime, latency: "{budget}"}}]
 precision: fp32
 measure: {{networks: 12}}

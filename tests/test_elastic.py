@@ -82,11 +82,12 @@ def lively(net: nn.Module) -> nn.Module:
     return net.double()
 
 
+@pytest.mark.parametrize("kinds", [("mbconv",), ("conv", "fused-mbconv")])
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_of_all_gates_are_those_of_finite_differences(elastic, training):
+def test_gradients_of_all_gates_are_those_of_finite_differences(elastic, training, kinds):
     """Of width, resolution and a block inside them, all options live and one of them on."""
     torch.manual_seed(0)
-    form = dataclasses.replace(elastic, ses=(0, 2), activations=("hard-swish",))
+    form = dataclasses.replace(elastic, ses=(0, 2), activations=("hard-swish",), blocks=kinds)
     net = lively(form.supernet(Mixed)).train(training)
     x = torch.randn(6, 1, 12, 12, dtype=torch.float64)
     y = torch.tensor([0, 1, 2, 0, 1, 2])

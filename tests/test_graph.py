@@ -24,6 +24,8 @@ torch.set_num_threads(1)
 OPS = [
     "conv 1-16 @28 k3 s2",
     "conv 3-8 @9 hs1 k1 s1",
+    "conv 8-8 @6 k3 res1 s1",
+    "fused-mbconv 8-8 @6 e4 k3 s1",
     "mbconv 8-8 @7 e3 k5 s1",
     "mbconv 8-12 @7 e1 k3 s2",
     "mbconv 8-8 @6 h20 hs1 k7 s1",

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edgenas import ops
-from edgenas.graph import INPUT, Conv, Graph, Linear, trace
+from edgenas.blocks import Block
+from edgenas.graph import INPUT, Add, Conv, Graph, Linear, trace
 from edgenas.spec import OpSpec
 
 KINDS = [
@@ -22,10 +23,21 @@ KINDS = [
     "mbconv 16-64 @6 e1 k3 s1",
     "mbconv 8-8 @9 e1 k3 s1 se4",
     "mbconv 8-8 @1 e6 hs1 k3 s1 se2",
+    "conv 8-8 @9 k3 res1 s1",
+    "conv 8-8 @9 hs1 k5 res1 s1",
+    "fused-mbconv 8-8 @7 e4 k3 s1",
+    "fused-mbconv 8-12 @7 e6 hs1 k5 s2",
+    "fused-mbconv 16-16 @6 h24 hs1 k3 s1",
     "classifier 24-10 @4",
     "classifier 24-10 @1 h300 hs1",
 ]
 
+dense = st.builds(
+    lambda kind, cin, cout, size, k, s, e, act: Block(kind, k, e, 0, act).op(cin, cout, size, s),
+    st.sampled_from(["conv", "fused-mbconv"]), st.integers(1, 24), st.integers(1, 24),
+    st.integers(1, 9), st.sampled_from([1, 3, 5]), st.integers(1, 2), st.integers(2, 6),
+    st.sampled_from(["relu6", "hard-swish"]),
+)  # fmt: skip
 mbconvs = st.builds(
     ops.mbconv, st.integers(1, 24), st.integers(1, 24), st.integers(1, 9),
     k=st.sampled_from([1, 3, 5]), s=st.integers(1, 2), hidden=st.integers(1, 60),
@@ -75,13 +87,14 @@ def test_macs_and_weights_and_the_peak_are_those_of_what_is_built(text: str) -> 
 
 
 @settings(max_examples=60)
-@given(mbconvs)
-def test_every_mbconv_is_counted_as_it_is_built(op: OpSpec) -> None:
+@given(mbconvs | dense)
+def test_every_block_is_counted_as_it_is_built(op: OpSpec) -> None:
     assert OpSpec.parse(str(op)) == op
     g = graph(op)
     assert ops.parameters(op) == sum(
         n.weight.size + n.bias.size for n in g.nodes if isinstance(n, Conv)
     )
+    assert any(isinstance(n, Add) for n in g.nodes) == ops.has_residual(op)
     assert ops.activation_elements(op) == peak(g)
     assert ops.macs(op) == counted_macs(op)
 

@@ -245,6 +245,7 @@ ABSURD = [
     "expansions: [3, 100000]", "kernels: [3, 1000000000000000000001]", "resolution: 1000000000",
     "depths: [1000000000000, 1, 1]", "multipliers: [100.0]", "classes: 99999999999999999999",
     "head: 100000, classes: 1000000", "kernels: [-3, 5]", "expansions: [0]",
+    "dense_kernels: [63], expansions: [1000]", "dense_kernels: [3, 99999]", "blocks: [conv, conv]",
 ]  # fmt: skip
 
 

@@ -31,6 +31,21 @@ FORMS = {
     },
     "odd sizes": {"resolution": 13, "stem_stride": 2, "strides": (2, 2)},
     "colour, 13 options": {"channels": 3, "kernels": (3, 5, 7), "expansions": (1, 2, 3, 6)},
+    "dense": {"blocks": ("fused-mbconv", "conv"), "first": 0, "head": 0},
+    "mixed with dense": {
+        "blocks": ("conv", "fused-mbconv", "mbconv"),
+        "dense_kernels": (3, 5),
+        "expansions": (1, 3),
+        "ses": (0, 2),
+        "activations": ("relu6", "hard-swish"),
+        "first": 0,
+    },
+    "widths, with dense blocks": {
+        "blocks": ("mbconv", "fused-mbconv", "conv"),
+        "multipliers": (1.0, 2.0, 0.5),
+        "activations": ("hard-swish",),
+        "head": 0,
+    },
     "no shortcut": {"depths": (1, 1), "widths": (12, 16)},
     "widths, one of them without the first shortcut": {"multipliers": (1.0, 2.0, 0.5)},
     "one width, one resolution": {"multipliers": (1.5,), "resolutions": (8,)},
@@ -210,6 +225,67 @@ def test_labels_say_what_an_option_is_where_there_is_a_choice(space):
     assert space.choices[0].options == ("k3e2", "k3e4", "k5e2", "k5e4", "skip")
 
 
+def test_a_fused_block_of_expansion_1_is_a_plain_convolution(space):
+    dense = dataclasses.replace(space, blocks=("fused-mbconv",), expansions=(1, 4))
+    (options,) = {c.options for c in dense.choices if c.options[-1] == "skip"}
+    assert options == ("conv-k3", "fused-k3e4", "skip")
+    more = dataclasses.replace(dense, blocks=("conv", "fused-mbconv", "mbconv"), kernels=(5,))
+    assert more.choices[0].options == ("conv-k3", "fused-k3e4", "k5e1", "k5e4", "skip")
+    said = [str(op) for (op,) in dense.option_ops("s1b1")[:2]]
+    assert said == ["conv 8-8 @12 k3 res1 s1", "fused-mbconv 8-8 @12 e4 k3 s1"]
+    said = [str(op) for (op,) in dense.option_ops("s2b1")]
+    assert said == ["conv 8-12 @12 k3 s2", "fused-mbconv 8-12 @12 e4 k3 s2"]
+
+
+def test_first_block_and_head_may_be_left_out(space):
+    bare = dataclasses.replace(space, first=0, head=0)
+    assert [str(op) for op in bare.fixed_ops()] == ["conv 1-8 @12 k3 s1", "classifier 12-3 @6"]
+    assert bare.ops(bare.all_last)[1:-1] == tuple(
+        op for c in bare.choices for op in bare.option_ops(c.name)[-1]
+    )
+
+
+def test_a_plain_cnn_is_in_the_preset_of_its_size():
+    """3 x 3 convolutions of 24, 48, 48, 96, 96 and 192 channels, strides 2, 2, 1, 2, 1, 2."""
+    space = load_space({"kind": "mobile", "preset": "64px", "classes": 6})
+    picks = {"s1b1": "conv-k3", "s1b2": "conv-k3", "s2b1": "conv-k3", "s2b2": "conv-k3",
+             "s3b1": "conv-k3"}  # fmt: skip
+    arch = Architecture.of(
+        space.id, {c.name: c.options.index(picks.get(c.name, "skip")) for c in space.choices}
+    )
+    said = [(op.cout, op.arg("k", 0), op.arg("s", 0)) for op in space.ops(arch)[:-2]]
+    assert said == [(24, 3, 2), (48, 3, 2), (48, 3, 1), (96, 3, 2), (96, 3, 1), (192, 3, 2)]
+
+
+def most_and_least_macs(space):
+    """Of a network of ``space``."""
+    each = [[sum(map(ops.macs, o)) for o in space.option_ops(c.name)] for c in space.choices]
+    fixed = sum(map(ops.macs, space.fixed_ops()))
+    return fixed + sum(map(max, each)), fixed + sum(map(min, each))
+
+
+@pytest.mark.parametrize(
+    "pixels, preset",
+    [(None, "32px"), (28, "32px"), (32, "32px"), (48, "64px"), (64, "64px"), (96, "96px"),
+     (120, "128px"), (160, "128px"), (192, "224px"), (512, "224px")],
+)  # fmt: skip
+def test_without_a_preset_it_is_that_of_the_size_of_the_images(pixels, preset):
+    size = {} if pixels is None else {"resolution": pixels}
+    space = load_space({"kind": "mobile", **size})
+    assert space == load_space({"kind": "mobile", "preset": preset, **size})
+    assert space.resolution == (pixels or 32)
+    most, least = most_and_least_macs(load_space({"kind": "mobile", "preset": preset}))
+    assert most > 15 * least
+    assert 3 <= ops.output_size(space.fixed_ops()[-2]) <= 16
+
+
+def test_a_space_that_is_all_written_out_takes_nothing_of_a_preset():
+    """As older runs hold it, which know no dense blocks."""
+    old = {k: v for k, v in load_space(TINY).describe().items() if "dense" not in k}
+    del old["blocks"]
+    assert load_space({**old, "resolution": 64, "channels": 3}).blocks == ("mbconv",)
+
+
 def test_labels_are_those_of_the_operators(form):
     assert all(len(set(c.options)) == len(c.options) for c in form.choices)
     for c, context in itertools.product(blocks(form), form.contexts):
@@ -220,6 +296,8 @@ def test_labels_are_those_of_the_operators(form):
                 for name in ("k", "e", "se", "hs")
                 if op.arg(name, 0)
             )
+            kinds = {"mbconv": "", "fused-mbconv": "fused-", "conv": "conv-"}
+            said = "".join(kinds[op.kind] for op in option) + said
             assert label == (said or "skip")
 
 
@@ -320,6 +398,12 @@ def test_presets():
         ({"features": -1}, "features: -1 is not between 0 and 100000"),
         ({"features": 10**6}, "features: 1000000 is not between 0 and 100000"),
         ({"kernels": (4,)}, "kernels: 4 is even, and kernels are odd"),
+        ({"dense_kernels": (3, 2)}, "dense_kernels: 2 is even, and kernels are odd"),
+        ({"blocks": ("fused",)}, "a block is 'mbconv' or .*, not 'fused'.*Known: mbconv, fused-"),
+        ({"blocks": ("conv",)}, "one value of each of blocks, kernels, .* leaves nothing"),
+        ({"blocks": ("fused-mbconv", "conv"), "expansions": (1,)}, "leaves nothing to search"),
+        ({"blocks": ()}, r"blocks are \(\); each once, at least one"),
+        ({"head": -1}, "head: -1 is not between 0 and 100000"),
         ({"stem": 0}, "stem: 0 is not between 1 and 100000"),
         ({"classes": 1}, "classes: 1 is not between 2 and 1000000"),
         ({"kernels": (3,), "expansions": (2,)}, "nothing to search"),
@@ -397,8 +481,8 @@ def test_options_of_a_supernet_start_alike_and_quiet_beside_a_shortcut(form):
         x = torch.randn(16, specs[0].cin, 9, 9)
         bodies = zip(specs, layer.mixed.options, strict=False)
         out = {s: run(body, x, gates).flatten() for s, body in bodies}
-        widest = [s for s in specs if s.arg("e", 1) == max(form.expansions)]
-        assert len(widest) * len(form.expansions) == len(specs)
+        widest = [s for s in specs if s.arg("e", max(form.expansions)) == max(form.expansions)]
+        assert len(widest) * len(form.expansions) == len(specs) or "conv" in form.blocks
         for other in widest[1:]:
             assert torch.corrcoef(torch.stack([out[widest[0]], out[other]]))[0, 1] > 0.3
         assert (float(out[specs[0]].std()) < 0.2) == (c.options[-1] == "skip")

@@ -28,6 +28,7 @@ OPERATORS = [
     "conv 3-8 @9 k3 s2",
     "mbconv 8-8 @6 e4 k3 s1",
     "mbconv 8-12 @7 e3 hs1 k5 s2",
+    "fused-mbconv 8-8 @6 e4 k3 s1",
     "mbconv 8-8 @6 e4 k3 s1 se4",
     "classifier 24-7 @4",
     "classifier 24-7 @4 h12 hs1",

@@ -6,7 +6,7 @@ from typing import Any
 
 from edgenas.export import exporter_for
 from edgenas.measure import measure
-from edgenas.ops import hidden
+from edgenas.ops import has_hidden, hidden
 from edgenas.pipeline.context import Context
 from edgenas.scratch import scratch_folder
 from edgenas.spec import OpSpec
@@ -61,8 +61,11 @@ def blocks(ctx: Context, best: Candidate, folder: Path) -> list[dict[str, Any]]:
 def label(layers: Sequence[OpSpec], position: int) -> str:
     """A short name for one of ``layers``."""
     op = layers[position]
-    if op.kind == "mbconv":
-        return f"k{op.arg('k', 3)} {hidden(op)} ch"
-    if op.kind == "conv" and position in (0, len(layers) - 2):
-        return "head" if position else "stem"
+    k = op.arg("k", 3)
+    if has_hidden(op):
+        return f"{'fused ' if op.kind == 'fused-mbconv' else ''}k{k} {hidden(op)} ch"
+    if op.kind == "conv" and position == 0:
+        return "stem"
+    if op.kind == "conv" and position == len(layers) - 2 and k == 1:
+        return "head"
     return op.kind

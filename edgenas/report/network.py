@@ -137,6 +137,8 @@ def describe(op: OpSpec | None, text: str | None) -> tuple[str, str]:
         case "mbconv":
             gate = f", gate of {narrow}" if (narrow := ops.squeezed(op)) else ""
             return f"MBConv {kernel}×{kernel}, {ops.hidden(op)} hidden{gate}{activation}", shape
+        case "fused-mbconv":
+            return f"Fused-MBConv {kernel}×{kernel}, {ops.hidden(op)} hidden{activation}", shape
         case "conv":
             return f"convolution {kernel}×{kernel}{activation}", shape
         case "classifier":
@@ -146,7 +148,7 @@ def describe(op: OpSpec | None, text: str | None) -> tuple[str, str]:
 
 
 def _narrower(op: OpSpec) -> str:
-    return f"{ops.hidden(op)} hidden" if op.kind == "mbconv" else f"{op.cin}→{op.cout} channels"
+    return f"{ops.hidden(op)} hidden" if ops.has_hidden(op) else f"{op.cin}→{op.cout} channels"
 
 
 def comparisons(record: Record) -> list[Comparison]:
@@ -287,4 +289,4 @@ def _silhouette(network: list[OpSpec | None]) -> list[Markup]:
 
 
 def _middle(op: OpSpec) -> int:
-    return ops.hidden(op) if op.kind == "mbconv" else op.cout
+    return ops.hidden(op) if ops.has_hidden(op) else op.cout

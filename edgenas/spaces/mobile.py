@@ -1,18 +1,18 @@
 """The macro space of ProxylessNAS (arXiv:1812.00332, sec. 4.2): chains of MBConv blocks.
 
-A block may also choose squeeze-and-excitation and its activation, a network its width and the
-resolution of its images (as in FBNetV2, arXiv:2004.05565). The preset ``mobile-v3`` has the
-stem, first block, stages and head of MobileNetV3-Large (arXiv:1905.02244, table 1), whose blocks
-are among the options, with two differences: ReLU6 stands for its ReLU, and expansion 3 for the 2.3
-and 2.5 of its third stage.
+A block may also be what wide vectors are fast at, a Fused-MBConv or a plain convolution (as in
+EfficientNetV2, arXiv:2104.00298), and choose squeeze-and-excitation and its activation; a network
+its width and the resolution of its images (as in FBNetV2, arXiv:2004.05565). The preset
+``mobile-v3`` has the stem, first block, stages and head of MobileNetV3-Large (arXiv:1905.02244,
+table 1), whose blocks are among the options, with two differences: ReLU6 stands for its ReLU, and
+expansion 3 for the 2.3 and 2.5 of its third stage.
 """
 
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -21,60 +21,32 @@ from torch import Tensor, nn
 
 from edgenas import elastic, ops
 from edgenas.alignment import align
+from edgenas.blocks import (
+    ACTIVATIONS,
+    KINDS,
+    Block,
+    all_blocks,
+    hard_swish,
+    most_blocks,
+    narrower,
+    of_hidden,
+)
 from edgenas.chain import Network, Supernet
 from edgenas.errors import UsageError
 from edgenas.gates import Gates, Mix, mixture, run
+from edgenas.presets import INPUTS, PRESETS, of_size
 from edgenas.registry import nearest
 from edgenas.resize import resized
-from edgenas.space import ROUND, ChoiceSpace, Context, Form, context_of, narrowed
+from edgenas.space import ROUND, ChoiceSpace, Context, Form, context_of
 from edgenas.spec import Architecture, Choice, OpSpec
 from edgenas.validate import construct
 
 __all__ = ["Mobile"]
 
-_V3: Mapping[str, Any] = {
-    "kernels": (3, 5), "ses": (0, 4), "activations": ("relu6", "hard-swish"),
-    "edge_activation": "hard-swish",
-}  # fmt: skip
-_PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "tiny": {  # 28 to 32 px, trains on two CPU cores in minutes
-        "stem": 16, "stem_stride": 2, "first": 16,
-        "widths": (24, 40, 64), "depths": (3, 3, 3), "strides": (2, 2, 1), "head": 192,
-    },
-    "small": {  # 28 to 32 px, for a GPU or a patient CPU
-        "stem": 16, "stem_stride": 1, "first": 16,
-        "widths": (24, 40, 80), "depths": (3, 3, 3), "strides": (2, 2, 2), "head": 256,
-    },
-    "proxyless": {  # 224 px, as in the paper
-        "stem": 32, "stem_stride": 2, "first": 16,
-        "widths": (24, 40, 80, 96, 192, 320), "depths": (4, 4, 4, 4, 4, 1),
-        "strides": (2, 2, 2, 1, 2, 1), "head": 1280,
-    },
-    "tiny-v3": {  # tiny, with more to choose from
-        "stem": 16, "stem_stride": 2, "first": 16,
-        "widths": (24, 40, 64), "depths": (3, 3, 3), "strides": (2, 2, 1), "head": 192,
-        "expansions": (3, 6), **_V3,
-    },
-    "mobile-v3": {  # 224 px, after MobileNetV3-Large
-        "stem": 16, "stem_stride": 2, "first": 16,
-        "widths": (24, 40, 80, 112, 160), "depths": (2, 3, 4, 2, 3), "strides": (2, 2, 2, 1, 2),
-        "head": 960, "features": 1280, "expansions": (3, 4, 6), **_V3,
-    },
-}  # fmt: skip
-_CIFAR = {"resolution": 32, "channels": 3, "classes": 10}
-_IMAGENET = {"resolution": 224, "channels": 3, "classes": 1000}
-_INPUTS: Mapping[str, Mapping[str, int]] = {  # what a preset was made for, where no task says more
-    "tiny": _CIFAR,
-    "small": _CIFAR,
-    "proxyless": _IMAGENET,
-    "tiny-v3": _CIFAR,
-    "mobile-v3": _IMAGENET,
-}
-
-
-_ACTIVATIONS = {"relu6": "", "hard-swish": "hs"}  # as a label of an option says it
-_AXES = ("kernels", "expansions", "ses", "activations")  # what a block chooses
-_LATER = ("ses", "edge_activation", "features", "multipliers", "resolutions")  # not in first ids
+_AXES = ("blocks", "kernels", "dense_kernels", "expansions", "ses", "activations")  # of a choice
+_LATER = (  # not in first ids
+    "ses", "edge_activation", "features", "multipliers", "resolutions", "blocks", "dense_kernels",
+)  # fmt: skip
 
 
 # More is a slip of the hand, and takes all memory or hours before anything is said.
@@ -82,10 +54,10 @@ _MOST_PAIRS, _MOST_OPTIONS, _MOST_WEIGHTS, _MOST_ENTRIES = 1000, 20_000, 2_000_0
 _MOST_OPERATORS = 1_000_000
 _RANGES: Mapping[str, tuple[int, int]] = {  # of a field, or of what is in its list
     "resolution": (1, 4096), "channels": (1, 100_000), "classes": (2, 1_000_000),
-    "stem": (1, 100_000), "stem_stride": (1, 4096), "first": (1, 100_000), "widths": (1, 100_000),
-    "depths": (1, _MOST_OPTIONS), "strides": (1, 4096), "head": (1, 100_000), "kernels": (1, 63),
-    "expansions": (1, 100_000), "ses": (0, 100_000), "features": (0, 100_000),
-    "multipliers": (0, 100), "resolutions": (1, 4096),
+    "stem": (1, 100_000), "stem_stride": (1, 4096), "first": (0, 100_000), "widths": (1, 100_000),
+    "depths": (1, _MOST_OPTIONS), "strides": (1, 4096), "head": (0, 100_000), "kernels": (1, 63),
+    "dense_kernels": (1, 63), "expansions": (1, 100_000), "ses": (0, 100_000),
+    "features": (0, 100_000), "multipliers": (0, 100), "resolutions": (1, 4096),
 }  # fmt: skip
 
 
@@ -121,10 +93,6 @@ class _Resizing(Supernet):
         return super().forward(resized(x, size), gates)
 
 
-def _hs(activation: str) -> dict[str, int]:
-    return {"hs": 1} if activation == "hard-swish" else {}
-
-
 @dataclass(frozen=True)
 class _Position:
     """Where a choice stands: the shapes that every option shares."""
@@ -142,15 +110,17 @@ class _Position:
 
 @dataclass(frozen=True)
 class Mobile(ChoiceSpace):
-    """MBConv of kernel x expansion x gate x activation in every block, and skip where shapes fit.
+    """Blocks of kernel x expansion x gate x activation, and skip where shapes fit.
 
     ``resolution`` px of the images, ``channels`` in, ``classes`` out; ``widths``, ``depths``,
     ``strides``: one entry a stage. ``multipliers`` of ``widths``, rounded to multiples of 8, and
     ``resolutions`` that images are resized to (none: as they are): several are a choice of the
-    whole network. ``ses``: what squeeze-and-excitation divides the hidden width by, 0 for none.
-    ``edge_activation``: of stem and head, by default the first of ``activations``, which the first
-    block has. ``features``: of a fully connected layer before the last one, 0 for none. ``preset``
-    fills what is not given.
+    whole network. ``blocks``: what one may be, ``mbconv``, ``fused-mbconv`` (of ``dense_kernels``,
+    without gate) or ``conv`` (without expansion, too). ``ses``: what squeeze-and-excitation divides
+    the hidden width by, 0 for none. ``first``: channels of a block behind the stem that is not
+    searched, ``head``: of a convolution behind all blocks; 0 for none. ``edge_activation``: of stem
+    and head, by default the first of ``activations``, which the first block has. ``features``: of a
+    fully connected layer before the last one, 0 for none. ``preset`` fills what is not given.
     """
 
     resolution: int
@@ -171,8 +141,10 @@ class Mobile(ChoiceSpace):
     features: int = 0
     multipliers: tuple[float, ...] = (1.0,)
     resolutions: tuple[int, ...] = ()
+    blocks: tuple[str, ...] = ("mbconv",)
+    dense_kernels: tuple[int, ...] = (3,)
 
-    presets: ClassVar = _PRESETS
+    presets: ClassVar = PRESETS
 
     def __post_init__(self) -> None:
         self._check_ranges()
@@ -188,14 +160,20 @@ class Mobile(ChoiceSpace):
                     f"space mobile: {name} are {values!r:.200}; each once, at least one"
                 )
         for activation in (*self.activations, self._edge):
-            if activation not in _ACTIVATIONS:
+            if activation not in ACTIVATIONS:
                 raise UsageError(
-                    f"space mobile: an activation is {' or '.join(map(repr, _ACTIVATIONS))}, not "
-                    f"{activation!r:.80}"
+                    f"space mobile: an activation is {' or '.join(map(repr, ACTIVATIONS))}, "
+                    f"not {activation!r:.80}"
                 )
-        if even := [k for k in self.kernels if k % 2 == 0]:
-            raise UsageError(f"space mobile: kernels: {even[0]} is even, and kernels are odd")
-        forms = math.prod(len(getattr(self, name)) for name in _AXES)
+        if unknown := [kind for kind in self.blocks if kind not in KINDS]:
+            raise UsageError(
+                f"space mobile: a block is {' or '.join(map(repr, KINDS))}, not "
+                f"{unknown[0]!r:.80}.{nearest(unknown[0], list(KINDS))}"
+            )
+        for name in ("kernels", "dense_kernels"):
+            if even := [k for k in getattr(self, name) if k % 2 == 0]:
+                raise UsageError(f"space mobile: {name}: {even[0]} is even, and kernels are odd")
+        forms = most_blocks(self.blocks, *(len(getattr(self, name)) for name in _AXES[1:]))
         if (options := sum(self.depths) * forms) > _MOST_OPTIONS:
             raise UsageError(
                 f"space mobile: depths: {sum(self.depths)} blocks of {forms} options each "
@@ -217,7 +195,7 @@ class Mobile(ChoiceSpace):
                 f"weights; at most {_MOST_WEIGHTS / 1e9:g}: take less of widths, head, expansions, "
                 "kernels or depths"
             )
-        if forms < 2:
+        if len(self._forms) < 2:
             raise UsageError(
                 f"space mobile: one value of each of {', '.join(_AXES)} leaves nothing to search"
             )
@@ -239,13 +217,14 @@ class Mobile(ChoiceSpace):
         """Of all options in all blocks, at the widest; stem, head and classifier too."""
         widest = max(self._stage_widths, default=self.widths)
         total = self.channels * self.stem * 9 + self.stem * self.first
-        total += widest[-1] * self.head + self.head * max(self.features, self.classes)
+        last = self.head or widest[-1]
+        total += widest[-1] * self.head + last * max(self.features, self.classes)
         total += self.features * self.classes
-        cin = self.first
+        cin = self.first or self.stem
         for cout, depth in zip(widest, self.depths, strict=True):
-            for kernel, expansion, *_ in self._forms:
-                for before, blocks in ((cin, 1), (cout, depth - 1)):
-                    total += blocks * before * expansion * (before + kernel**2 + cout)
+            for form in self._forms:
+                for before, number in ((cin, 1), (cout, depth - 1)):
+                    total += number * ops.parameters(form.op(before, cout, 1, 1))
             cin = cout
         return total
 
@@ -275,11 +254,14 @@ class Mobile(ChoiceSpace):
             if "activations" in given:
                 raise UsageError("space mobile: give activation or activations, not both")
             given["activations"] = (given.pop("activation"),)
-        preset = given.pop("preset", "tiny")
-        if preset not in _PRESETS:
-            known = list(_PRESETS)
+        preset = given.pop("preset", None)
+        if preset is None and all(f.name in given for f in fields(cls) if f.default is MISSING):
+            return construct(cls, given, "space mobile")
+        preset = preset or of_size(given.get("resolution"))
+        if preset not in PRESETS:
+            known = list(PRESETS)
             raise UsageError(f"space mobile: no preset {preset!r}.{nearest(str(preset), known)}")
-        return construct(cls, {**_INPUTS[preset], **_PRESETS[preset], **given}, "space mobile")
+        return construct(cls, {**INPUTS[preset], **PRESETS[preset], **given}, "space mobile")
 
     def describe(self) -> dict[str, Any]:
         """Every field, and ``kind``."""
@@ -328,14 +310,14 @@ class Mobile(ChoiceSpace):
     def _context(self, width: int, size: int) -> Context:
         """Of one multiplier and one resolution, by index."""
         plain, picks = self._plain(width, size), {"width": width, "resolution": size}
-        blocks = {
+        options = {
             c.name: plain._options(p)[: len(c.options)]
             for c, p in zip(self._blocks, plain._positions, strict=True)
         }
         return Context(
             {c.name: picks[c.name] for c in self._whole},
             plain._before + plain._after,
-            {c.name: ((),) * len(c.options) for c in self._whole} | blocks,
+            {c.name: ((),) * len(c.options) for c in self._whole} | options,
         )
 
     def _plain(self, width: int, size: int) -> "Mobile":
@@ -348,7 +330,7 @@ class Mobile(ChoiceSpace):
     @cached_property
     def _positions(self) -> tuple[_Position, ...]:
         size = ops.output_size(self._before[-1])
-        cin, out = self.first, []
+        cin, out = self._before[-1].cout, []
         stages = zip(self.widths, self.depths, self.strides, strict=True)
         for stage, (width, depth, stride) in enumerate(stages, 1):
             for block in range(1, depth + 1):
@@ -358,32 +340,32 @@ class Mobile(ChoiceSpace):
         return tuple(out)
 
     @cached_property
-    def _before(self) -> tuple[OpSpec, OpSpec]:
+    def _before(self) -> tuple[OpSpec, ...]:
         stem = OpSpec.of(
             "conv", self.channels, self.stem, self.resolution, k=3, s=self.stem_stride,
-            **_hs(self._edge),
+            **hard_swish(self._edge),
         )  # fmt: skip
-        size, first = ops.output_size(stem), self.activations[0]
-        return stem, OpSpec.of("mbconv", self.stem, self.first, size, k=3, s=1, e=1, **_hs(first))
+        first = Block("mbconv", 3, 1, 0, self.activations[0])
+        shape = self.stem, self.first, ops.output_size(stem)
+        return (stem, first.op(*shape, 1)) if self.first else (stem,)
 
     @cached_property
-    def _after(self) -> tuple[OpSpec, OpSpec]:
+    def _after(self) -> tuple[OpSpec, ...]:
         last = self._positions[-1]
         size = -(-last.size // last.stride)
-        act = _hs(self._edge)
+        act = hard_swish(self._edge)
         features = {"h": self.features, **act} if self.features else {}
-        return (
-            OpSpec.of("conv", last.cout, self.head, size, k=1, s=1, **act),
-            OpSpec.of("classifier", self.head, self.classes, size, **features),
-        )
+        head = [OpSpec.of("conv", last.cout, self.head, size, k=1, s=1, **act)] if self.head else []
+        width = self.head or last.cout
+        return (*head, OpSpec.of("classifier", width, self.classes, size, **features))
 
     @property
     def _edge(self) -> str:
         return self.activations[0] if self.edge_activation is None else self.edge_activation
 
-    @property
-    def _forms(self) -> tuple[tuple[int, int, int, str], ...]:
-        return tuple(itertools.product(*(getattr(self, name) for name in _AXES)))
+    @cached_property
+    def _forms(self) -> tuple[Block, ...]:
+        return all_blocks(*(getattr(self, name) for name in _AXES))
 
     @cached_property
     def _whole(self) -> tuple[Choice, ...]:
@@ -396,10 +378,7 @@ class Mobile(ChoiceSpace):
 
     @cached_property
     def _blocks(self) -> tuple[Choice, ...]:
-        labels = tuple(
-            f"k{k}e{e}" + (f"se{se}" if se else "") + _ACTIVATIONS[act]
-            for k, e, se, act in self._forms
-        )
+        labels = tuple(form.label for form in self._forms)
         plain = [self._plain(width, 0)._positions for width in range(len(self.multipliers))]
         return tuple(
             Choice(at[0].choice, (*labels, "skip") if all(p.shortcut for p in at) else labels)
@@ -410,21 +389,14 @@ class Mobile(ChoiceSpace):
     def choices(self) -> tuple[Choice, ...]:
         """``width`` (options as ``w0.75``) and ``resolution`` (``r24``), each if there are several.
 
-        Then ``s<stage>b<block>``: options as ``k3e6``, ``k5e3se4hs``, and ``skip`` where it fits.
+        Then ``s<stage>b<block>``: options as ``k3e6``, ``k5e3se4hs``, ``fused-k3e6``,
+        ``conv-k3``, and ``skip`` where it fits.
         """
         return self._whole + self._blocks
 
     def _options(self, p: _Position) -> tuple[tuple[OpSpec, ...], ...]:
-        blocks = tuple(
-            (
-                ops.mbconv(
-                    p.cin, p.cout, p.size,
-                    k=k, s=p.stride, hidden=e * p.cin, se=se, hs=bool(_hs(act)),
-                ),
-            )
-            for k, e, se, act in self._forms
-        )  # fmt: skip
-        return (*blocks, ()) if p.shortcut else blocks
+        forms = tuple((form.op(p.cin, p.cout, p.size, p.stride),) for form in self._forms)
+        return (*forms, ()) if p.shortcut else forms
 
     @cached_property
     def _greatest(self) -> Context:
@@ -446,8 +418,13 @@ class Mobile(ChoiceSpace):
         self.check(arch)
         context = context_of(self, arch)
         picked = (context.options[c.name][arch.index(c.name)] for c in self._blocks)
-        stem, first, *after = context.fixed
-        return (stem, first, *itertools.chain.from_iterable(picked), *after)
+        before, after = self._ends(context.fixed)
+        return (*before, *itertools.chain.from_iterable(picked), *after)
+
+    def _ends(self, fixed: tuple[OpSpec, ...]) -> tuple[tuple[OpSpec, ...], tuple[OpSpec, ...]]:
+        """What lies before all blocks, and what behind them."""
+        number = len(self._before)
+        return fixed[:number], fixed[number:]
 
     def vocabulary(self) -> frozenset[OpSpec]:
         """All of every context."""
@@ -464,13 +441,17 @@ class Mobile(ChoiceSpace):
 
     def cuts(self, ops_: Sequence[OpSpec]) -> dict[str, tuple[int, ...]]:
         """Hidden channels of blocks that expand, under the name of the expanding convolution."""
-        return {_expanding(op, i): of for i, op in enumerate(ops_) if len(of := _narrower(op)) > 1}
+        each = [narrower(op) for op in ops_]
+        return {
+            _expanding(op, i): of
+            for i, (op, of) in enumerate(zip(ops_, each, strict=True)) if len(of) > 1
+        }  # fmt: skip
 
     def forms(self, ops_: Sequence[OpSpec]) -> tuple[Form, ...]:
         """A squeeze-and-excitation narrows with its block: its key keeps the divisor."""
         return tuple(
-            Form((_expanding(op, i),), partial(_of_hidden, op))
-            if len(_narrower(op)) > 1
+            Form((_expanding(op, i),), partial(of_hidden, op))
+            if len(narrower(op)) > 1
             else Form((), partial(_itself, op))
             for i, op in enumerate(ops_)
         )
@@ -478,8 +459,9 @@ class Mobile(ChoiceSpace):
     def supernet(self, mix: Mix) -> nn.Module:
         """All options of all blocks; ``mix`` puts those of one block together."""
         mixed = [self._layer(c, mix) for c in self._blocks]
-        fixed = [ops.build(o) for o in self.fixed_ops()]
-        before, after = (nn.Sequential(*part) for part in (fixed[:2], fixed[2:]))
+        before, after = (
+            nn.Sequential(*map(ops.build, part)) for part in self._ends(self.fixed_ops())
+        )
         if not self.resolutions:
             return Supernet(before, mixed, after)
         return _Resizing(before, mixed, after, self.resolutions)
@@ -488,7 +470,7 @@ class Mobile(ChoiceSpace):
         """A block: every option at every width, beside a shortcut where that fits."""
         each_width = (c.options[choice.name] for c in self.contexts[:: len(self._sizes)])
         forms = [[op for (op,) in at] for at in zip(*each_width, strict=True) if at[0]]
-        bodies = [ops.mbconv_body(max(at, key=lambda op: (op.cin, op.cout))) for at in forms]
+        bodies = [ops.body(max(at, key=lambda op: (op.cin, op.cout))) for at in forms]
         skippable = choice.options[-1] == "skip"
         align(bodies, quiet=skippable)
         options = [
@@ -505,32 +487,18 @@ class Mobile(ChoiceSpace):
         """``build(arch)`` with a copy of the supernet's weights, each tensor's first part."""
         if not isinstance(supernet, Supernet):
             raise TypeError(f"not a supernet of {self.id}: {type(supernet).__name__}")
-        options, blocks = context_of(self, arch).options, list[nn.Module]()
+        options, picked = context_of(self, arch).options, list[nn.Module]()
         for c, layer in zip(self._blocks, supernet.mixed, strict=True):
             k = arch.index(c.name)
             for op in options[c.name][k]:
                 option = layer.mixed.options[k]  # type: ignore[union-attr, index]
                 body = option.body if isinstance(option, elastic.Block) else option
-                blocks.append(ops.Residual(body) if ops.has_residual(op) else body)  # type: ignore[arg-type]
-        large = Network([*supernet.before, *blocks, *supernet.after])  # type: ignore[misc]
+                picked.append(ops.Residual(body) if ops.has_residual(op) else body)  # type: ignore[arg-type]
+        large = Network([*supernet.before, *picked, *supernet.after])  # type: ignore[misc]
         with torch.device("meta"):  # draws no weights
             net = self.build(arch)
         net.load_state_dict(elastic.leading(large.state_dict(), net.state_dict()), assign=True)
         return net.train(supernet.training)
-
-
-def _narrower(op: OpSpec) -> tuple[int, ...]:
-    """Hidden channels that may stay, all first; where nothing can be cut, only those."""
-    full = ops.hidden(op) if op.kind == "mbconv" else 0
-    return narrowed(full, above=op.cin) if full > op.cin else (full,)
-
-
-def _of_hidden(op: OpSpec, hidden: int) -> OpSpec:
-    return ops.mbconv(
-        op.cin, op.cout, op.size,
-        k=op.arg("k", 3), s=op.arg("s", 1), hidden=hidden, se=op.arg("se", 0),
-        hs=bool(op.arg("hs", 0)),
-    )  # fmt: skip
 
 
 def _itself(op: OpSpec) -> OpSpec:
