@@ -28,10 +28,11 @@ SPACE = Mobile(
     resolution=12, channels=1, classes=3, stem=8, stem_stride=1, first=8,
     widths=(8, 16), depths=(2, 2), strides=(2, 2), head=16, kernels=(3, 5), expansions=(3, 6),
 )  # fmt: skip
+DENSE = replace(SPACE, blocks=("fused-mbconv",), first=0)
 GATED = replace(SPACE, ses=(2,), activations=("relu6", "hard-swish"), features=24)
 
 
-@pytest.fixture(scope="module", params=[SPACE, GATED], ids=["plain", "gated"])
+@pytest.fixture(scope="module", params=[SPACE, GATED, DENSE], ids=["plain", "gated", "dense"])
 def layers(request: pytest.FixtureRequest) -> tuple[OpSpec, ...]:
     space: Mobile = request.param
     return space.ops(space.sample(random.Random(3)))
@@ -77,6 +78,16 @@ def test_only_blocks_with_hidden_channels_can_be_cut() -> None:
     assert {(o.cin, o.cout, o.size, o.arg("k", 0)) for o in narrower(full)} == {(16, 24, 14, 5)}
 
 
+def test_a_fused_block_is_cut_as_an_mbconv_is_and_a_plain_convolution_not_at_all() -> None:
+    found = narrower(OpSpec.parse("fused-mbconv 16-24 @14 e6 hs1 k3 s2"))
+    assert [str(o) for o in found[-2:]] == [
+        "fused-mbconv 16-24 @14 e4 hs1 k3 s2", "fused-mbconv 16-24 @14 e3 hs1 k3 s2",
+    ]  # fmt: skip
+    assert [ops.hidden(o) for o in found] == [96, 80, 72, 64, 48]
+    assert all(OpSpec.parse(str(o)) == o for o in found)
+    assert len(narrower(OpSpec.parse("conv 16-16 @14 k3 res1 s1"))) == 1
+
+
 def test_a_gate_narrows_with_its_block_under_the_same_key() -> None:
     full = OpSpec.parse("mbconv 16-24 @14 e6 hs1 k5 s2 se4")
     found = narrower(full)
@@ -94,9 +105,9 @@ def scored(
 
 
 def norms(net: torch.nn.Module, name: str) -> list[torch.nn.BatchNorm2d]:
-    """Of the block of a set of channels: that of its expansion, and that of its depthwise."""
+    """Of the block of a set of channels: of its expansion, and of its depthwise if it has one."""
     block = net.get_submodule(name.rpartition(".")[0])
-    return [m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d)][:2]
+    return [m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d)][:-1]
 
 
 NARROW = replace(SPACE, widths=(8,), depths=(2,), strides=(2,), expansions=(2,))
@@ -181,7 +192,7 @@ def test_cutting_dead_channels_changes_nothing(
     with torch.no_grad():
         for name, stay in made.keep.items():
             i = int(name.split(".")[1])
-            _, norm = norms(net, name)
+            *_, norm = norms(net, name)
             gone = sorted(set(range(ops.hidden(layers[i]))) - set(stay))
             norm.weight[gone] = 0
             norm.bias[gone] = 0

@@ -46,7 +46,7 @@ def search(run: Path) -> dict[str, Any]:
     return found
 
 
-def at(found: list[Step], axis: str, value: int) -> Step:
+def at(found: list[Step], axis: str, value: int | str) -> Step:
     return next(s for s in found if (s.axis, s.value) == (axis, value))
 
 
@@ -174,6 +174,25 @@ def test_a_ratio_is_the_geometric_mean_of_all_places() -> None:
     large = sum(of["k3e3"][0].size > 4 for of in OPTIONS.values())
     assert 0 < large < len(OPTIONS)
     assert at(found, "k", 7).time == pytest.approx(8 ** (large / len(OPTIONS)))
+
+
+def test_fused_blocks_stand_beside_those_of_the_same_kernel_and_expansion() -> None:
+    """A plain convolution has no expansion, and is in no pair of blocks."""
+    space = Mobile.configured({"preset": "64px"})
+    options = {
+        c.name: dict(zip(c.options, space.option_ops(c.name), strict=True)) for c in space.choices
+    }
+    ms = {"mbconv": 1.0, "fused-mbconv": 3.0, "conv": 5.0}
+    picked = {"s1b1": "fused-k3e3", "s1b2": "conv-k3", "s1b3": "skip", "s2b1": "k5e6"}
+    found = steps(options, lambda op: ms[op.kind] * op.arg("e", 1), picked)
+    assert {(s.axis, s.value) for s in found} == {
+        ("kind", "mbconv"), ("kind", "fused-mbconv"), ("k", 3), ("k", 5), ("e", 3), ("e", 6),
+    }  # fmt: skip
+    assert at(found, "kind", "fused-mbconv").time == pytest.approx(3)
+    assert at(found, "kind", "fused-mbconv").macs > 2
+    assert at(found, "e", 6).time == pytest.approx(2)
+    assert [at(found, "kind", k).chosen for k in ("mbconv", "fused-mbconv")] == [1, 1]
+    assert (at(found, "k", 3).chosen, at(found, "k", 5).chosen) == (2, 1)
 
 
 def test_gates_and_activations_are_axes_too() -> None:

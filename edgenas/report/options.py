@@ -17,18 +17,26 @@ from edgenas.spec import OpSpec
 Options = Mapping[str, Mapping[str, Sequence[OpSpec]]]  # choice -> label -> what it executes
 Cost = Callable[[OpSpec], float | None]  # milliseconds; None where they are not known
 
-_AXES = {"k": "kernel", "e": "expansion", "se": "squeeze-and-excitation", "hs": "hard-swish"}
+_AXES = {
+    "kind": "block",
+    "k": "kernel",
+    "e": "expansion",
+    "se": "squeeze-and-excitation",
+    "hs": "hard-swish",
+}
 
 
 @dataclass(frozen=True)
 class Step:
-    """An axis at ``value`` against its smallest value, all else equal: means over all places.
+    """An axis at ``value`` against its first value, all else equal: means over all places.
+
+    Of ``kind`` that is MBConv, of others the smallest.
 
     ``time`` and ``macs`` are ratios (geometric means); ``chosen``: places that picked ``value``.
     """
 
     axis: str
-    value: int
+    value: int | str
     time: float
     macs: float
     chosen: int = 0
@@ -52,7 +60,7 @@ def steps(options: Options, cost: Cost, picked: Mapping[str, str] | None = None)
     chosen = [labels[p] for c, labels in places.items() if (p := (picked or {}).get(c)) in labels]
     found = []
     for axis in _AXES:
-        values = sorted({op.arg(axis, 0) for op in every})
+        values = sorted({f[axis] for f in map(_facts, every) if axis in f}, key=_order)
         for value in values if len(values) > 1 else ():
             pairs = [
                 pair
@@ -66,20 +74,33 @@ def steps(options: Options, cost: Cost, picked: Mapping[str, str] | None = None)
             ]
             if known:
                 times, works = zip(*known, strict=True)
-                count = sum(op.arg(axis, 0) == value for op in chosen)
+                count = sum(_facts(op).get(axis) == value for op in chosen)
                 found.append(Step(axis, value, _mean(times), _mean(works), count))
     return found
 
 
+def _facts(op: OpSpec) -> dict[str, int | str]:
+    """What tells options of one place apart. A plain convolution has no expansion."""
+    return {"kind": op.kind, "se": 0, "hs": 0, **dict(op.args)}
+
+
+def _order(value: int | str) -> tuple[bool, str, int]:
+    number = value if isinstance(value, int) else 0
+    return value != "mbconv", "" if isinstance(value, int) else value, number
+
+
 def _pairs(
-    place: Iterable[OpSpec], axis: str, least: int, value: int
+    place: Iterable[OpSpec], axis: str, first: int | str, value: int | str
 ) -> list[tuple[OpSpec, OpSpec]]:
-    """Options of one place that differ in ``axis`` alone: at ``least``, at ``value``."""
-    alike: dict[tuple[object, ...], dict[int, OpSpec]] = {}
+    """Options of one place that differ in ``axis`` alone: at ``first``, at ``value``."""
+    alike: dict[tuple[object, ...], dict[int | str, OpSpec]] = {}
     for op in place:
-        rest = tuple((name, v) for name, v in op.args if name != axis)
-        alike.setdefault((op.kind, op.cin, op.cout, op.size, rest), {})[op.arg(axis, 0)] = op
-    return [(of[least], of[value]) for of in alike.values() if least in of and value in of]
+        facts = _facts(op)
+        if axis in facts:
+            at = facts.pop(axis)
+            rest = (op.cin, op.cout, op.size, *sorted(facts.items()))
+            alike.setdefault(rest, {})[at] = op
+    return [(of[first], of[value]) for of in alike.values() if first in of and value in of]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -297,6 +318,8 @@ def _value(step: Step) -> str:
             return f"1/{step.value}" if step.value else "none"
         case "hs":
             return "yes" if step.value else "no"
+        case "kind":
+            return {"mbconv": "MBConv", "fused-mbconv": "Fused-MBConv"}[str(step.value)]
     return str(step.value)
 
 
