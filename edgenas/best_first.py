@@ -3,12 +3,17 @@
 import heapq
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+import torch
 from scipy.optimize import linprog
 
-from edgenas.budgets import Row
+from edgenas.budgets import Budget, Row
+from edgenas.space import Context, Relaxable
+from edgenas.spec import Architecture
+
+Worth = Callable[[Context], tuple[float, Mapping[str, Sequence[float]]]]
 
 _SLACK = 1e-9  # of a limit: sums in another order
 
@@ -54,6 +59,42 @@ def best_first(
                 bound += float(gain[group + 1] + prices @ (limits - after))
             node = (-bound, rng.random(), next(order), [*picks, k], value + more, after)
             heapq.heappush(open_, node)
+
+
+def ordered(
+    space: Relaxable, budgets: Sequence[Budget], worth: Worth, rng: random.Random
+) -> Iterator[tuple[float, Architecture]]:
+    """Those that keep ``budgets`` but for rounding, each with what it is worth, the best first.
+
+    ``worth`` of a context: of what it fixes, and what each option of every free choice adds.
+    """
+    each = (_within(space, context, budgets, worth, rng) for context in space.contexts)
+    yield from heapq.merge(*each, key=lambda ranked: ranked[0], reverse=True)
+
+
+def _within(
+    space: Relaxable,
+    context: Context,
+    budgets: Sequence[Budget],
+    worth: Worth,
+    rng: random.Random,
+) -> Iterator[tuple[float, Architecture]]:
+    """Those of ``context``."""
+    free = {c: ops for c, ops in context.options.items() if c not in context.picks}
+    fixed, adds = worth(context)
+    values = [adds[c] for c in free]
+    rows = [
+        row
+        for b in budgets
+        for row in b.rows(
+            [[b.part(ops) for ops in every] for every in free.values()], b.load(context.fixed)
+        )
+    ]
+    for picks in best_first(values, rows, rng):
+        chosen = {**context.picks, **dict(zip(free, picks, strict=True))}
+        scores = {c.name: torch.eye(len(c.options))[chosen[c.name]] for c in space.choices}
+        total = fixed + sum(group[k] for group, k in zip(values, picks, strict=True))
+        yield total, space.decode(scores)
 
 
 def _prices(values: Sequence[Sequence[float]], rows: Sequence[Row]) -> np.ndarray | None:

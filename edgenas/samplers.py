@@ -1,14 +1,13 @@
 """Samplers: what to try next."""
 
-import heapq
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 
-from edgenas.best_first import best_first
+from edgenas.best_first import Worth, ordered
 from edgenas.budgets import Budget
 from edgenas.project import project
 from edgenas.search import Objective, Proposal, Trial
@@ -37,17 +36,27 @@ class Fitting:
     """Architectures that keep every budget, drawn uniformly, none twice.
 
     Where draws hardly ever fit, random scores are projected instead (not uniform, but it fits).
+    ``least``: the share they take, at the least, of what the fullest network takes of its tightest
+    budget.
     """
 
     def __init__(
-        self, space: Space, objective: Objective, rng: random.Random, epochs: int = 0
+        self,
+        space: Space,
+        objective: Objective,
+        rng: random.Random,
+        epochs: int = 0,
+        least: float = 0.0,
     ) -> None:
         self._space, self._objective, self._rng, self._epochs = space, objective, rng, epochs
+        self._least = least * _fullest(space, objective, rng) if least else 0.0
+        self._hopeful = True
         self._seen: set[Architecture] = set()
 
     def ask(self) -> Proposal | None:
         """A new one; None if none was found. Raises ImpossibleBudget."""
-        arch = self._first(lambda: self._space.sample(self._rng), TRIES)
+        arch = self._first(lambda: self._space.sample(self._rng), TRIES) if self._hopeful else None
+        self._hopeful = arch is not None  # what is new only becomes rarer
         if arch is None and isinstance(space := self._space, Relaxable):
             arch = self._first(lambda: self._projected(space), 20)
         if arch is None:
@@ -61,14 +70,17 @@ class Fitting:
     def _first(self, draw: Callable[[], Architecture], tries: int) -> Architecture | None:
         for _ in range(tries):
             arch = draw()
-            if arch not in self._seen and self._objective.fits(self._space.ops(arch)):
+            if arch not in self._seen and self._fits(arch):
                 return arch
         return None
+
+    def _fits(self, arch: Architecture) -> bool:
+        return self._least <= self._objective.load(self._space.ops(arch)) <= 1
 
     def _projected(self, space: Relaxable) -> Architecture:
         g = torch.Generator().manual_seed(self._rng.getrandbits(60))
         scores = {c.name: torch.randn(len(c.options), generator=g) for c in space.choices}
-        return project(space, scores, self._objective.budgets)
+        return project(space, scores, self._objective.budgets, self._least)
 
 
 class Aging:
@@ -165,36 +177,31 @@ def _ordered(
     """Those that keep ``budgets`` but for rounding, by falling size."""
     even = {c.name: torch.zeros(len(c.options)) for c in space.choices}
     project(space, even, budgets)  # raises if none fits
-    each = (_within(space, context, budgets, size, rng) for context in space.contexts)
-    for _, arch in heapq.merge(*each, key=lambda ranked: ranked[0]):
+    for _, arch in ordered(space, budgets, summed(lambda ops: float(sum(map(size, ops)))), rng):
         yield arch
 
 
-def _within(
-    space: Relaxable,
-    context: Context,
-    budgets: Sequence[Budget],
-    size: Callable[[OpSpec], float],
-    rng: random.Random,
-) -> Iterator[tuple[float, Architecture]]:
-    """Those of ``context``, each with its size, negative."""
-    free = {c: ops for c, ops in context.options.items() if c not in context.picks}
-    sizes = {c: [float(sum(map(size, ops))) for ops in every] for c, every in free.items()}
-    rows = [
-        row
-        for b in budgets
-        for row in b.rows(
-            [[b.part(ops) for ops in every] for every in free.values()], b.load(context.fixed)
-        )
-    ]
-    for picks in best_first(list(sizes.values()), rows, rng):
-        chosen = dict(zip(free, picks, strict=True))
-        scores = {
-            c.name: torch.eye(len(c.options))[{**context.picks, **chosen}[c.name]]
-            for c in space.choices
-        }
-        total = sum(map(size, context.fixed)) + sum(sizes[c][k] for c, k in chosen.items())
-        yield -total, space.decode(scores)
+def summed(of: Callable[[Sequence[OpSpec]], float]) -> Worth:
+    """Worth of networks as the sum of ``of`` what is fixed and ``of`` what each option executes."""
+
+    def worth(context: Context) -> tuple[float, Mapping[str, Sequence[float]]]:
+        free = {c: ops for c, ops in context.options.items() if c not in context.picks}
+        return of(context.fixed), {c: [of(ops) for ops in every] for c, every in free.items()}
+
+    return worth
+
+
+def _fullest(space: Space, objective: Objective, rng: random.Random) -> float:
+    """The largest load that keeps every budget; of ``TRIES`` draws where choices are not known."""
+    if not isinstance(space, Relaxable):
+        drawn = itertools.islice(iter(Fitting(space, objective, rng).ask, None), TRIES)
+        return max((objective.load(space.ops(p.arch)) for p in drawn), default=0.0)
+    loads = (
+        objective.load(space.ops(arch))
+        for b in objective.budgets
+        for _, arch in itertools.islice(ordered(space, objective.budgets, summed(b.part), rng), 1)
+    )
+    return max(loads, default=0.0)
 
 
 def _drawn(fitting: Fitting, size: Callable[[Architecture], float]) -> Iterator[Architecture]:

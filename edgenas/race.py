@@ -1,0 +1,163 @@
+"""Finalists are trained in rungs: after each the worse half leaves.
+
+Synchronous successive halving (Jamieson and Talwalkar, AISTATS 2016, algorithm 1). Who races is
+decided before, by name: no score is believed alone, so what the method found, the largest networks
+that fit and random ones all get a seat.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edgenas.errors import ImpossibleBudget, UsageError
+from edgenas.samplers import Fitting, Largest
+from edgenas.search import Evaluate, Ledger, Objective, Progress, Proposal, Trial, ask_tell, silent
+from edgenas.space import Space
+from edgenas.spec import Architecture, OpSpec
+
+NEAR = 0.9  # of the budget: where draws are made
+DRAWS = 200
+EQUAL = 0.02  # of a budget: loads that close are equal
+TRIES = 500
+
+Score = Callable[[Sequence[Architecture]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Seat:
+    """An architecture that races, and why."""
+
+    arch: Architecture
+    why: str
+
+
+class Rungs:
+    """Proposes ``archs`` for the first of ``rungs`` (epochs in all), then the better half for the
+    next, and so on, until one is left or rungs are over. Of equals the earlier stays."""
+
+    def __init__(self, archs: Sequence[Architecture], rungs: Sequence[int]) -> None:
+        if not archs or not rungs or list(rungs) != sorted(set(rungs)):
+            raise UsageError(
+                f"a race of {len(archs)} networks over {list(rungs)} epochs: it needs networks and "
+                "epochs that grow"
+            )
+        self._rungs = list(rungs)
+        self._running = list(dict.fromkeys(archs))
+        self._next = iter(self._running)
+        self._told: list[Trial] = []
+        self._left: list[Trial] = []
+
+    def ask(self) -> Proposal | None:
+        """The next of this rung; None while results of it are to be told, and after the last."""
+        arch = next(self._next, None)
+        return None if arch is None else Proposal(arch, self._rungs[0])
+
+    def tell(self, trial: Trial) -> None:
+        """After the last of a rung the worse half leaves."""
+        self._told.append(trial)
+        if len(self._told) < len(self._running):
+            return
+        self._told.sort(key=lambda t: (-t.metrics["accuracy"], self._running.index(t.arch)))
+        over = len(self._rungs) == 1 or len(self._told) == 1
+        stay = 0 if over else half(len(self._told))
+        self._left = self._told[stay:] + self._left
+        self._running = [t.arch for t in self._told[:stay]]
+        self._next, self._told, self._rungs = iter(self._running), [], self._rungs[1:]
+
+    @property
+    def standing(self) -> list[Trial]:
+        """The last trial of each, the winner first, once the race is over."""
+        return self._left
+
+
+def half(count: int) -> int:
+    """How many of a rung stay."""
+    return (count + 1) // 2
+
+
+def trainings(seats: int, rungs: Sequence[int]) -> list[tuple[int, int]]:
+    """How many are trained up to how many epochs, rung by rung."""
+    found = [(seats, rungs[0])]
+    for epochs in rungs[1:]:
+        if (count := found[-1][0]) > 1:
+            found.append((half(count), epochs))
+    return found
+
+
+def cost_epochs(seats: int, rungs: Sequence[int]) -> int:
+    """What a race costs where each training goes on from the rung before."""
+    steps = trainings(seats, rungs)
+    before = [0, *(epochs for _, epochs in steps)]
+    return sum(count * (epochs - b) for (count, epochs), b in zip(steps, before, strict=False))
+
+
+def race(
+    archs: Sequence[Architecture],
+    rungs: Sequence[int],
+    evaluate: Evaluate,
+    ledger: Ledger,
+    *,
+    phase: str = "race",
+    progress: Progress = silent,
+) -> list[Trial]:
+    """The last trial of each, the winner first. What the ledger holds is not trained again.
+
+    ``rungs``: epochs in all after each. Raises LedgerMismatch, UsageError.
+    """
+    sampler = Rungs(archs, rungs)
+    count = sum(n for n, _ in trainings(len(dict.fromkeys(archs)), rungs))
+    ask_tell(sampler, evaluate, ledger, phase=phase, trials=count, progress=progress)
+    return sampler.standing
+
+
+def seated(
+    space: Space,
+    objective: Objective,
+    found: Sequence[Architecture],
+    seats: int,
+    sizes: Sequence[Callable[[OpSpec], float]],
+    rng: random.Random,
+    score: Score | None = None,
+) -> list[Seat]:
+    """Up to ``seats`` different architectures, of which one half stands for what may be wrong.
+
+    What was ``found`` comes first, then the largest that fits by each of ``sizes``; of what is
+    left, half for the best by ``score`` of DRAWS draws at NEAR to 1 of the budget, the rest by
+    turns for neighbours of the largest with an equal load and for draws. Raises ImpossibleBudget.
+    """
+    fitting = Fitting(space, objective, rng, least=NEAR)
+    draws = [p.arch for p in itertools.islice(iter(fitting.ask, None), DRAWS)]
+    largest = [p.arch for s in sizes if (p := Largest(space, objective, s, rng).ask()) is not None]
+    taken: dict[Architecture, str] = {}
+    for why, archs in (("found", found), ("largest", largest)):
+        for arch in archs:
+            taken.setdefault(arch, why)
+    if score is not None:
+        marks = dict(zip(draws, score(draws), strict=True))
+        best = sorted(marks.keys() - taken.keys(), key=draws.index)
+        best.sort(key=lambda arch: -marks[arch])
+        taken |= dict.fromkeys(best[: max(half(seats - len(taken)), 0)], "best by score")
+    near = [n for arch in largest for n in _neighbours(space, objective, arch, rng)]
+    for pair in itertools.zip_longest(near, draws):
+        for arch, why in zip(pair, ("neighbour of the largest", "random"), strict=True):
+            if arch is not None and len(taken) < seats:
+                taken.setdefault(arch, why)
+    if not taken:
+        raise ImpossibleBudget("no network keeps the budget: there is none to race")
+    return [Seat(arch, why) for arch, why in itertools.islice(taken.items(), seats)]
+
+
+def _neighbours(
+    space: Space, objective: Objective, arch: Architecture, rng: random.Random
+) -> list[Architecture]:
+    """Of one or two other options, whose load differs by EQUAL at the most."""
+    load = objective.load(space.ops(arch))
+    found: dict[Architecture, None] = {}
+    for number in range(TRIES):
+        near = space.mutate(arch, rng)
+        if number % 2:
+            near = space.mutate(near, rng)
+        if near != arch and load - EQUAL <= objective.load(space.ops(near)) <= min(1, load + EQUAL):
+            found[near] = None
+    return list(found)
