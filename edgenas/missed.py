@@ -12,7 +12,8 @@ _NEXT: Mapping[str, str] = {
     "precision: fp32, or allow more (gates.agreement, gates.difference)",
     "int8": "take precision: auto, which delivers float where integers do not run",
     "size": "ask the search for less (budgets.size), take int8-static, or allow more (gates.size)",
-    "memory": "take images of a lower resolution or int8-static, or allow more (gates.memory)",
+    "memory": "bound the search (budgets.activations), take images of a lower resolution or "
+    "int8-static, or allow more (gates.memory)",
     "same": "do not rely on it there: the two devices compute different things from one file",
 }
 

@@ -259,7 +259,7 @@ def test_junk_is_no_traceback(tmp_path):
 def test_a_fit_is_near_what_was_published_and_says_its_error_where_it_has_not_seen_it():
     for board in boards().values():
         prices, off = cycles.fitted(board), cycles.left_out(board)
-        assert min(prices.mac, prices.value, prices.weight) >= 0 and prices.mac > 0
+        assert prices.mac > 0 and prices.value >= 0.999 and prices.weight >= 0
         fits = [
             prices.cycles(asked) / cycles.published(board, task) - 1
             for task, asked in cycles.networks().items()
