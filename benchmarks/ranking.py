@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgenas import ops
+from edgenas.descent import cosine, set_lr, sgd
 from edgenas.evaluate import recalibrate
 from edgenas.files import read_json, write_json
 from edgenas.gates import Gates, Mixed
@@ -38,7 +39,7 @@ from edgenas.space import load_space
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import Architecture
 from edgenas.task import Task, load_task
-from edgenas.train import TrainRecipe, accuracy, cosine, finite, seeded, set_lr, sgd, train
+from edgenas.train import TrainRecipe, accuracy, finite, seeded, train
 
 SPACE = {"kind": "mobile", "preset": "tiny"}
 

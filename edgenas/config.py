@@ -9,7 +9,7 @@ from typing import Any, Literal
 from edgenas import parsing, units
 from edgenas.errors import UsageError
 from edgenas.registry import Shelf
-from edgenas.validate import construct, read_yaml
+from edgenas.validate import Auto, construct, read_yaml
 
 MOST_NAME_BYTES = 200  # file systems take 255, and names beside it are longer
 Quantity = str | int | float  # as written; units.py refuses what has no unit
@@ -57,17 +57,27 @@ class Target:
 class Train:
     """How the found network is trained: as of ``edgenas.train.TrainRecipe``.
 
-    ``from_supernet`` continues from the search's weights. ``weights``: a file as of
-    ``edgenas.state_dicts.taken``, whose weights are taken instead of training; ``data_seen``: they
-    were trained on all images of the task, so that its test part is not held out.
+    ``auto`` follows the data: ``edgenas.pipeline.recipe.planned``; ``recipe``: how long that is.
+    ``search_images``: those of search-validation and calibration end a training (``judge``) or are
+    trained on too (``learn``). ``from_supernet`` continues from the search's weights. ``weights``:
+    a file as of ``edgenas.state_dicts.taken``, whose weights are taken instead of training;
+    ``data_seen``: they were trained on all images of the task, so that its test part is not held
+    out.
     """
 
-    epochs: int = 10
-    batch: int = 128
-    lr: float = 0.1
-    warmup: float = 0.5
-    weight_decay: float = 1e-4
+    recipe: Literal["quick", "full"] = "full"
+    epochs: Auto | int = "auto"
+    steps: int | None = None
+    batch: Auto | int = "auto"
+    optimizer: Auto | Literal["adamw", "sgd"] = "auto"
+    lr: Auto | float = "auto"
+    warmup: Auto | float = "auto"
+    weight_decay: Auto | float = "auto"
     smoothing: float = 0.1
+    dropout: Auto | float = "auto"
+    class_weights: Literal["auto", "none"] = "auto"
+    patience: Auto | float = "auto"
+    search_images: Auto | Literal["judge", "learn"] = "auto"
     ema: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -382,8 +392,10 @@ def _check(config: Config, where: str) -> None:
                 f"{where}: train: data_seen says that no image is held out, and task: test names "
                 "some that are; leave one of them out"
             )
+    if config.train.steps is not None and config.train.epochs != "auto":
+        raise UsageError(f"{where}: train: steps and epochs both say how long; leave one out")
     for key, (value, low, high) in _ranges(config).items():
-        if not low <= value <= high:  # false for NaN too
+        if not isinstance(value, str) and not low <= value <= high:  # false for NaN too
             raise UsageError(f"{where}: {key} is {value}; it lies between {low:g} and {high:g}")
     for key, shelf in (("space", "kind"), ("task", "dataset"), ("search", "method")):
         part = getattr(config, key)
@@ -397,16 +409,20 @@ def _check(config: Config, where: str) -> None:
         )
 
 
-def _ranges(config: Config) -> Mapping[str, tuple[float, float, float]]:
+def _ranges(config: Config) -> Mapping[str, tuple[Auto | float, float, float]]:
     """Key -> value, least, greatest: what makes sense, and what does not hang the machine."""
     train, prune, measure = config.train, config.prune, config.measure
+    longest = 100_000 if train.epochs == "auto" else train.epochs
     return {
         "train: epochs": (train.epochs, 1, 100_000),
+        "train: steps": (1 if train.steps is None else train.steps, 1, 1_000_000_000),
         "train: batch": (train.batch, 2, 65_536),  # a batch norm needs two images
         "train: lr": (train.lr, 1e-9, 1e3),
-        "train: warmup": (train.warmup, 0, train.epochs),
+        "train: warmup": (train.warmup, 0, longest),
         "train: weight_decay": (train.weight_decay, 0, 1),
         "train: smoothing": (train.smoothing, 0, 0.9),
+        "train: dropout": (train.dropout, 0, 0.9),
+        "train: patience": (train.patience, 0, 1),
         "train: ema": (train.ema, 0, 0.999999),
         "train: mixup": (train.mixup, 0, 100),
         "train: cutmix": (train.cutmix, 0, 100),

@@ -19,14 +19,16 @@ def share_interval(right: int, of: int) -> Interval:
     return float(ends.low), float(ends.high)
 
 
-def fewer(one: np.ndarray, other: np.ndarray) -> bool:
+def fewer(one: np.ndarray, other: np.ndarray, of: int = 1) -> bool:
     """Whether ``one`` gets fewer images right than ``other`` (n,), bool, of the same images.
 
     McNemar's exact test, on one side: were both as good, each image that only one gets right would
-    be a toss of a coin.
+    be a toss of a coin. ``of``: among how many ``other`` was picked as the best (Bonferroni).
     """
     lost, won = int((other & ~one).sum()), int((one & ~other).sum())
-    return bool(lost > won and binomtest(won, lost + won, alternative="less").pvalue < CHANCE)
+    if lost <= won:
+        return False
+    return bool(binomtest(won, lost + won, alternative="less").pvalue < CHANCE / of)
 
 
 def lower(one: np.ndarray, other: np.ndarray) -> bool:

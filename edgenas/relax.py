@@ -16,12 +16,14 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from edgenas.budgets import Budget
+from edgenas.descent import LARGEST_BATCH, fitting_batch
 from edgenas.gates import Gates
 from edgenas.pressure import Pressure, pressure
 from edgenas.search import Objective
 from edgenas.space import Context, Relaxable, Space, require
-from edgenas.validate import Batch, Count, Epochs, Fraction, Rate, UnderOne, Whole
+from edgenas.validate import Auto, Batch, Count, Epochs, Fraction, Rate, UnderOne, Whole
 
+STEPS, EPOCHS, WARMUP = 1000, 5, 0.4  # of weights, at least; and the share of them
 STEEPEST = 20.0  # between two logits of one choice before anything is learnt
 
 
@@ -155,17 +157,27 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True)
+class Length:
+    """Of a supernet's training, as of ``Schedule``."""
+
+    epochs: int
+    warmup: int
+    batch: int
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How a supernet is trained.
 
     ``warmup``: epochs before the architecture learns; then one architecture step every
-    ``arch_every`` weight steps. ``pressure``: kind and settings of a Pressure. ``precision``: of
-    what is computed forward and back; weights and loss are fp32 in any case.
+    ``arch_every`` weight steps. ``auto`` follows the images: ``length``. ``pressure``: kind and
+    settings of a Pressure. ``precision``: of what is computed forward and back; weights and loss
+    are fp32 in any case.
     """
 
-    epochs: Epochs = 5
-    warmup: Whole = 2
-    batch: Batch = 128
+    epochs: Auto | Epochs = "auto"
+    warmup: Auto | Whole = "auto"
+    batch: Auto | Batch = "auto"
     lr: Rate = 0.1
     momentum: UnderOne = 0.9
     weight_decay: Fraction = 4e-5
@@ -176,6 +188,20 @@ class Schedule:
 
     def __post_init__(self) -> None:
         pressure(self.pressure)
+
+    def length(self, images: int | None = None) -> Length:
+        """On so many training images; where that is not known, the shortest.
+
+        ``auto`` is a batch as of ``fitting_batch``; ``STEPS`` steps and ``EPOCHS`` epochs at least,
+        of which ``WARMUP`` warm up.
+        """
+        size = fitting_batch(images) if images and self.batch == "auto" else self.batch
+        batch = LARGEST_BATCH if size == "auto" else min(size, images or size)
+        steps = -(-STEPS // (images // batch)) if images else 0
+        warm = 0 if self.warmup == "auto" else math.ceil(self.warmup / WARMUP)
+        epochs = max(EPOCHS, steps, warm) if self.epochs == "auto" else self.epochs
+        warmup = int(WARMUP * epochs) if self.warmup == "auto" else self.warmup
+        return Length(epochs, warmup, batch)
 
 
 def relaxable(space: Space, method: str) -> Relaxable:

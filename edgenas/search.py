@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -308,6 +308,15 @@ class Method(Protocol):
 
     def run(self, problem: Problem, ledger: Ledger, progress: Progress = silent) -> Found:
         """Search; every event goes to ``ledger``. Raises ImpossibleBudget, TrainingDiverged."""
+        ...
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A method whose length follows the images."""
+
+    def sized(self, images: int) -> Method:
+        """The same on so many training images."""
         ...
 
 

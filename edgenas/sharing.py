@@ -5,8 +5,9 @@ import hashlib
 import itertools
 import json
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from edgenas.checkpoint import Checkpoint
 from edgenas.errors import UsageError
@@ -39,7 +40,8 @@ class WeightSharing(Schedule, abc.ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.warmup >= self.epochs:
+        least = self.length()
+        if least.warmup >= least.epochs:
             raise UsageError(
                 f"search: warmup is {self.warmup}: of {self.epochs} epochs none would be left for "
                 "the architecture to learn"
@@ -60,11 +62,14 @@ class WeightSharing(Schedule, abc.ABC):
         return type(self).__name__.lower()
 
     def training_epochs(self, objectives: int) -> float:
-        """Cost in epochs of plainly training one path."""
-        return (
-            self.epochs
-            + (self.epochs - self.warmup) * objectives * self.arch_cost / self.arch_every
-        )
+        """Cost in epochs of plainly training one path; the least where ``sized`` was not asked."""
+        length = self.length()
+        learning = max(length.epochs - length.warmup, 0)
+        return length.epochs + learning * objectives * self.arch_cost / self.arch_every
+
+    def sized(self, images: int) -> Self:
+        """The same on so many training images: nothing is ``auto`` any more."""
+        return replace(self, **asdict(self.length(images)))
 
     def run(self, problem: Problem, ledger: Ledger, progress: Progress = silent) -> Found:
         """The most probable architecture that keeps each objective, and the supernet."""

@@ -6,7 +6,7 @@ from shutil import disk_usage
 from typing import Any
 
 from edgenas.files import read_json
-from edgenas.pipeline.cost import Cost
+from edgenas.pipeline.cost import Cost, Work
 
 ODD = 0.15  # off by more, a table is of another speed than the device has now
 
@@ -21,13 +21,22 @@ def announced(plan: Sequence[Cost], root: Path) -> Iterator[str]:
     yield f"{root}: about {_minutes(total)}, measured on a few training steps just now"
     for c in plan:
         cost = f"{_minutes(c.seconds):<10}{_size(c.disk_bytes)} on the disk"
-        yield f"  {c.stage:<9}{'unchanged' if c.unchanged else cost}"
+        yield f"  {c.stage:<9}{'unchanged' if c.unchanged else cost}{_work(c.work)}"
     near = next(p for p in (root, *root.absolute().parents) if p.is_dir())
     need = sum(c.disk_bytes for c in todo)
     yield f"  about {_size(need)} in all on the disk, where {_size(disk_usage(near).free)} are free"
     memory = max((c.memory_bytes or 0 for c in todo), default=0)
     if memory:
         yield f"  about {_size(memory)} of memory in training; what later stages take is not known"
+
+
+def _work(work: Work | None) -> str:
+    if work is None:
+        return ""
+    return (
+        f", {work.steps:,} steps of {work.batch} of {work.images:,} images, {work.classes} classes "
+        f"at {work.resolution} px"
+    )
 
 
 def summary(verdict: Mapping[str, Any], root: Path) -> str:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from edgenas.checkpoint import Checkpoint, Every, flattened, joined, restore
+from edgenas.descent import cosine, set_lr, sgd
 from edgenas.gates import Gates, Mixed
 from edgenas.pressure import Pressure, pressure
 from edgenas.relax import Loads, Policy, Schedule, Step
 from edgenas.search import Ledger, Problem, Progress, silent
 from edgenas.space import Relaxable
 from edgenas.task import Task
-from edgenas.train import cosine, finite, moved, seeded, set_lr, sgd
+from edgenas.train import finite, moved, seeded
 
 SAVE_SECONDS = 60.0
 
@@ -64,16 +65,16 @@ def train_supernet(
     if checkpoint is not None:
         loop.resume(checkpoint)
     pause = Every(SAVE_SECONDS)
-    at, steps = loop.at, loop.steps
-    while at.epoch < schedule.epochs:
+    at, steps, length = loop.at, loop.steps, loop.length
+    while at.epoch < length.epochs:
         start, before = time.perf_counter(), at.seconds
         for x, y in loop.batches():
             loop.weight_step(x, y)
-            if at.epoch >= schedule.warmup and at.step % schedule.arch_every == 0:
+            if at.epoch >= length.warmup and at.step % schedule.arch_every == 0:
                 loop.arch_step()
             at.step += 1
             at.seconds = before + time.perf_counter() - start
-            progress("search", at.epoch * steps + at.step, schedule.epochs * steps)
+            progress("search", at.epoch * steps + at.step, length.epochs * steps)
             if checkpoint is not None and pause.due():
                 loop.save(checkpoint)
         pace = {"seconds": at.seconds, "images_per_second": steps * loop.size / at.seconds}
@@ -101,7 +102,8 @@ class _Loop:
         self.net = net.train()
         self.optimiser = sgd(net, schedule.momentum, schedule.weight_decay)
         images = len(self.task.parts["train"].y)
-        self.size = min(schedule.batch, images)
+        self.length = schedule.length(images)
+        self.size = self.length.batch
         self.steps = images // self.size
         self.at = _Progress()
         self.validation: Iterator[tuple[Tensor, Tensor]] | None = None
@@ -116,7 +118,7 @@ class _Loop:
         """One path, of each policy in turn."""
         at, schedule = self.at, self.schedule
         policy = self.levels[at.step % len(self.levels)].policy
-        rate = cosine(at.epoch + at.step / self.steps, schedule.epochs, 0)
+        rate = cosine(at.epoch + at.step / self.steps, self.length.epochs, 0)
         set_lr(self.optimiser, schedule.lr * rate)
         gates = policy.weight_gates(self.problem.rng(f"weights/{at.epoch}/{at.step}"))
         loss = self.task.loss(self._logits(x, gates), y, schedule.smoothing)
@@ -149,8 +151,8 @@ class _Loop:
         at = self.at
         event = {
             "epoch": at.epoch + 1,
-            "epochs": self.schedule.epochs,
-            "warmup": at.epoch < self.schedule.warmup,
+            "epochs": self.length.epochs,
+            "warmup": at.epoch < self.length.warmup,
             "loss": at.total / self.steps,
             "levels": [_described(level) for level in self.levels],
         }

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from edgenas import parsing
-from edgenas.augment import Augment, stream
+from edgenas.augment import Augment, Augmentation, Own, stream
 from edgenas.errors import CorruptFile, DataError, UsageError
 from edgenas.images import Dataset, Framing, Images, Raw, check_names, check_whole
 from edgenas.registry import Shelf, nearest
@@ -42,7 +42,7 @@ class Task:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     parts: Mapping[Part, Images]
-    augment: Augment
+    augment: Augmentation
     framing: Framing = field(default_factory=Framing)
     drawn: bool = False
 
@@ -65,6 +65,12 @@ class Task:
         if self.input[1:] == (resolution, resolution):
             return self
         return replace(self, input=(self.input[0], resolution, resolution))
+
+    def joined(self, *others: Part) -> "Task":
+        """The same, but ``train`` holds the images of ``others`` too."""
+        some = [self.parts[part] for part in ("train", *others)]
+        train = Images(torch.cat([i.x for i in some]), torch.cat([i.y for i in some]))
+        return replace(self, parts={**self.parts, "train": train})
 
     def normalise(self, x: Tensor) -> Tensor:
         """uint8 -> ``(x / 255 - mean) / std`` as ``input``, float32, channels last in memory."""
@@ -98,9 +104,26 @@ class Task:
             images = images[torch.arange(limit) * len(images) // limit]
         return self.normalise(images.x), images.y
 
-    def loss(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Mean cross-entropy; ``smoothing`` as in arXiv:1512.00567, sec. 7."""
-        return F.cross_entropy(logits, y, label_smoothing=smoothing)
+    def loss(
+        self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
+        """Mean cross-entropy; ``smoothing`` as in arXiv:1512.00567, sec. 7.
+
+        ``weights``: (classes,); the mean is over images, each by the weight of its class.
+        """
+        weights = None if weights is None else weights.to(logits.device)
+        return F.cross_entropy(logits, y, weights, label_smoothing=smoothing)
+
+    def class_weights(self, part: Part, power: float) -> Tensor | None:
+        """(classes,), by one over how many images of ``part`` each has, to ``power``; None for 0.
+
+        Their mean over the images is 1.
+        """
+        if not power:
+            return None
+        counts = self.parts[part].y.bincount(minlength=len(self.classes)).clamp(min=1).float()
+        weights = counts**-power
+        return weights * counts.sum() / (weights * counts).sum()
 
     def correct(self, logits: Tensor, y: Tensor) -> int:
         """How many of the batch are classified rightly."""
@@ -163,7 +186,7 @@ class Task:
             "input": list(self.input),
             "mean": list(self.mean),
             "std": list(self.std),
-            "augment": asdict(self.augment),
+            "augment": self.augment.written,
             "framing": asdict(self.framing),
             "parts": {
                 part: {"images": len(images), "sha256": self.digest(part)}
@@ -192,7 +215,7 @@ class _Settings:
     test: Path | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[Positive, ...] | None = None
-    augment: dict[str, Any] = field(default_factory=dict)
+    augment: dict[str, Any] | str = field(default_factory=dict)
 
 
 def load_task(settings: Mapping[str, Any], seed: int) -> Task:
@@ -204,12 +227,7 @@ def load_task(settings: Mapping[str, Any], seed: int) -> Task:
     chosen, dataset = _read(settings)
     raw = _held_out(dataset, chosen)
     check_names(raw.classes, chosen.dataset)
-    augment = construct(Augment, asdict(raw.augment) | chosen.augment, "task: augment")
-    if augment.shift > max(raw.augment.shift, *raw.train.x.shape[2:]):
-        raise UsageError(
-            f"task: augment: shift is {augment.shift}, and images have {raw.train.x.shape[2]} x "
-            f"{raw.train.x.shape[3]} pixels"
-        )
+    augment = _augmentation(chosen.augment, raw)
     train, test = _test_apart(raw, chosen)
     parts = _parts(train, raw.val, test, len(raw.classes), chosen, Generator().manual_seed(seed))
     _check_classes(chosen.dataset, raw.classes, parts)
@@ -225,6 +243,21 @@ def load_task(settings: Mapping[str, Any], seed: int) -> Task:
         chosen.dataset, raw.classes, (c, h, w), mean, std, parts, augment, raw.framing,
         drawn=raw.test is None,
     )  # fmt: skip
+
+
+def _augmentation(said: Mapping[str, Any] | str, raw: Raw) -> Augmentation:
+    """That of the data set, changed as ``said``, or the user's own, tried once."""
+    if isinstance(said, str):
+        own = Own(said)
+        own(raw.train.x[:2], stream("trial"))
+        return own
+    made = construct(Augment, asdict(raw.augment) | dict(said), "task: augment")
+    if made.shift > max(raw.augment.shift, *raw.train.x.shape[2:]):
+        raise UsageError(
+            f"task: augment: shift is {made.shift}, and images have {raw.train.x.shape[2]} x "
+            f"{raw.train.x.shape[3]} pixels"
+        )
+    return made
 
 
 @functools.cache  # once a process: a run loads its data to say what it costs, and to do it
@@ -263,11 +296,11 @@ def _contents(images: Images) -> Iterator[tuple[int, int]]:
         yield hash(image.numpy().tobytes()), label
 
 
-def completed(settings: Mapping[str, Any], augment: Augment) -> dict[str, Any]:
+def completed(settings: Mapping[str, Any], augment: Augmentation) -> dict[str, Any]:
     """``settings`` with every default written out; ``augment``: of the task that they load."""
     chosen, dataset = _read(settings)
     own: Any = dataset
-    return {**asdict(chosen), **asdict(own), **settings, "augment": asdict(augment)}
+    return {**asdict(chosen), **asdict(own), **settings, "augment": augment.written}
 
 
 def _read(settings: Mapping[str, Any]) -> tuple[_Settings, Dataset]:

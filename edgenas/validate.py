@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import Field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, get_args, get_origin
 
 import pydantic
 from pydantic import TypeAdapter, ValidationError
@@ -15,11 +15,14 @@ from edgenas.registry import nearest
 
 # Ranges of settings, checked where a mapping becomes a dataclass; ``strict``: true is not 1.
 MOST = 1_000_000_000  # more of anything that is counted is a slip of the hand
+Auto = Literal["auto"]
 Count = Annotated[int, pydantic.Field(strict=True, gt=0, le=MOST)]
 Whole = Annotated[int, pydantic.Field(strict=True, ge=0, le=MOST)]
 Positive = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+Share = Annotated[float, pydantic.Field(gt=0, le=1)]
+Degrees = Annotated[float, pydantic.Field(ge=0, le=180)]
 UnderOne = Annotated[float, pydantic.Field(ge=0, lt=1)]
 Epochs = Annotated[int, pydantic.Field(strict=True, gt=0, le=100_000)]
 Batch = Annotated[int, pydantic.Field(strict=True, gt=0, le=65_536)]

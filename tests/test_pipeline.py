@@ -47,7 +47,7 @@ targets:
   - {{device: cpu-onnxruntime, latency: "<= 100 ms"}}
   - {{device: cpu-litert, latency: "<= 100 ms"}}
 search: {{method: proxyless, epochs: 3, warmup: 1, samples: 2, batch: 32}}
-train: {{epochs: 6, batch: 32}}
+train: {{epochs: 6, batch: 32, lr: 0.1}}
 prune: {{latency: "5 %", max_drop: "100 points"}}
 quantize: {{epochs: 2, lr: 0.01}}
 gates: {{drop: "100 points", agreement: ">= 50 %", difference: "50 %", class_drop: "100 points"}}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgenas.budgets import Latency
-from edgenas.errors import CapabilityError, TrainingDiverged
+from edgenas.errors import CapabilityError, TrainingDiverged, UsageError
 from edgenas.gates import Mixed
 from edgenas.latency import Timing
 from edgenas.methods.proxyless import Proxyless
@@ -216,3 +216,26 @@ def test_supernet_in_channels_last(problem, space, tmp_path):
     convolution = next(m for m in net.modules() if isinstance(m, nn.Conv2d) and m.in_channels > 1)
     assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
     assert isinstance(net.mixed[0].mixed, Mixed)
+
+
+@pytest.mark.parametrize(
+    ("images", "length"),
+    [(54_000, (5, 2, 128)), (1617, (20, 8, 32)), (10, (1000, 400, 10)), (None, (5, 2, 128))],
+)
+def test_a_small_set_is_gone_through_more_often(images, length):
+    made = Schedule().length(images)
+    assert (made.epochs, made.warmup, made.batch) == length
+
+
+def test_what_is_said_of_the_length_is_obeyed():
+    made = Schedule(epochs=3, warmup=0, batch=64).length(100)
+    assert (made.epochs, made.warmup, made.batch) == (3, 0, 64)
+    assert Schedule(epochs=3).length(54_000).warmup == 1
+    assert Schedule(epochs=1).length(54_000).warmup == 0
+    assert Schedule(warmup=6).length(54_000).epochs == 15
+    with pytest.raises(UsageError, match="warmup is 3: of 3 epochs none would be left"):
+        Proxyless(epochs=3, warmup=3)
+    assert Schedule(batch=200).length(100).batch == 100
+    sized = Proxyless(epochs=3).sized(1617)
+    assert (sized.epochs, sized.warmup, sized.batch) == (3, 1, 32)
+    assert Proxyless().sized(1617).training_epochs(1) > 20 > Proxyless().training_epochs(1)

@@ -222,7 +222,7 @@ def test_what_was_measured_is_not_judged_by_the_table(problem, space, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("epochs", 0), ("epochs", True), ("warmup", -1), ("warmup", 5), ("batch", 0), ("lr", -1),
+        ("epochs", 0), ("epochs", True), ("warmup", -1), ("batch", 0), ("lr", -1),
         ("lr", float("nan")), ("momentum", 2), ("weight_decay", -1), ("smoothing", 3),
         ("arch_every", 0), ("arch_lr", -1), ("fill", 2), ("samples", -3),
         ("pressure", {"kind": "foo"}), ("pressure", {"kind": "multiplicative", "weight": 0.1}),

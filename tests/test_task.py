@@ -130,7 +130,9 @@ def test_describe_is_json(toy: dict[str, Any]) -> None:
     facts = json.loads(json.dumps(task.describe(), allow_nan=False))
     assert facts["input"] == [1, 8, 8]
     assert facts["classes"] == ["0", "1", "2", "3"]
-    assert facts["augment"] == {"flip": True, "shift": 2, "cutout": 0}
+    assert facts["augment"] == {
+        "flip": True, "shift": 2, "crop": 1, "rotate": 0, "colour": 0, "cutout": 0
+    }  # fmt: skip
     assert facts["parts"]["test"] == {"images": 40, "sha256": task.digest("test")}
 
 
@@ -322,6 +324,127 @@ def test_nothing_asked_nothing_changed() -> None:
     assert torch.equal(Augment(flip=False, shift=0)(x, Generator()), x)
 
 
+ONLY: dict[str, Any] = {"flip": False, "shift": 0}
+
+
+@pytest.mark.parametrize("change", [{"crop": 0.3}, {"rotate": 30.0}, {"colour": 0.4}])
+def test_what_photos_are_changed_by_is_drawn_for_each_image_and_repeats(
+    change: dict[str, Any],
+) -> None:
+    x = _pixels(1, 3, 16).expand(8, -1, -1, -1)
+    before, augment = x.clone(), Augment(**ONLY, **change)
+    got = augment(x, Generator().manual_seed(4))
+    assert (got.shape, got.dtype) == (x.shape, x.dtype)
+    assert torch.equal(got, augment(x, Generator().manual_seed(4)))
+    assert len({tuple(image.flatten().tolist()) for image in got}) == 8
+    assert torch.equal(x, before)
+
+
+def test_a_window_is_at_least_as_large_as_is_said_and_lies_inside() -> None:
+    ramp = torch.arange(64).float().mul(4).byte()
+    x = torch.stack([ramp.expand(64, -1), ramp[:, None].expand(-1, 64)])[None].expand(
+        400, -1, -1, -1
+    )
+    got = Augment(**ONLY, crop=0.5)(x, Generator().manual_seed(5)).float()
+    wide = (got[:, 0, 0, -1] - got[:, 0, 0, 0]) / 252
+    high = (got[:, 1, -1, 0] - got[:, 1, 0, 0]) / 252
+    area = wide * high
+    assert 0.5 - 0.03 < float(area.min()) < 0.55 and 0.9 < float(area.max()) <= 1
+    ratio = wide / high
+    assert 1.2 < float(ratio.max()) < 1.4 and 0.7 < float(ratio.min()) < 0.83
+    assert float(got[:, 0].std(1).max()) < 1  # columns stay columns: it is not turned
+
+
+def test_an_image_is_turned_by_no_more_than_is_said() -> None:
+    x = torch.zeros(300, 1, 33, 33, dtype=torch.uint8)
+    x[:, :, 16] = 255  # a line across the middle
+    got = Augment(**ONLY, rotate=20.0)(x, Generator().manual_seed(6)).float()[:, 0]
+    rise = got[:, :, 28].argmax(1) - got[:, :, 4].argmax(1)
+    angle = torch.atan(rise / 24) * 180 / torch.pi
+    assert 15 < float(angle.max()) < 23 and -23 < float(angle.min()) < -15  # to a pixel
+
+
+def test_colour_changes_what_it_says() -> None:
+    x = torch.full((300, 3, 4, 4), 100, dtype=torch.uint8)
+    x[:, 0], x[:, :, 0] = 140, 60
+    got = Augment(**ONLY, colour=0.3)(x, Generator().manual_seed(7)).float()
+    bright = got.mean((1, 2, 3)) / x.float().mean()
+    assert 0.68 < float(bright.min()) < 0.75 and 1.25 < float(bright.max()) < 1.32
+    grey = got[:, :, 0]  # what has no colour gets none
+    assert torch.equal(grey, grey[:, :1].expand_as(grey))
+
+
+OWN = """
+import torch
+def inverted(x, generator):
+    return 255 - x
+def drawn(x, generator):
+    return torch.randint(256, x.shape, generator=generator).byte()
+def spoils(x, generator):
+    x.zero_()
+    return x
+def floats(x, generator):
+    return x / 255
+def fewer(x, generator):
+    return x[1:]
+def fails(x, generator):
+    raise KeyError("oh")
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    (tmp_path / "own.py").write_text(OWN)
+    return str(tmp_path / "own.py")
+
+
+def test_ones_own_augmentation_is_called(toy: dict[str, Any], own: str) -> None:
+    task = load_task(toy | {"augment": f"{own}:inverted"}, 0)
+    plain = load_task(toy | {"augment": ONLY}, 0)
+    for (x, _), (y, _) in zip(
+        task.batches("train", 32, 5, augmented=True),
+        plain.batches("train", 32, 5, augmented=True), strict=True,
+    ):  # fmt: skip
+        torch.testing.assert_close(x + y, x[0, 0, 0, 0] + y[0, 0, 0, 0] + torch.zeros_like(x))
+    assert task.describe()["augment"] == f"{own}:inverted"
+    drawn = load_task(toy | {"augment": f"{own}:drawn"}, 0)
+    one, other = (list(drawn.batches("train", 32, 5, augmented=True)) for _ in range(2))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(one, other, strict=True))
+    before = task.digest("train")
+    list(load_task(toy | {"augment": f"{own}:spoils"}, 0).batches("train", 32, 5, augmented=True))
+    assert load_task(toy, 0).digest("train") == before
+
+
+def test_ones_own_augmentation_is_another_when_its_file_changes(
+    toy: dict[str, Any], own: str
+) -> None:
+    before = load_task(toy | {"augment": f"{own}:inverted"}, 0).augment.key
+    Path(own).write_text(OWN + "# changed")
+    assert load_task(toy | {"augment": f"{own}:inverted"}, 0).augment.key != before
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("floats", "gave one of torch.float32"), ("fewer", r"and shape \(1, 1, 8, 8\)"),
+        ("fails", r"raised KeyError.*oh"), ("absent", "has no function 'absent'"),
+    ],
+)  # fmt: skip
+def test_ones_own_augmentation_is_tried_at_once(
+    toy: dict[str, Any], own: str, name: str, said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        load_task(toy | {"augment": f"{own}:{name}"}, 0)
+
+
+def test_parts_can_be_learnt_from_together(toy: dict[str, Any]) -> None:
+    task = load_task(toy, 0)
+    joined = task.joined("search", "calibration")
+    sizes = {part: len(task.parts[part]) for part in PARTS}
+    assert len(joined.parts["train"]) == sum(sizes.values()) - sizes["test"]
+    assert all(joined.digest(part) == task.digest(part) for part in PARTS if part != "train")
+
+
 # --- settings and images that cannot be used
 
 
@@ -339,6 +462,10 @@ def test_nothing_asked_nothing_changed() -> None:
         ({"calibration_images": 400}, DataError, "lower calibration_images"),
         ({"augment": {"flop": True}}, UsageError, "task: augment: unknown key 'flop'"),
         ({"augment": {"shift": -1}}, UsageError, "task: augment: shift"),
+        ({"augment": {"crop": 0}}, UsageError, "task: augment: crop"),
+        ({"augment": {"rotate": 200}}, UsageError, "task: augment: rotate"),
+        ({"augment": {"colour": 2}}, UsageError, "task: augment: colour"),
+        ({"augment": "nothing"}, DataError, "task: augment 'nothing': write it as module:function"),
         ({"path": "absent.npz"}, DataError, "there is no absent.npz"),
     ],
 )

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,21 +18,24 @@ from torch import Tensor, nn
 from edgenas import ops
 from edgenas.budgets import Total
 from edgenas.checkpoint import Checkpoint
+from edgenas.descent import cosine, optimiser, sgd
+from edgenas.dropout import dropping
 from edgenas.errors import CorruptFile, TrainingDiverged
 from edgenas.evaluate import Scratch, Shared, recalibrate
 from edgenas.gates import Mixed
+from edgenas.images import Images
 from edgenas.search import Objective, Proposal
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import Architecture
 from edgenas.task import Task
 from edgenas.train import (
+    Course,
     Epoch,
     TrainRecipe,
     accuracy,
-    cosine,
     learnt_nothing,
+    rights,
     seeded,
-    sgd,
     train,
 )
 
@@ -39,6 +43,9 @@ pytestmark = pytest.mark.trains
 
 RECIPE = TrainRecipe(epochs=4, batch=32)
 EVERYTHING = dataclasses.replace(RECIPE, ema=0.9, mixup=0.2, cutmix=1.0, precision="bf16")
+ADAMW = dataclasses.replace(
+    RECIPE, optimizer="adamw", lr=0.004, weight_decay=0.05, dropout=0.3, balance=0.5
+)
 
 
 @pytest.fixture
@@ -147,11 +154,13 @@ class Breaking(Task):
 
     losses = 0
 
-    def loss(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(
+        self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
         type(self).losses -= 1
         if self.losses < 0:
             raise Stop
-        return super().loss(logits, y, smoothing)
+        return super().loss(logits, y, smoothing, weights)
 
 
 class Forgetful(nn.Module):
@@ -166,7 +175,9 @@ class Forgetful(nn.Module):
 
 
 @pytest.mark.parametrize("save_every_s", [0, math.inf])
-@pytest.mark.parametrize("recipe", [RECIPE, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize(
+    "recipe", [RECIPE, EVERYTHING, ADAMW], ids=["plain", "everything", "adamw"]
+)
 def test_interrupted_anywhere_it_ends_with_the_same_weights(
     space, task, arch, tmp_path, recipe, save_every_s
 ):
@@ -219,9 +230,11 @@ class Reporting(Task):
 
     pipe: Connection
 
-    def loss(self, logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    def loss(
+        self, logits: Tensor, y: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+    ) -> Tensor:
         self.pipe.send("a step")
-        return super().loss(logits, y, smoothing)
+        return super().loss(logits, y, smoothing, weights)
 
 
 def child(pipe: Connection, facts: dict[str, Any], space: Mobile, path: Path) -> None:
@@ -273,6 +286,129 @@ def test_an_accelerator_trains_and_goes_on(space, task, arch, tmp_path):
     train(net, task, EVERYTHING, 0, checkpoint=checkpoint)
     assert next(net.parameters()).is_cuda
     assert accuracy(net, task, "test") > 0.8
+
+
+# --- steps, and when a training ends
+
+
+def test_steps_are_taken_to_the_last_within_an_epoch(space, task, arch):
+    net, seen = network(space, arch), []
+    ended = train(net, task, dataclasses.replace(RECIPE, steps=15), 0, seen.append)
+    assert [(e.number, e.epochs, e.images) for e in seen] == [
+        (1, 3, 192), (2, 3, 192), (3, 3, 96)
+    ]  # fmt: skip
+    assert (ended.epochs, ended.steps, ended.kept) == (3, 15, 3)
+    course = Course.of(dataclasses.replace(RECIPE, steps=15, warmup=0.5), 192)
+    rates = [course.lr(k, None) for k in range(15)]
+    assert max(rates) == rates[3] == RECIPE.lr and 0 < rates[-1] < 0.02 * RECIPE.lr
+
+
+class Scripted:
+    """A judge that says what it is told to, of 100 images."""
+
+    def __init__(self, shares):
+        self.left = list(shares)
+
+    def __call__(self, net):
+        right = self.left.pop(0) if len(self.left) > 1 else self.left[0]
+        return np.arange(100) < right
+
+
+def test_a_training_of_which_nothing_comes_any_more_ends(space, task, arch):
+    """Idle for three epochs; then the rate falls to nothing in a tenth of all steps."""
+    recipe = dataclasses.replace(RECIPE, epochs=40, lr=1e-9, patience=0.05)
+    ended = train(network(space, arch), task, recipe, 0, judge=Scripted([50]))
+    assert ended.epochs == 1 + 3 + 4 and ended.steps == 48
+    whole = train(
+        network(space, arch), task, dataclasses.replace(recipe, patience=0), 0, judge=Scripted([50])
+    )
+    assert whole.epochs == 40
+    course = Course.of(dataclasses.replace(RECIPE, epochs=40, lr=1.0), 192)
+    falling = [course.lr(k, 24) for k in range(24, 48)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] == course.lr(24, None) and falling[-1] < 0.05
+
+
+@pytest.mark.parametrize(("shares", "kept"), [((50, 90, 70), 2), ((50, 74, 70), 3), ((50, 60), 3)])
+def test_the_best_is_kept_where_the_end_is_worse_by_more_than_noise(
+    space, task, arch, tmp_path, shares, kept
+):
+    recipe, states_ = dataclasses.replace(RECIPE, epochs=3), []
+    net, path = network(space, arch), Checkpoint(tmp_path / "a.safetensors", "key")
+
+    def told(epoch):
+        states_.append(states(net))
+
+    ended = train(net, task, recipe, 0, told, judge=Scripted(shares), checkpoint=path)
+    assert ended.kept == kept
+    assert all(torch.equal(v, states_[kept - 1][k]) for k, v in net.state_dict().items())
+    again = network(space, arch)
+    assert train(again, task, recipe, 0, judge=Scripted([0]), checkpoint=path) == ended
+    assert same(again, net)
+
+
+@pytest.mark.parametrize("save_every_s", [0, math.inf])
+def test_interrupted_where_it_ends_early_it_ends_alike(space, task, arch, tmp_path, save_every_s):
+    recipe = dataclasses.replace(RECIPE, epochs=30, patience=0.05, lr=1e-4)
+
+    def judge(net):
+        return rights(net, task, "search")
+
+    whole = network(space, arch)
+    wanted = train(whole, task, recipe, 5, judge=judge)
+    breaking, rng = Breaking(**vars(task)), random.Random(2)
+    for _ in range(60):
+        net, Breaking.losses = network(space, arch), rng.randrange(7, 40)
+        checkpoint = Checkpoint(tmp_path / "a.safetensors", "key")
+        try:
+            ended = train(
+                net, breaking, recipe, 5,
+                judge=judge, checkpoint=checkpoint, save_every_s=save_every_s,
+            )  # fmt: skip
+        except Stop:
+            continue
+        break
+    assert ended == wanted
+    assert same(net, whole)
+
+
+def test_adamw_learns_and_decays_as_sgd_does(space, task, arch):
+    net = network(space, arch)
+    train(net, task, dataclasses.replace(ADAMW, epochs=16, lr=0.01), 0)
+    assert accuracy(net, task, "test") > 0.9
+    decayed, kept = optimiser(net, "adamw", 0.9, 0.05).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.05, 0)
+
+
+def test_dropout_is_of_training_alone_and_leaves_no_trace(space, arch):
+    net, x = network(space, arch).train(), torch.rand(4, 1, 12, 12)
+    keys = list(net.state_dict())
+    with dropping(net, 0.5):
+        torch.manual_seed(0)
+        one = net(x)
+        assert not torch.equal(one, net(x))
+        net.eval()
+        assert torch.equal(net(x), net(x))
+    assert list(net.state_dict()) == keys
+    last = [m for m in net.modules() if isinstance(m, nn.Linear)][-1]
+    assert not last._forward_pre_hooks
+
+
+def test_rare_classes_weigh_more_and_all_images_together_the_same(task):
+    y = torch.tensor([0] * 80 + [1] * 15 + [2] * 5)
+    uneven = Images(task.parts["train"].x[:100], y)
+    task = dataclasses.replace(task, parts={"train": uneven})
+    assert task.class_weights("train", 0) is None
+    for balance in (0.5, 1.0):
+        weights = task.class_weights("train", balance)
+        counts = y.bincount()
+        assert float((weights * counts).sum()) == pytest.approx(100)
+        assert weights[2] / weights[0] == pytest.approx(16**balance)
+    logits = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+    each = nn.functional.cross_entropy(logits, y, reduction="none")
+    assert task.loss(logits, y, 0.0, weights) == pytest.approx(
+        float((each * weights[y]).sum() / 100), rel=1e-5
+    )
 
 
 # --- trainings that come to nothing

@@ -19,6 +19,7 @@ from edgenas.files import write_json
 from edgenas.latency import LatencyTable
 from edgenas.pipeline import mix, quantize
 from edgenas.pipeline.context import HEADROOM, Context, save_weights
+from edgenas.pipeline.recipe import learning, tuning
 from edgenas.pipeline.stage import Stage
 from edgenas.pipeline.train import keep_epoch, pace
 from edgenas.profile import profile
@@ -37,6 +38,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         **mix.settings(ctx),
         "train": asdict(ctx.config.train),
         "data": [ctx.task.digest("train"), ctx.task.digest("test")],
+        "augment": ctx.task.augment.key,
         "seed": ctx.config.seed,
         "threads": ctx.config.threads,
         "accelerator": ctx.config.accelerator,
@@ -155,19 +157,15 @@ def _cut(
     net = copy.deepcopy(net).cpu().requires_grad_(True)
     scores = importance(
         net, cuttable(space, net, layers), by, ctx.fitted, IMPORTANCE_BATCHES,
-        ctx.config.train.batch, ctx.config.seed,
+        _recipe(ctx).batch, ctx.config.seed,
     )  # fmt: skip
     made = plan(space, layers, scores, budgets)
     return made.ops, cut(net, ctx.space, made)
 
 
 def _recipe(ctx: Context) -> TrainRecipe:
-    training, settings = ctx.config.train, ctx.config.prune
-    return TrainRecipe(
-        epochs=settings.epochs, batch=training.batch, lr=settings.lr,
-        weight_decay=training.weight_decay, smoothing=training.smoothing,
-        precision=training.precision,
-    )  # fmt: skip
+    settings = ctx.config.prune
+    return tuning(ctx, settings.epochs, settings.lr)
 
 
 def _fine_tune(
@@ -181,7 +179,7 @@ def _fine_tune(
         ctx.progress(f"fine-tune {name} ({pace(e)})", e.number, e.epochs)
 
     train(
-        net, ctx.fitted, _recipe(ctx), ctx.config.seed, on_epoch,
+        net, learning(ctx, ctx.fitted), _recipe(ctx), ctx.config.seed, on_epoch,
         teacher=teacher, checkpoint=checkpoint,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -12,11 +13,12 @@ from edgenas.ops import parameters
 from edgenas.pipeline.confirm import confirm_seconds
 from edgenas.pipeline.context import Context
 from edgenas.pipeline.quantize import VALIDATION_IMAGES
-from edgenas.pipeline.search import method
+from edgenas.pipeline.recipe import learning, planned
+from edgenas.pipeline.search import sized
 from edgenas.profile import estimate_seconds
 from edgenas.resident import peak_bytes
 from edgenas.task import Task
-from edgenas.train import TrainRecipe, seeded, train
+from edgenas.train import Course, TrainRecipe, seeded, train
 
 STEPS = 6
 FILES = 4  # found and pruned, at two precisions
@@ -26,7 +28,20 @@ EXPORT_SECONDS, PREDICT_SECONDS = 5.0, 4.0
 DRAWN = 8  # networks, the largest of which is what a network takes
 ROW_BYTES, SAMPLES_BYTES = 300, 700  # of a table, and of what it was made from
 CHECKPOINT = 2  # weights and momenta
+TRAINING = 4  # weights, two moments and the best weights
 _TRAINS = ("search", "train", "compress")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage trains on: ``images`` of ``classes``, ``resolution`` pixels a side of the task;
+    ``steps`` of ``batch`` images, at most where a training may end early."""
+
+    images: int
+    classes: int
+    resolution: int
+    steps: int
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -34,7 +49,8 @@ class Cost:
     """About what a stage takes; 0 where it is whole already.
 
     ``disk_bytes``: that it leaves, its checkpoints at their largest included. ``memory_bytes``: of
-    this process so far, a few training steps included; None where it trains nothing.
+    this process so far, a few training steps included; None where it trains nothing. ``work``: of
+    search and train, where they train something.
     """
 
     stage: str
@@ -42,6 +58,7 @@ class Cost:
     unchanged: bool
     disk_bytes: int = 0
     memory_bytes: int | None = None
+    work: Work | None = None
 
 
 def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> list[Cost]:
@@ -49,29 +66,52 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
     if not pending:
         return [Cost(s, 0.0, True) for s in stages]
     trains = set(_TRAINS) & set(pending)
-    epoch = _epoch_seconds(ctx) if trains else 0.0
-    config = ctx.config
+    config, images = ctx.config, len(ctx.task.parts["train"])
+    image = _image_seconds(ctx) if trains else 0.0
+    epoch, trained = image * images, _training(ctx)
     tables = sum(len(ctx.precisions(d)) for d in ctx.devices.values())
     timing = config.measure.blocks * config.measure.block_seconds
     seconds = {
         "profile": tables * estimate_seconds(ctx.space, networks=config.measure.networks),
-        "search": epoch * method(config.search).training_epochs(config.levels)
+        "search": epoch * sized(ctx).training_epochs(config.levels)
         + len(ctx.devices) * confirm_seconds(config.levels),
-        "train": epoch * config.train.epochs * (config.train.weights is None),
+        "train": 0.0 if trained is None else image * trained.steps * trained.batch,
         "compress": epoch * (_pruning_epochs(ctx) + _int8_epochs(ctx)) + _mixing_seconds(ctx),
         "export": EXPORT_SECONDS,
         "verify": len(ctx.devices) * FILES * (timing + PREDICT_SECONDS),
     }
     often = {s: pending.get(s, 0) for s in stages}
     disk = _disk_bytes(ctx)
-    resident = peak_bytes()
+    resident, work = peak_bytes(), {"search": _searching(ctx), "train": trained}
     return [
         Cost(
             s, seconds[s] * often[s], not often[s], disk[s] * often[s],
             resident if often[s] and s in _TRAINS else None,
+            work.get(s) if often[s] else None,
         )
         for s in stages
     ]  # fmt: skip
+
+
+def _training(ctx: Context) -> Work | None:
+    """Of the found network."""
+    if ctx.config.train.weights is not None:
+        return None
+    task, how = learning(ctx, ctx.task), planned(ctx)
+    images = len(task.parts["train"])
+    return Work(images, len(task.classes), task.input[1], Course.of(how, images).total, how.batch)
+
+
+def _searching(ctx: Context) -> Work | None:
+    """Of the supernet, or of the networks that are compared."""
+    made: Any = sized(ctx)
+    epochs = made.training_epochs(ctx.config.levels)
+    if not epochs:
+        return None
+    task = ctx.task
+    images = len(task.parts["train"])
+    batch = min(getattr(made, "batch", TrainRecipe.batch), images)
+    return Work(images, len(task.classes), task.input[1], round(epochs * (images // batch)), batch)
 
 
 def _disk_bytes(ctx: Context) -> dict[str, int]:
@@ -84,13 +124,13 @@ def _disk_bytes(ctx: Context) -> dict[str, int]:
     drawn = [sum(map(parameters, space.ops(space.sample(rng)))) for _ in range(DRAWN)]
     network = 4 * round(max(drawn))
     supernet = 4 * round(sum(map(parameters, vocabulary)))
-    searches = method(config.search).training_epochs(config.levels) > 0
+    searches = sized(ctx).training_epochs(config.levels) > 0
     variants = 1 + (config.prune.epochs > 0)
     files = variants * network * len(ctx.exported)
     return {
         "profile": tables * rows * (ROW_BYTES + SAMPLES_BYTES),
         "search": searches * supernet * (1 + CHECKPOINT),
-        "train": network * (1 + CHECKPOINT * (config.train.weights is None)),
+        "train": network * (1 + TRAINING * (config.train.weights is None)),
         "compress": variants * network * (2 + CHECKPOINT),
         "export": files,
         "verify": network * len(ctx.devices) + config.repairs * files,
@@ -117,10 +157,9 @@ def _mixing_seconds(ctx: Context) -> float:
     return ctx.config.quantize.mixed * variants * len(ctx.devices) * MIXING_SECONDS
 
 
-def _epoch_seconds(ctx: Context) -> float:
-    """Of plainly training a random network of the space, from ``STEPS`` steps."""
-    settings = ctx.config.train
-    recipe = TrainRecipe(epochs=1, batch=settings.batch, precision=settings.precision)
+def _image_seconds(ctx: Context) -> float:
+    """Of plainly training a random network of the space on one image, from ``STEPS`` steps."""
+    recipe = replace(planned(ctx), epochs=1, steps=None, patience=0.0)
     with seeded(ctx.config.seed):
         net = ctx.space.build(ctx.space.sample(random.Random(ctx.config.seed)))
         net.to(ctx.config.accelerator)
@@ -128,8 +167,7 @@ def _epoch_seconds(ctx: Context) -> float:
         few = _first(ctx.task, STEPS * recipe.batch)
         start = time.perf_counter()
         train(net, few, recipe, 0)
-    images = len(few.parts["train"].y)
-    return (time.perf_counter() - start) / images * len(ctx.task.parts["train"].y)
+    return (time.perf_counter() - start) / len(few.parts["train"].y)
 
 
 def _first(task: Task, images: int) -> Task:

@@ -14,8 +14,9 @@ from edgenas.compress.quantize import kept, quantize, save_quantized
 from edgenas.files import write_json
 from edgenas.graph import Graph, coarse, trace
 from edgenas.pipeline.context import Context, quantized_path
+from edgenas.pipeline.recipe import learning, tuning
 from edgenas.pipeline.stage import Stage
-from edgenas.pipeline.train import keep_epoch, pace, recipe
+from edgenas.pipeline.train import keep_epoch, pace
 from edgenas.train import Epoch, rights
 
 VALIDATION_IMAGES = 512  # of search-validation, that decide between calibrations
@@ -70,10 +71,7 @@ def quantize_variant(ctx: Context, stage: Stage, variant: str, folder: Path) -> 
 
 def _trained(ctx: Context, stage: Stage, variant: str, graph: Graph, net: nn.Module) -> Graph:
     asked = ctx.config.quantize
-    how = replace(
-        recipe(ctx.config.train), epochs=asked.epochs, lr=asked.lr, warmup=0.0,
-        mixup=0.0, cutmix=0.0, ema=0.0, precision="fp32", dead_after=0.0,
-    )  # fmt: skip
+    how = replace(tuning(ctx, asked.epochs, asked.lr), warmup=0.0, precision="fp32")
     checkpoint = stage.checkpoint(
         ctx,
         f"{variant}.int8-static",
@@ -86,5 +84,12 @@ def _trained(ctx: Context, stage: Stage, variant: str, graph: Graph, net: nn.Mod
         ctx.progress(f"train {variant} in int8 ({pace(e)})", e.number, e.epochs)
 
     return qat(
-        graph, ctx.fitted, how, ctx.config.seed, net, on_epoch, checkpoint, ctx.config.accelerator
+        graph,
+        learning(ctx, ctx.fitted),
+        how,
+        ctx.config.seed,
+        net,
+        on_epoch,
+        checkpoint,
+        ctx.config.accelerator,
     )

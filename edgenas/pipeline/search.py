@@ -13,7 +13,7 @@ from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.stage import Stage
 from edgenas.pressure import pressure
-from edgenas.search import METHODS, Found, Method, Problem
+from edgenas.search import METHODS, Found, Method, Problem, Sized
 from edgenas.space import Relaxable, Space, context_of
 from edgenas.spec import Architecture
 from edgenas.validate import construct
@@ -25,6 +25,12 @@ def method(settings: Mapping[str, Any]) -> Method:
     name = str(fields.pop("method"))
     made: Method = construct(METHODS[name], fields, f"search {name}")
     return made
+
+
+def sized(ctx: Context) -> Method:
+    """That of the run, as long as its images ask for."""
+    made = method(ctx.config.search)
+    return made.sized(len(ctx.task.parts["train"])) if isinstance(made, Sized) else made
 
 
 def stated(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,6 +55,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         "search": stated(ctx.config.search),
         "budgets": asdict(ctx.config.budgets),
         "data": [ctx.task.digest("train"), ctx.task.digest("search")],
+        "augment": ctx.task.augment.key,
         "seed": ctx.config.seed,
         "threads": ctx.config.threads,
         "accelerator": ctx.config.accelerator,

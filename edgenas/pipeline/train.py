@@ -1,23 +1,23 @@
 """Stage ``train``: the found network, trained on its own."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from edgenas.config import Train
 from edgenas.errors import CapabilityError
 from edgenas.files import write_json
 from edgenas.gates import Mixed
 from edgenas.pipeline.brought import brought, weights_digest
 from edgenas.pipeline.context import Context, load_weights, save_weights
+from edgenas.pipeline.recipe import judging, learning, planned
 from edgenas.pipeline.stage import Stage
 from edgenas.rundir import RunDir
 from edgenas.space import Relaxable
-from edgenas.train import Epoch, TrainRecipe, accuracy, train
+from edgenas.train import Ended, Epoch, accuracy, rights, train
 
 SCORED = 2000  # images after each epoch
 
@@ -27,7 +27,9 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         "train": asdict(ctx.config.train),
         "weights": weights_digest(ctx.config),
         "supernet": _supernet(ctx),
+        "learns": judging(ctx) or "search and calibration too",
         "data": [ctx.task.digest("train"), ctx.task.digest("test")],
+        "augment": ctx.task.augment.key,
         "seed": ctx.config.seed,
         "threads": ctx.config.threads,
         "accelerator": ctx.config.accelerator,
@@ -43,50 +45,50 @@ def _supernet(ctx: Context) -> str | None:
 
 def _work(ctx: Context, folder: Path) -> None:
     settings = ctx.config.train
-    taken = settings.weights is not None
-    net, notes = brought(ctx, ctx.architecture) if taken else (_trained(ctx), ())
+    record: dict[str, Any] = {"images": len(learning(ctx, ctx.task).parts["train"])}
+    if settings.weights is not None:
+        net, record["notes"] = brought(ctx, ctx.architecture)
+        record["epochs"] = 0
+    else:
+        net, ended = _trained(ctx)
+        record |= {
+            "notes": (), **asdict(ended), "recipe": asdict(planned(ctx)),
+            "search_images": "judge" if judging(ctx) else "learn",
+        }  # fmt: skip
     save_weights(net, folder / "found.safetensors")
     layers = ctx.space.ops(ctx.architecture)
     write_json(folder / "found.json", {"ops": [str(o) for o in layers]})
-    write_json(
-        folder / "train.json",
-        {
-            "accuracy": accuracy(net, ctx.fitted, "test"),
-            "epochs": 0 if taken else settings.epochs,
-            "images": len(ctx.task.parts["train"].y),
-            "notes": notes,
-        },
-    )
+    write_json(folder / "train.json", {"accuracy": accuracy(net, ctx.fitted, "test"), **record})
 
 
-def _trained(ctx: Context) -> nn.Module:
+def _trained(ctx: Context) -> tuple[nn.Module, Ended]:
     net = _untrained(ctx).to(ctx.config.accelerator)
+    task, judges = ctx.fitted, judging(ctx)
 
     def on_epoch(e: Epoch) -> None:
         keep_epoch(ctx, "train", e, net)
         ctx.progress(f"train ({pace(e)})", e.number, e.epochs)
 
-    checkpoint = STAGE.checkpoint(ctx, "found")
-    asked = recipe(ctx.config.train)
-    train(net, ctx.fitted, asked, ctx.config.seed, on_epoch, checkpoint=checkpoint)
-    return net
-
-
-def recipe(settings: Train) -> TrainRecipe:
-    """As the config asks for."""
-    asked = asdict(settings)
-    return TrainRecipe(**{f.name: asked[f.name] for f in fields(TrainRecipe) if f.name in asked})
+    ended = train(
+        net, learning(ctx, task), planned(ctx), ctx.config.seed, on_epoch,
+        judge=(lambda net: rights(net, task, "search")) if judges else None,
+        checkpoint=STAGE.checkpoint(ctx, "found"),
+    )  # fmt: skip
+    return net, ended
 
 
 def keep_epoch(ctx: Context, phase: str, e: Epoch, net: nn.Module, **of: str) -> None:
     """An epoch as the ledger keeps it; accuracy is of search-validation, not of training.
 
-    ``of``: what is trained, where a phase trains several.
+    None where the found network learns from search-validation too. ``of``: what is trained, where
+    a phase trains several.
     """
     ledger = ctx.ledger()
     pace = {"seconds": e.seconds, "images_per_second": e.images_per_second}
     ledger.read(phase, "epoch", **of, epoch=e.number, **pace)
-    right = accuracy(net, ctx.fitted, "search", SCORED)
+    right = e.judged
+    if right is None and judging(ctx):
+        right = accuracy(net, ctx.fitted, "search", SCORED)
     told = {"epoch": e.number, "epochs": e.epochs, "loss": e.loss, "accuracy": right}
     ledger.append(phase, "epoch", **of, **told)
 

@@ -86,11 +86,18 @@ class Found:
 
 @dataclass(frozen=True)
 class Trained:
-    """train/train.json; accuracy on the test part in PyTorch."""
+    """train/train.json; accuracy on the test part in PyTorch.
+
+    ``kept``: the epoch whose weights stay. ``search_images``: whether search-validation ended the
+    training (``judge``) or was learnt from (``learn``).
+    """
 
     accuracy: float
     epochs: int | None = None
     images: int | None = None
+    steps: int | None = None
+    kept: int | None = None
+    search_images: str | None = None
 
 
 @dataclass(frozen=True)
