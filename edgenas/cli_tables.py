@@ -69,7 +69,7 @@ def _space_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--resolution", type=click.IntRange(1, 4096), help="Image height = width, pixels."
         ),
-        click.option("--preset", help="Preset of the space, e.g. tiny, small, proxyless."),
+        click.option("--preset", help="Of the space, e.g. 64px, tiny; without, by the resolution."),
         click.option("--space", default="mobile", show_default=True, help="Search space."),
         click.option(
             "--config", type=click.Path(path_type=Path), help="Take the space of this config."

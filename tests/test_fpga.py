@@ -186,16 +186,18 @@ def integers(module, shape, tmp_path, seen=None) -> Network:
     return Network.load(exporter_for("fpga").network(int8, tmp_path / "net.fpga", {}).path)[0]
 
 
-@pytest.mark.parametrize("activation", ["relu6", "hard-swish"])
+@pytest.mark.parametrize(("activation", "blocks"), [
+    ("relu6", ["mbconv"]), ("hard-swish", ["mbconv"]), ("relu6", ["fused-mbconv", "conv"]),
+])  # fmt: skip
 def test_a_searched_kind_of_network_runs_whole_and_answers_as_its_reference(
-    machine, activation, tmp_path
+    machine, activation, blocks, tmp_path
 ):
     shape, simulator = machine
     space = load_space({
         "kind": "mobile", "preset": "tiny", "resolution": 12, "channels": 1, "classes": 3,
         "stem": 8, "stem_stride": 1, "first": 8, "widths": [8, 12], "depths": [1, 2],
         "strides": [2, 2], "head": 16, "kernels": [3, 5], "expansions": [3],
-        "activations": [activation], "edge_activation": activation,
+        "activations": [activation], "edge_activation": activation, "blocks": blocks,
     })  # fmt: skip
     torch.manual_seed(0)
     module, seen = space.build(space.sample(random.Random(0))).eval(), torch.randn(16, 1, 12, 12)
