@@ -68,6 +68,7 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
     trains = set(_TRAINS) & set(pending)
     config, images = ctx.config, len(ctx.task.parts["train"])
     image = _image_seconds(ctx) if trains else 0.0
+    learnt = len(learning(ctx, ctx.task).parts["train"])
     epoch, trained = image * images, _training(ctx)
     tables = sum(len(ctx.precisions(d)) for d in ctx.devices.values())
     timing = config.measure.blocks * config.measure.block_seconds
@@ -76,7 +77,8 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
         "search": epoch * sized(ctx).training_epochs(config.levels)
         + len(ctx.devices) * confirm_seconds(config.levels),
         "train": 0.0 if trained is None else image * trained.steps * trained.batch,
-        "compress": epoch * (_pruning_epochs(ctx) + _int8_epochs(ctx)) + _mixing_seconds(ctx),
+        "compress": image * learnt * (_pruning_epochs(ctx) + _int8_epochs(ctx))
+        + _mixing_seconds(ctx),
         "export": EXPORT_SECONDS,
         "verify": len(ctx.devices) * FILES * (timing + PREDICT_SECONDS),
     }

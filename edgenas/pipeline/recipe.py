@@ -36,7 +36,7 @@ class Rates:
     weight_decay: float
 
 
-LENGTHS: Mapping[str, Length] = {"quick": Length(600, 3), "full": Length(2000, 15)}
+LENGTHS: Mapping[str, Length] = {"quick": Length(600, 6), "full": Length(2000, 15)}
 RATES: Mapping[Kind, Rates] = {
     "sgd": Rates(lr=0.4, power=1.0, weight_decay=1e-4),
     "adamw": Rates(lr=0.004, power=0.5, weight_decay=0.05),
