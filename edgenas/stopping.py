@@ -14,8 +14,8 @@ GAIN = 0.005  # share by which a loss has to fall
 class Watch:
     """Told of each epoch: its loss and, where images judge, which of them are right.
 
-    An epoch brings something where its loss lies ``GAIN`` below the least so far, or more images
-    are right than ever.
+    An epoch brings something where its loss lies ``GAIN`` below that of the last one that did so,
+    or more images are right than ever.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,8 @@ class Watch:
         """``right``: (n,) bool, by the weights that are in ``net`` now."""
         self._epochs += 1
         gained = loss < (1 - GAIN) * self._least
-        self._least = min(loss, self._least)
+        if gained:  # many small falls are a large one
+            self._least = loss
         if right is not None:
             self._last = torch.from_numpy(right)
             if not self._best or self._last.sum() > self._right.sum():

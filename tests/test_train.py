@@ -27,6 +27,7 @@ from edgenas.images import Images
 from edgenas.search import Objective, Proposal
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import Architecture
+from edgenas.stopping import Watch
 from edgenas.task import Task
 from edgenas.train import (
     Course,
@@ -327,6 +328,15 @@ def test_a_training_of_which_nothing_comes_any_more_ends(space, task, arch):
     falling = [course.lr(k, 24) for k in range(24, 48)]
     assert falling == sorted(falling, reverse=True)
     assert falling[0] == course.lr(24, None) and falling[-1] < 0.05
+
+
+def test_a_loss_that_falls_by_little_each_time_still_falls():
+    net, falling, still = nn.Linear(1, 1), Watch(), Watch()
+    for k in range(40):
+        falling.tell(0.998**k, None, net)
+        still.tell(1.0 - 1e-5 * k, None, net)
+        assert falling.idle < 3
+    assert still.idle == 39
 
 
 @pytest.mark.parametrize(("shares", "kept"), [((50, 90, 70), 2), ((50, 74, 70), 3), ((50, 60), 3)])
