@@ -79,4 +79,4 @@ def of_size(pixels: object) -> str:
     """The preset for images nearest to ``pixels`` a side, by their ratio; ``32px`` of none."""
     if not isinstance(pixels, int) or pixels < 1:
         return "32px"
-    return f"{min(_SIZES, key=lambda size: abs(math.log(size / pixels)))}px"
+    return f"{min(_SIZES, key=lambda size: abs(math.log(size) - math.log(pixels)))}px"
