@@ -1,6 +1,6 @@
 """Searches under a budget in published tables, against the best that truly fits.
 
-    python benchmarks/tabular.py [--data ../shared/data] [--seeds 20] [--jobs 2]
+    python benchmarks/tabular.py [--data ../shared/data] [--jobs 2] [--only few|policies]
 
 NAS-Bench-Macro under FLOPs; NAS-Bench-201 under the latency of seven devices, at three quantiles of
 all cells. All methods of a seed evaluate as many distinct architectures, on an accuracy that is not
@@ -8,17 +8,28 @@ the one reported (a seed of three, validation after 12 epochs), with the same se
 which were chosen on seeds 100 to 105. Regret is in points of the reported accuracy. A latency is
 predicted by an additive table fitted on 60 random connected cells, its margin told by 40 more; each
 seed draws its own. Without an answer, or with one whose looked-up latency is over the limit, a run
-is missed and has no regret. Writes benchmarks/results/tabular.json.
+is missed and has no regret.
+
+``few``: 8 to 64 trainings, 30 repeats. A training of a chain has the accuracy of one seed of three,
+drawn anew; of a cell that of 12 epochs. Settings of the surrogate were chosen on chains at other
+budgets (33 to 75 MFLOPs, none of the four) and other seeds; on cells nothing was. ``policies``: 50
+to 200 evaluations, 20 seeds.
+
+Writes benchmarks/results/tabular.json; ``--only`` keeps the rows of the other part. A run that was
+killed goes on where it was, in --work, unless the code changed.
 """
 
 import argparse
 import functools
+import hashlib
 import itertools
+import json
+import math
 import multiprocessing
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -26,29 +37,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from results_file import write_results
+from results_file import rows_before, write_results
 
+import edgenas
 from edgenas import ops
+from edgenas.best_first import ordered
 from edgenas.budgets import Latency, Total
 from edgenas.errors import ImpossibleBudget
 from edgenas.fewshot import fit_rows
 from edgenas.latency import Header, LatencyTable, Timing
+from edgenas.model_based import ModelBased
 from edgenas.policies import AllPaths, Logits, Reinforce, TwoPaths
 from edgenas.predict import Predictor, fitted
 from edgenas.pressure import Adaptive, Additive, Multiplicative, Pressure
 from edgenas.project import project
+from edgenas.race import NEAR
 from edgenas.relax import Loads, affordable
 from edgenas.samplers import Aging, Fitting, Largest
-from edgenas.search import Ledger, Objective, Sampler, ask_tell
+from edgenas.search import Ledger, Objective, Proposal, Sampler, Trial, ask_tell
+from edgenas.space import Context
 from edgenas.spaces.nasbench201 import NasBench201
+from edgenas.spaces.nasbench_macro import NasBenchMacro
 from edgenas.spec import Architecture, OpSpec
 from edgenas.tabular import Multilinear, Published, Tabular, learn, nasbench201, nasbench_macro
 
 MFLOPS, QUANTILES = (30, 45, 60, 80), (10, 25, 50)
 EVALUATIONS = (50, 100, 200)
+FEW, REPEATS = (8, 16, 32, 64), 30
 TIMINGS, CHECKED = 100, 40
 ARCH_LR, FILL = 0.4, 0.95  # of all policies; FILL as edgenas.sharing has it
 NETWORKS = 6  # of REINFORCE
+MACS, PARAMETERS = functools.cache(ops.macs), functools.cache(ops.parameters)
 IDLE = 100  # steps without a new architecture after which a policy counts as settled
 LOSSES: Mapping[str, Callable[[], Pressure]] = {
     "adaptive": lambda: Adaptive(stiffness=0.3),
@@ -67,8 +86,11 @@ Answers = Mapping[tuple[str, int], Architecture | None]
 def published(data: Path, space: str) -> Published:
     """The table of ``space``, read once a process."""
     if space == "nasbench-macro":
-        return nasbench_macro(data / "nasbench_macro.csv.gz")
-    return nasbench201(data / "nasbench201.csv.gz")
+        table = nasbench_macro(data / "nasbench_macro.csv.gz")
+    else:
+        table = nasbench201(data / "nasbench201.csv.gz")
+    object.__setattr__(table.space, "ops", functools.cache(table.space.ops))  # asked for millions
+    return table
 
 
 @dataclass(frozen=True)
@@ -89,7 +111,7 @@ class Case:
     def objective(self, table: Published, seed: int) -> Objective:
         """What a method knows of it."""
         if self.device == "any":
-            budget = Total("flops", "MFLOPs", self.limit, lambda op: ops.macs(op) / 1e6)
+            budget = Total("flops", "MFLOPs", self.limit, lambda op: MACS(op) / 1e6)
             return Objective((budget,))
         timed = estimated(table, self.device, self.amounts(table), seed)
         return Objective((Latency(self.device, self.limit, Predictor(timed)),))
@@ -132,12 +154,22 @@ def estimated(table: Published, device: str, ms: np.ndarray, seed: int) -> Laten
 class Forgetful(Ledger):
     """For runs that are over before they could be killed."""
 
+    def __init__(self) -> None:
+        super().__init__(Path("nowhere"))
+
+    def read(self, phase: str, event: str, **data: Any) -> None:
+        """Nothing is kept."""
+
     def append(self, phase: str, event: str, **data: Any) -> None:
         """Nothing is kept."""
 
     def events(self, phase: str | None = None) -> Iterator[dict[str, Any]]:
         """Nothing was kept."""
         return iter(())
+
+    def trials(self, phase: str) -> list[Trial]:
+        """None were kept."""
+        return []
 
 
 Search = Callable[[Published, Objective, int], Answers]
@@ -159,7 +191,7 @@ def sampled(
     def search(table: Published, objective: Objective, seed: int) -> Answers:
         known = Tabular(table, objective)
         sampler = make(table, objective, random.Random(f"{seed}/sampler"))
-        ask_tell(sampler, known, Forgetful(Path()), phase="search", trials=max(evaluations))
+        ask_tell(sampler, known, Forgetful(), phase="search", trials=max(evaluations))
         return {("looked up", n): looked_up(known, n) for n in evaluations}
 
     return search
@@ -202,14 +234,17 @@ def everything(table: Published, objective: Objective, seed: int) -> Answers:
     return {("looked up", len(table.search)): None if best is None else table.at(int(best))}
 
 
+@functools.cache
 def macs(table: Published) -> Callable[[OpSpec], float]:
     """Of an operator of its space."""
-    return table.space.work if isinstance(table.space, NasBench201) else ops.macs
+    return functools.cache(table.space.work) if isinstance(table.space, NasBench201) else MACS
 
 
+@functools.cache
 def parameters(table: Published) -> Callable[[OpSpec], float]:
     """Of an operator of its space."""
-    return table.space.parameters if isinstance(table.space, NasBench201) else ops.parameters
+    space = table.space
+    return functools.cache(space.parameters) if isinstance(space, NasBench201) else PARAMETERS
 
 
 METHODS: dict[str, Search] = {
@@ -236,17 +271,132 @@ METHODS: dict[str, Search] = {
 }
 
 
-def outcome(data: Path, case: Case, seed: int) -> dict[tuple[str, str, int], float | None]:
+@dataclass(frozen=True)
+class OneTraining:
+    """Evaluate: a chain has the accuracy of one of its seeds, a cell that after 12 epochs."""
+
+    table: Published
+    seed: int
+
+    def __call__(self, proposal: Proposal, id: int) -> Trial:
+        """The trial of ``proposal``."""
+        rank = self.table.rank(proposal.arch)
+        accuracy = float(self.table.search[rank])
+        if isinstance(self.table.space, NasBenchMacro):
+            drawn = random.Random(f"{self.seed}/{rank}").randrange(3)
+            accuracy = float(self.table.columns[f"test_acc_s{drawn}"][rank]) / 100
+        return Trial(id, proposal, {"accuracy": accuracy}, 0.0)
+
+
+class Substitutions:
+    """One operator is replaced at a time; then what their sum thinks best under the budget.
+
+    The base has the second option of every choice (the small block of chains, skip in cells), the
+    smallest that lets every signal through. At most half of ``trials`` are substitutions, in random
+    order; one that was not tried counts as the mean of those to the same option.
+    """
+
+    def __init__(
+        self, table: Published, objective: Objective, rng: random.Random, trials: int
+    ) -> None:
+        self.space, self.objective, self.rng = table.space, objective, rng
+        base = Architecture.of(self.space.id, {c.name: 1 for c in self.space.choices})
+        others = [
+            base.but(**{c.name: k})
+            for c in self.space.choices
+            for k in range(len(c.options))
+            if k != 1
+        ]
+        rng.shuffle(others)
+        self.base, self.first = base, [base, *others][: max(trials // 2, 2)]
+        self.told: dict[Architecture, float] = {}
+        self.rest: Iterator[Architecture] | None = None
+
+    def ask(self) -> Proposal | None:
+        """The next substitution, then the best by their sum."""
+        if self.first:
+            return Proposal(self.first.pop(0))
+        if self.rest is None:
+            self.rest = self._ranked()
+        arch = next(self.rest, None)
+        return None if arch is None else Proposal(arch)
+
+    def tell(self, trial: Trial) -> None:
+        """A difference of the logarithm of the error."""
+        self.told[trial.arch] = -math.log(max(1 - trial.metrics["accuracy"], 1e-3))
+
+    def _ranked(self) -> Iterator[Architecture]:
+        gains: dict[str, list[float | None]] = {}
+        for c in self.space.choices:
+            near = [self.told.get(self.base.but(**{c.name: k})) for k in range(len(c.options))]
+            gains[c.name] = [None if g is None else g - self.told[self.base] for g in near]
+        means = [
+            fmean(known) if (known := [g for g in column if g is not None]) else 0.0
+            for column in zip(*gains.values(), strict=True)
+        ]
+        whole = {
+            c: [m if g is None else g for g, m in zip(options, means, strict=True)]
+            for c, options in gains.items()
+        }
+
+        def worth(context: Context) -> tuple[float, Mapping[str, Sequence[float]]]:
+            return 0.0, whole
+
+        for _, arch in ordered(self.space, self.objective.budgets, worth, self.rng):
+            if arch not in self.told and self.objective.fits(self.space.ops(arch)):
+                yield arch
+
+
+Make = Callable[[Published, Objective, random.Random, int], Sampler]
+OURS = "surrogate and race"
+TRAINED: dict[str, Make] = {
+    "random": lambda t, o, rng, n: Fitting(t.space, o, rng),
+    "random, 90 to 100 %": lambda t, o, rng, n: Fitting(t.space, o, rng, least=NEAR),
+    "n largest, MACs": lambda t, o, rng, n: Largest(t.space, o, macs(t), rng),
+    "n largest, parameters": lambda t, o, rng, n: Largest(t.space, o, parameters(t), rng),
+    "aging evolution": lambda t, o, rng, n: Aging(t.space, o, rng, population=min(20, n // 2)),
+    "one-op substitutions and race": Substitutions,
+    OURS: lambda t, o, rng, n: ModelBased(t.space, o, rng, n, macs(t)),
+}
+
+
+def trained(table: Published, objective: Objective, seed: int) -> Iterator[tuple[str, Answers]]:
+    """By method: of n trainings the best that fits; what was drawn first does not depend on n."""
+    for name, make in TRAINED.items():
+        answers: dict[tuple[str, int], Architecture | None] = {}
+        for n in FEW:
+            sampler = make(table, objective, random.Random(f"{seed}/few"), n)
+            evaluate = OneTraining(table, seed)
+            try:
+                told = ask_tell(sampler, evaluate, Forgetful(), phase="search", trials=n)
+            except ImpossibleBudget:  # says the predicted table
+                continue
+            fits = [t for t in told if objective.fits(table.space.ops(t.arch))]
+            best = max(fits, key=lambda t: t.metrics["accuracy"], default=None)
+            answers["trained", n] = best and best.arch
+        yield name, answers
+
+
+def searched(table: Published, objective: Objective, seed: int) -> Iterator[tuple[str, Answers]]:
+    """By method, with many evaluations."""
+    for name, search in METHODS.items():
+        try:
+            yield name, search(table, objective, seed)
+        except ImpossibleBudget:  # says the predicted table
+            continue
+
+
+PARTS = {"few": (trained, FEW, REPEATS), "policies": (searched, EVALUATIONS, 20)}
+Outcome = dict[tuple[str, str, int], float | None]
+
+
+def outcome(data: Path, part: str, case: Case, seed: int) -> Outcome:
     """Regret in points by method, answer and evaluations; None where the limit is missed."""
     torch.set_num_threads(1)
     table = published(data, case.space)
     objective, fits = case.objective(table, seed), case.amounts(table) <= case.limit
-    found: dict[tuple[str, str, int], float | None] = {}
-    for name, search in METHODS.items():
-        try:
-            answers = search(table, objective, seed)
-        except ImpossibleBudget:  # says the predicted table
-            continue
+    found: Outcome = {}
+    for name, answers in PARTS[part][0](table, objective, seed):
         for (kind, n), arch in answers.items():
             rank = None if arch is None else table.rank(arch)
             kept = rank is not None and bool(fits[rank])
@@ -255,26 +405,59 @@ def outcome(data: Path, case: Case, seed: int) -> dict[tuple[str, str, int], flo
     return found
 
 
-def rows(data: Path, seeds: int, jobs: int) -> list[dict[str, Any]]:
-    """One a case, method, answer and number of evaluations."""
-    every = cases(data)
-    tasks = [(data, case, seed) for case in every for seed in range(seeds)]
+def code() -> str:
+    """Changes with what could change an outcome."""
+    package = Path(edgenas.__file__).parent
+    names = ("best_first", "model_based", "policies", "project", "race", "samplers", "surrogate")
+    files = [Path(__file__), *(package / f"{name}.py" for name in names)]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:10]
+
+
+def outcomes(
+    data: Path, part: str, every: Sequence[Case], seeds: int, jobs: int, work: Path
+) -> list[Outcome]:
+    """By case and seed; what is in ``work`` already is not run again."""
+    path = work / f"{part}-{code()}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done: dict[tuple[int, int], Outcome] = {}
+    lines = path.read_text().splitlines() if path.exists() else []
+    for case, seed, found in map(json.loads, lines):
+        done[case, seed] = {(m, k, n): regret for m, k, n, regret in found}
+    wanted = list(itertools.product(range(len(every)), range(seeds)))
     spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
-        outcomes = list(pool.map(outcome, *zip(*tasks, strict=True), chunksize=5))
-    asked = dict.fromkeys(itertools.chain(*outcomes))
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool, path.open("a") as file:
+        running = {
+            pool.submit(outcome, data, part, every[case], seed): (case, seed)
+            for case, seed in wanted
+            if (case, seed) not in done
+        }
+        for future in as_completed(running):
+            key = running[future]
+            done[key] = future.result()
+            kept = [[*at, regret] for at, regret in done[key].items()]
+            print(json.dumps([*key, kept]), file=file, flush=True)
+            print(f"{part}: {len(done)} of {len(wanted)}", file=sys.stderr)
+    return [done[key] for key in wanted]
+
+
+def rows(data: Path, part: str, jobs: int, work: Path) -> list[dict[str, Any]]:
+    """One a case, method, answer and number of evaluations."""
+    every, (_, evaluations, seeds) = cases(data), PARTS[part]
+    of_all = outcomes(data, part, every, seeds, jobs, work)
+    asked = dict.fromkeys(itertools.chain(*of_all))
     found = []
     for number, case in enumerate(every):
-        mine = outcomes[number * seeds : (number + 1) * seeds]
+        mine = of_all[number * seeds : (number + 1) * seeds]
         table = published(data, case.space)
         oracle = table.oracle(case.amounts(table) <= case.limit)
         for method, kind, n in asked:
-            if n > max(EVALUATIONS) and n != len(table.search):
+            if n > max(evaluations) and n != len(table.search):
                 continue
             kept = [r for o in mine if (r := o.get((method, kind, n))) is not None]
             found.append(
                 {
                     **asdict(case),
+                    "part": part,
                     "oracle": oracle,
                     "method": method,
                     "answer": kind,
@@ -317,25 +500,59 @@ def line(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return row["method"], row["answer"], str(n) if n <= max(EVALUATIONS) else "all"
 
 
+def macro_regret(found: Sequence[Mapping[str, Any]], n: int) -> float:
+    """Of surrogate and race after ``n`` trainings, mean of the budgets of chains."""
+    return fmean(
+        r["regret"]
+        for r in found
+        if (r["space"], r["method"], r["evaluations"]) == ("nasbench-macro", OURS, n)
+    )
+
+
+def cells(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean regret over devices and budgets, by trainings and method."""
+    return {
+        str(n): {
+            name: fmean(
+                r["regret"]
+                for r in found
+                if (r["space"], r["method"], r["evaluations"]) == ("nasbench201", name, n)
+                and r["regret"] is not None
+            )
+            for name in TRAINED
+        }
+        for n in FEW
+    }
+
+
 def main() -> int:
     """Print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--only", choices=PARTS)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path(".cache/tabular"))
     options = parser.parse_args()
     if not options.data.exists():
         print(f"skipped: there is no {options.data}")
         return 0
-    found = rows(options.data, options.seeds, options.jobs)
-    print(summary(found))
+    fresh = [options.only] if options.only else list(PARTS)
+    before = [] if len(fresh) == len(PARTS) else rows_before("tabular")
+    found = [r for r in before if r.get("part", "policies") not in fresh]
+    for part in fresh:
+        mine = rows(options.data, part, options.jobs, options.work)
+        print(summary(mine))
+        found += mine
     settings = {
         "arch_lr": ARCH_LR, "fill": FILL, "networks": NETWORKS,
         "losses": {name: asdict(make()) for name, make in LOSSES.items()},
         "rewards": {name: asdict(make()) for name, make in REWARDS.items()},
         "timings": TIMINGS, "checked": CHECKED,
     }  # fmt: skip
-    print(write_results("tabular", settings=settings, rows=found))
+    few = [r for r in found if r.get("part") == "few"]
+    told = {f"macro_regret_{n}": macro_regret(few, n) for n in FEW} if few else {}
+    more = {"cells_regret": cells(few)} if few else {}
+    print(write_results("tabular", **told, **more, settings=settings, rows=found))
     return 0
 
 

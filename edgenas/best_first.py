@@ -19,14 +19,15 @@ _SLACK = 1e-9  # of a limit: sums in another order
 
 
 def best_first(
-    values: Sequence[Sequence[float]], rows: Sequence[Row], rng: random.Random
+    values: Sequence[Sequence[float]], rows: Sequence[Row], rng: random.Random, within: float = 0.0
 ) -> Iterator[list[int]]:
     """Picks, an option of each group, by falling sum of ``values``; equal sums in random order.
 
     ``values[group][option]``; ``rows``: what picks have to keep. Exact: best-first branch and bound
     over the groups in turn, bounded by the Lagrangian dual at the multipliers of the linear
     relaxation (Fisher 1981, The Lagrangian relaxation method), so that few picks are looked at
-    beside those that are wanted.
+    beside those that are wanted. Where ``values`` are nearly what a row sums, all bounds are nearly
+    equal and exactness takes ages: ``within`` lets picks come that are short of the best by that.
     """
     prices = _prices(values, rows)
     if prices is None:
@@ -35,14 +36,15 @@ def best_first(
         np.array([[row.parts[g][k] for row in rows] for k in range(len(group))])
         for g, group in enumerate(values)
     ]
-    net = [np.asarray(v, float) - c @ prices for v, c in zip(values, costs, strict=True)]
+    adds = [np.asarray(v, float) for v in values]
+    net = [v - c @ prices for v, c in zip(adds, costs, strict=True)]
     limits = np.array([row.limit for row in rows])
     gain = _rest([n.max() for n in net])  # at most, of the groups from here on
     least = _rest([c.min(0) for c in costs])
     room = limits + _SLACK * np.maximum(np.abs(limits), 1)
     order = itertools.count()
-    open_: list[tuple[float, float, int, list[int], float, np.ndarray]] = [
-        (-np.inf, 0.0, next(order), [], 0.0, np.zeros(len(rows)))
+    open_: list[tuple[float, int, float, int, list[int], float, np.ndarray]] = [
+        (-np.inf, 0, 0.0, next(order), [], 0.0, np.zeros(len(rows)))
     ]
     while open_:
         *_, picks, value, used = heapq.heappop(open_)
@@ -50,34 +52,40 @@ def best_first(
         if group == len(values):
             yield picks
             continue
-        for k, more in enumerate(values[group]):
-            after = used + costs[group][k]
-            if np.any(after + least[group + 1] > room):
-                continue
-            bound = value + more
-            if group + 1 < len(values):
-                bound += float(gain[group + 1] + prices @ (limits - after))
-            node = (-bound, rng.random(), next(order), [*picks, k], value + more, after)
-            heapq.heappush(open_, node)
+        after = used + costs[group]
+        last = group + 1 == len(values)
+        beyond = within if last else gain[group + 1] + (limits - after) @ prices
+        bounds = value + adds[group] + beyond
+        for k in np.flatnonzero((after + least[group + 1] <= room).all(1)).tolist():
+            sum_ = value + values[group][k]
+            deep = -group if within else 0  # to picks that are whole, soon
+            rank = (-float(bounds[k]), deep, rng.random(), next(order))
+            heapq.heappush(open_, (*rank, [*picks, k], sum_, after[k]))
 
 
 def ordered(
-    space: Relaxable, budgets: Sequence[Budget], worth: Worth, rng: random.Random
+    space: Relaxable,
+    budgets: Sequence[Budget],
+    worth: Worth,
+    rng: random.Random,
+    within: float = 0.0,
 ) -> Iterator[tuple[float, Architecture]]:
     """Those that keep ``budgets`` but for rounding, each with what it is worth, the best first.
 
-    ``worth`` of a context: of what it fixes, and what each option of every free choice adds.
+    ``worth`` of a context: of what it fixes, and what each option of every free choice adds;
+    ``within`` as of ``best_first``.
     """
-    each = (_within(space, context, budgets, worth, rng) for context in space.contexts)
+    each = (_of(space, context, budgets, worth, rng, within) for context in space.contexts)
     yield from heapq.merge(*each, key=lambda ranked: ranked[0], reverse=True)
 
 
-def _within(
+def _of(
     space: Relaxable,
     context: Context,
     budgets: Sequence[Budget],
     worth: Worth,
     rng: random.Random,
+    within: float,
 ) -> Iterator[tuple[float, Architecture]]:
     """Those of ``context``."""
     free = {c: ops for c, ops in context.options.items() if c not in context.picks}
@@ -90,7 +98,7 @@ def _within(
             [[b.part(ops) for ops in every] for every in free.values()], b.load(context.fixed)
         )
     ]
-    for picks in best_first(values, rows, rng):
+    for picks in best_first(values, rows, rng, within):
         chosen = {**context.picks, **dict(zip(free, picks, strict=True))}
         scores = {c.name: torch.eye(len(c.options))[chosen[c.name]] for c in space.choices}
         total = fixed + sum(group[k] for group, k in zip(values, picks, strict=True))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from edgenas import ops
 from edgenas.errors import ImpossibleBudget
-from edgenas.race import DRAWS, NEAR
+from edgenas.race import DRAWS, EVEN, NEAR
 from edgenas.samplers import Fitting, Largest
 from edgenas.search import Objective, Proposal, Trial
 from edgenas.space import Relaxable, Space, require
@@ -79,7 +79,7 @@ class ModelBased:
 
     def _design(self, count: int) -> list[Architecture]:
         space, objective, rng = self._space, self._objective, self._rng
-        largest = Largest(space, objective, self._size, rng).ask()
+        largest = Largest(space, objective, self._size, rng, within=EVEN).ask()
         fitting = Fitting(space, objective, rng, least=NEAR)
         draws = [p.arch for p in itertools.islice(iter(fitting.ask, None), DRAWS)]
         known = [] if largest is None else [largest.arch]

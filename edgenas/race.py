@@ -19,6 +19,7 @@ from edgenas.spec import Architecture, OpSpec
 NEAR = 0.9  # of the budget: where draws are made
 DRAWS = 200
 EQUAL = 0.02  # of a budget: loads that close are equal
+EVEN = 0.001  # of the size: networks that close are equally large
 TRIES = 500
 
 Score = Callable[[Sequence[Architecture]], Sequence[float]]
@@ -128,7 +129,11 @@ def seated(
     """
     fitting = Fitting(space, objective, rng, least=NEAR)
     draws = [p.arch for p in itertools.islice(iter(fitting.ask, None), DRAWS)]
-    largest = [p.arch for s in sizes if (p := Largest(space, objective, s, rng).ask()) is not None]
+    largest = [
+        p.arch
+        for s in sizes
+        if (p := Largest(space, objective, s, rng, within=EVEN).ask()) is not None
+    ]
     taken: dict[Architecture, str] = {}
     for why, archs in (("found", found), ("largest", largest)):
         for arch in archs:

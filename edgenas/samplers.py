@@ -142,7 +142,9 @@ class Largest:
     """Architectures that keep every budget, the largest first: what every search has to beat.
 
     ``size`` of an operator, e.g. its multiply-accumulates; equal ones in random order. The order is
-    exact where choices are independent, else that of ``TRIES`` draws.
+    exact where choices are independent, else that of ``TRIES`` draws. ``within``: the share of the
+    largest of all up to which order does not matter; where size is nearly the budget, large spaces
+    need it.
     """
 
     def __init__(
@@ -152,10 +154,11 @@ class Largest:
         size: Callable[[OpSpec], float],
         rng: random.Random,
         epochs: int = 0,
+        within: float = 0.0,
     ) -> None:
         self._space, self._objective, self._epochs = space, objective, epochs
         self._order = (
-            _ordered(space, objective.budgets, size, rng)
+            _ordered(space, objective.budgets, size, rng, within)
             if isinstance(space, Relaxable)
             else _drawn(Fitting(space, objective, rng), lambda a: sum(map(size, space.ops(a))))
         )
@@ -172,12 +175,20 @@ class Largest:
 
 
 def _ordered(
-    space: Relaxable, budgets: Sequence[Budget], size: Callable[[OpSpec], float], rng: random.Random
+    space: Relaxable,
+    budgets: Sequence[Budget],
+    size: Callable[[OpSpec], float],
+    rng: random.Random,
+    within: float,
 ) -> Iterator[Architecture]:
     """Those that keep ``budgets`` but for rounding, by falling size."""
     even = {c.name: torch.zeros(len(c.options)) for c in space.choices}
     project(space, even, budgets)  # raises if none fits
-    for _, arch in ordered(space, budgets, summed(lambda ops: float(sum(map(size, ops)))), rng):
+    worth = summed(lambda ops: float(sum(map(size, ops))))
+    short = within * max(
+        fixed + sum(map(max, adds.values())) for fixed, adds in map(worth, space.contexts)
+    )
+    for _, arch in ordered(space, budgets, worth, rng, short):
         yield arch
 
 
@@ -192,16 +203,22 @@ def summed(of: Callable[[Sequence[OpSpec]], float]) -> Worth:
 
 
 def _fullest(space: Space, objective: Objective, rng: random.Random) -> float:
-    """The largest load that keeps every budget; of ``TRIES`` draws where choices are not known."""
+    """The largest load up to 1; of ``TRIES`` draws where choices are not known."""
     if not isinstance(space, Relaxable):
         drawn = itertools.islice(iter(Fitting(space, objective, rng).ask, None), TRIES)
         return max((objective.load(space.ops(p.arch)) for p in drawn), default=0.0)
-    loads = (
-        objective.load(space.ops(arch))
-        for b in objective.budgets
-        for _, arch in itertools.islice(ordered(space, objective.budgets, summed(b.part), rng), 1)
-    )
-    return max(loads, default=0.0)
+    return min(1.0, max(_most(context, b) for context in space.contexts for b in objective.budgets))
+
+
+def _most(context: Context, budget: Budget) -> float:
+    """The largest load of a network of ``context``, kept or not."""
+    each = [
+        max(map(budget.part, options))
+        for c, options in context.options.items()
+        if c not in context.picks
+    ]
+    parts = torch.tensor([budget.load(context.fixed), *each], dtype=torch.float64)
+    return float(budget.together(parts))
 
 
 def _drawn(fitting: Fitting, size: Callable[[Architecture], float]) -> Iterator[Architecture]:
