@@ -4,14 +4,17 @@ import itertools
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgenas.search import Problem, Proposal, Trial
 from edgenas.space import Relaxable
+from edgenas.spec import Architecture
 from edgenas.task import Task
-from edgenas.train import accuracy, evaluating, place, seeded, train
+from edgenas.train import accuracy, evaluating, place, rights, seeded, train
 
 
 @dataclass(frozen=True)
@@ -37,11 +40,12 @@ class Scratch:
         with seeded(p.seed * 1009 + id):
             net = p.space.build(proposal.arch)
         net.to(p.accelerator)
-        train(net, _images(p, proposal), replace(p.recipe, epochs=proposal.epochs), p.seed)
-        return _trial(p, proposal, id, net, None, start)
+        task = _images(p, proposal.arch)
+        train(net, task, replace(p.recipe, epochs=proposal.epochs), p.seed)
+        return _trial(p, proposal, id, accuracy(net, task, "search"), start)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shared:
     """Weights of a trained supernet, batch norm statistics taken anew; no training.
 
@@ -57,12 +61,18 @@ class Shared:
 
     def __call__(self, proposal: Proposal, id: int) -> Trial:
         """The trial of ``proposal``."""
-        start, p = time.perf_counter(), self.problem
-        net = self.space.subnet(self.supernet, proposal.arch)
-        size = min(self.batch, len(p.task.parts["train"].y))
-        images = _images(p, proposal).batches("train", size, p.seed, augmented=False)
+        start = time.perf_counter()
+        right = float(self.rights(proposal.arch).mean())
+        return _trial(self.problem, proposal, id, right, start)
+
+    @cache  # noqa: B019  as long-lived as the search it serves
+    def rights(self, arch: Architecture) -> np.ndarray:
+        """Of which images of the search part ``arch`` gets right, bool."""
+        p, net = self.problem, self.space.subnet(self.supernet, arch)
+        size, task = min(self.batch, len(p.task.parts["train"].y)), _images(p, arch)
+        images = task.batches("train", size, p.seed, augmented=False)
         recalibrate(net, (x for x, _ in itertools.islice(images, self.batches)))
-        return _trial(p, proposal, id, net, self.limit, start)
+        return rights(net, task, "search", self.limit)
 
 
 def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -84,16 +94,11 @@ def recalibrate(net: nn.Module, batches: Iterable[Tensor]) -> None:
         m.momentum = momentum
 
 
-def _images(p: Problem, proposal: Proposal) -> Task:
-    """Of the size that the proposal takes."""
-    return p.task.at(p.space.input_of(proposal.arch)[1])
+def _images(p: Problem, arch: Architecture) -> Task:
+    """Of the size that ``arch`` takes."""
+    return p.task.at(p.space.input_of(arch)[1])
 
 
-def _trial(
-    p: Problem, proposal: Proposal, id: int, net: nn.Module, limit: int | None, start: float
-) -> Trial:
-    metrics = {
-        "accuracy": accuracy(net, _images(p, proposal), "search", limit),
-        **p.predicted(proposal.arch),
-    }
+def _trial(p: Problem, proposal: Proposal, id: int, right: float, start: float) -> Trial:
+    metrics = {"accuracy": right, **p.predicted(proposal.arch)}
     return Trial(id, proposal, metrics, time.perf_counter() - start)

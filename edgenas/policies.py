@@ -23,6 +23,10 @@ class Logits(abc.ABC):
     One scale for all logits, where Adam (the reference code) has one for each: under Adam a choice
     that hardly matters drifts by noise as far as one that matters, and what is projected in the end
     is the sum of all. No momentum: an option that got no gradient stays where it is.
+
+    Beside the logits stands what accuracy alone moved them by. Under a tight budget the logits of
+    whatever is dear are low, whether it is good or not: they say what to train. What to take is
+    asked of the other, under the budget itself.
     """
 
     def __init__(self, space: Relaxable, lr: float, rng: random.Random) -> None:
@@ -32,6 +36,7 @@ class Logits(abc.ABC):
             c.name: nn.Parameter(1e-3 * torch.randn(len(c.options), generator=g))
             for c in space.choices
         }
+        self.gained = {c: a.detach().clone() for c, a in self.alpha.items()}
         self.lr = lr
         self.square, self.weight = (
             torch.zeros(()),
@@ -52,6 +57,10 @@ class Logits(abc.ABC):
         """log softmax(alpha), (options,) per choice."""
         return {c: a.detach().log_softmax(0) for c, a in self.alpha.items()}
 
+    def worth(self) -> Mapping[str, Tensor]:
+        """What accuracy alone moved the logits by, a mean of zero a choice."""
+        return {c: g - g.mean() for c, g in self.gained.items()}
+
     def draw(self, rng: random.Random) -> Architecture:
         """An architecture from softmax(alpha), by perturbed logits (Gumbel-max)."""
         g = generator(rng)
@@ -66,27 +75,35 @@ class Logits(abc.ABC):
         return self.space.gates(self.draw(rng))
 
     def state(self) -> dict[str, Tensor]:
-        """Logits and the scale of their gradients."""
+        """Logits, what accuracy moved them by, the scale of their gradients."""
         alpha = {c: a.detach() for c, a in self.alpha.items()}
-        return joined(alpha=alpha, scale={"square": self.square, "weight": self.weight})
+        scale = {"square": self.square, "weight": self.weight}
+        return joined(alpha=alpha, gained=self.gained, scale=scale)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of ``state``."""
         with torch.no_grad():
             for c, a in self.alpha.items():
                 a.copy_(state[f"alpha.{c}"])
+                self.gained[c].copy_(state[f"gained.{c}"])
         self.square, self.weight = state["scale.square"], state["scale.weight"]
 
-    def descend(self, loss: Tensor) -> None:
-        """One step of the logits, and of nothing else, down the gradient of ``loss``."""
-        grads = torch.autograd.grad(loss, list(self.alpha.values()))
+    def descend(self, loss: Tensor, of_load: Tensor) -> None:
+        """One step of the logits, and of nothing else, down the gradient of ``loss``.
+
+        ``of_load``: a loss whose gradient is the part of it that load alone has.
+        """
+        alphas = list(self.alpha.values())
+        priced = torch.autograd.grad(of_load, alphas, retain_graph=True)
+        grads = torch.autograd.grad(loss, alphas)
         square = torch.cat(grads).square().mean()
         self.square = torch.lerp(square, self.square, MEMORY)
         self.weight = torch.lerp(torch.ones(()), self.weight, MEMORY)
         size = self.lr / ((self.square / self.weight).sqrt() + TINY)
         with torch.no_grad():
-            for a, grad in zip(self.alpha.values(), grads, strict=True):
-                a.sub_(size * grad)
+            for c, grad, price in zip(self.alpha, grads, priced, strict=True):
+                self.alpha[c].sub_(size * grad)
+                self.gained[c].sub_(size * (grad - price))
 
 
 class TwoPaths(Logits):
@@ -106,9 +123,9 @@ class TwoPaths(Logits):
     def arch_step(self, step: Step) -> float:
         """One step on alpha alone; the sampled two keep their share against the others."""
         gates, probs = self.gates(step.rng)
-        loss, ce = step.loss(gates, probs)
+        loss, of_load, ce = step.loss(gates, probs)
         before = {c: a.detach()[list(gates[c].live)].logsumexp(0) for c, a in self.alpha.items()}
-        self.descend(loss)
+        self.descend(loss, of_load)
         with torch.no_grad():
             for c, a in self.alpha.items():
                 live = list(gates[c].live)
@@ -131,8 +148,8 @@ class AllPaths(Logits):
 
     def arch_step(self, step: Step) -> float:
         """One step on alpha alone."""
-        loss, ce = step.loss(*self.gates(step.rng))
-        self.descend(loss)
+        loss, of_load, ce = step.loss(*self.gates(step.rng))
+        self.descend(loss, of_load)
         return float(ce.detach())
 
 
@@ -149,8 +166,9 @@ class Mixture(Logits):
     def arch_step(self, step: Step) -> float:
         """One step on alpha alone."""
         probs = {c: a.softmax(0) for c, a in self.alpha.items()}
-        loss, ce = step.loss({c: Gate(tuple(range(len(p))), p) for c, p in probs.items()}, probs)
-        self.descend(loss)
+        gates = {c: Gate(tuple(range(len(p))), p) for c, p in probs.items()}
+        loss, of_load, ce = step.loss(gates, probs)
+        self.descend(loss, of_load)
         return float(ce.detach())
 
 
@@ -171,10 +189,15 @@ class Reinforce(Logits):
         """One step up the expected reward; one less the mean accuracy."""
         archs = [self.draw(step.rng) for _ in range(self.networks)]
         rewards, accuracies = zip(*(step.reward(self.space.gates(a)) for a in archs), strict=True)
-        mean, others = fmean(rewards), self.networks - 1
-        gains = torch.tensor([(r - mean) * self.networks / others for r in rewards])
-        self.descend(-(gains * torch.stack([self._chance(a) for a in archs])).mean())
+        chances = torch.stack([self._chance(a) for a in archs])
+        loss, of_accuracy = (-(self._gains(r) * chances).mean() for r in (rewards, accuracies))
+        self.descend(loss, loss - of_accuracy)
         return 1 - fmean(accuracies)
+
+    def _gains(self, rewards: Sequence[float]) -> Tensor:
+        """Of each network over the mean of the others."""
+        mean, others = fmean(rewards), self.networks - 1
+        return torch.tensor([(r - mean) * self.networks / others for r in rewards])
 
     def _chance(self, arch: Architecture) -> Tensor:
         """log-probability of ``arch``, differentiable in alpha."""

@@ -1,6 +1,6 @@
 """Pressure: how load and accuracy are weighed while an architecture is learnt.
 
-Adaptive         a price that moves until the expected load is 1
+Adaptive         a price that rises while the expected load is over 1
 Additive         a fixed price (arXiv:1812.00332, sec. 3.2, equation 5)
 Multiplicative   accuracy times a power of load (arXiv:1812.00332, sec. 3.3; MnasNet)
 
@@ -51,10 +51,10 @@ class Pressure(Protocol):
 
 @dataclass
 class Adaptive:
-    """Augmented Lagrangian of ``load = 1`` (Bertsekas 1982, sec. 2.2).
+    """Augmented Lagrangian of ``load <= 1`` (Bertsekas 1982, sec. 3.1).
 
-    Signed, so that a network under its budget is pulled up to it; ``stiffness`` damps what
-    ``rate`` alone would let swing. ``value`` stays within ``bound`` of zero.
+    Never negative: a budget is a ceiling, and being under it is no fault. ``stiffness`` damps what
+    ``rate`` alone would let swing. ``value`` is at most ``bound``.
     """
 
     rate: Amount = 0.05
@@ -64,7 +64,7 @@ class Adaptive:
     value: float = field(default=0.0, init=False)
 
     def adapt(self, load: float) -> None:
-        """Dearer while ``load`` is over 1, cheaper while it is under."""
+        """Dearer while ``load`` is over 1, cheaper while it is under, down to nothing."""
         excess = load - 1
         self.multiplier = self._bounded(self.multiplier + self.rate * excess)
         self.value = self._bounded(self.multiplier + self.stiffness * excess)
@@ -86,7 +86,7 @@ class Adaptive:
         self.multiplier, self.value = state["multiplier"], state["value"]
 
     def _bounded(self, price: float) -> float:
-        return min(max(price, -self.bound), self.bound)
+        return min(max(price, 0.0), self.bound)
 
 
 class _Still:

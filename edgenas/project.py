@@ -1,7 +1,8 @@
 """The best discrete choice under hard budgets: an exact multiple-choice knapsack."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -53,14 +54,15 @@ def project(
     scores: Mapping[str, Tensor],
     budgets: Sequence[Budget],
     fill: float = 0.0,
+    ceiling: float = 1.0,
 ) -> Architecture:
     """The architecture of the largest sum of ``scores`` (shape (options,) per choice) that fits.
 
-    It takes at least the share ``fill`` of one budget, where the space has such a one.
-    Raises ImpossibleBudget that says what would be possible.
+    It takes at most the share ``ceiling`` of every budget; at least the share ``fill`` of one,
+    where the space has such a one. Raises ImpossibleBudget that says what would be possible.
     """
     values = {c.name: scores[c.name].tolist() for c in space.choices}
-    within = [_Within(at, budgets) for at in space.contexts]
+    within = [_Within(at, budgets, ceiling) for at in space.contexts]
     found = [picks for w in within if (picks := w.best(values)) is not None]
     if not found:
         raise ImpossibleBudget(_impossible(space, budgets))
@@ -76,10 +78,11 @@ def project(
 class _Within:
     """What can be chosen in one context, under all budgets."""
 
-    def __init__(self, context: Context, budgets: Sequence[Budget]) -> None:
+    def __init__(self, context: Context, budgets: Sequence[Budget], ceiling: float) -> None:
         self.picks = context.picks
         self.rules = [_Rules(context, b) for b in budgets]
-        self.rows = [row for r in self.rules for row in r.rows()]
+        less = 1 - ceiling
+        self.rows = [replace(row, limit=row.limit - less) for r in self.rules for row in r.rows()]
         self.free = [c for c in context.options if c not in context.picks]
 
     def best(self, values: Values, *more: Row) -> Picks | None:
@@ -112,9 +115,9 @@ class _Rules:
     def filling(self, share: float) -> Row | None:
         return self.budget.filling(self.parts, self.fixed, share)
 
-    def least(self) -> float:
-        """The smallest limit that can be kept."""
-        loads = torch.tensor([self.fixed, *map(min, self.parts)], dtype=torch.float64)
+    def limit(self, of: Callable[[Sequence[float]], float]) -> float:
+        """The limit that is just kept by ``of`` the options of every choice."""
+        loads = torch.tensor([self.fixed, *map(of, self.parts)], dtype=torch.float64)
         return self.budget.limit * float(self.budget.together(loads))
 
 
@@ -128,7 +131,12 @@ def nearest(space: Relaxable, budgets: Sequence[Budget]) -> Architecture:
 
 def least(space: Relaxable, budget: Budget) -> float:
     """The smallest limit of ``budget`` that ``space`` can meet, margin included."""
-    return min(_Rules(at, budget).least() for at in space.contexts)
+    return min(_Rules(at, budget).limit(min) for at in space.contexts)
+
+
+def most(space: Relaxable, budget: Budget) -> float:
+    """The limit of ``budget`` that every network of ``space`` keeps, margin included."""
+    return max(_Rules(at, budget).limit(max) for at in space.contexts)
 
 
 def _impossible(space: Relaxable, budgets: Sequence[Budget]) -> str:

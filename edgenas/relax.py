@@ -3,6 +3,7 @@
 Policy  weight_gates(rng) -> Gates    which paths a weight step trains
         arch_step(Step)               how the architecture learns
         scores() -> {choice: Tensor}  log-probability of every option
+        worth() -> {choice: Tensor}   what accuracy alone says of every option
 """
 
 import math
@@ -71,11 +72,12 @@ class Loads:
 
 
 def affordable(loads: Loads) -> dict[str, Tensor]:
-    """Logits, (options,) per choice, of probabilities as even as an expected load of 1 allows.
+    """Logits, (options,) per choice, of probabilities as even as an expected load up to 1 allows.
 
     Of all that keep a mean the one of most entropy is exp(-price x load) (Jaynes 1957, sec. 2). A
     search that starts there has no budget to find its way to first, which would push all choices
-    alike, whatever they are worth. A load is taken as linear, as it is at even probabilities.
+    alike, whatever they are worth. Where even ones keep it they stay even: nothing leans towards
+    what is slow. A load is taken as linear, as it is at even probabilities.
     """
     even = {
         c: torch.full(parts.shape[-1:], 1 / parts.shape[-1]).requires_grad_()
@@ -84,20 +86,18 @@ def affordable(loads: Loads) -> dict[str, Tensor]:
     slopes = torch.autograd.grad(loads.expected(even).sum(), list(even.values()))
     costs = {c: s - s.mean() for c, s in zip(even, slopes, strict=True)}
     widest = max(float(cost.max() - cost.min()) for cost in costs.values())
-    if widest == 0:
-        return costs
 
     def excess(price: float) -> float:
         probs = {c: (-price * cost).softmax(0) for c, cost in costs.items()}
         return float(loads.expected(probs).max()) - 1
 
-    most = STEEPEST / widest
-    if excess(most) > 0:  # hardly anything fits
+    most = STEEPEST / max(widest, 1e-12)
+    if excess(0) <= 0:
+        price = 0.0
+    elif excess(most) > 0:  # hardly anything fits
         price = most
-    elif excess(-most) < 0:  # everything fits
-        price = -most
     else:
-        price = float(brentq(excess, -most, most, xtol=1e-6 * most))
+        price = float(brentq(excess, 0, most, xtol=1e-6 * most))
     return {c: -price * cost for c, cost in costs.items()}
 
 
@@ -116,10 +116,13 @@ class Step:
     pressure: Pressure
     rng: random.Random
 
-    def loss(self, gates: Gates, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(what is to be minimised under ``probs``, its cross-entropy alone)."""
-        ce = self.ce(gates)
-        return self.pressure.loss(ce, self.loads.expected(probs)[self.budget]), ce
+    def loss(self, gates: Gates, probs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """What is to be minimised under ``probs``, what of it is load alone, the cross-entropy.
+
+        The gradient of the second is that part of the first's which no accuracy has a share in.
+        """
+        ce, load = self.ce(gates), self.loads.expected(probs)[self.budget]
+        return self.pressure.loss(ce, load), self.pressure.loss(ce.detach(), load), ce
 
     def reward(self, gates: Gates) -> tuple[float, float]:
         """(what is to be maximised, the accuracy alone) of one live option a choice."""
@@ -145,6 +148,10 @@ class Policy(Protocol):
 
     def scores(self) -> Mapping[str, Tensor]:
         """log-probabilities, (options,) per choice, without gradient."""
+        ...
+
+    def worth(self) -> Mapping[str, Tensor]:
+        """Logits as they would be had no load moved them, (options,) per choice."""
         ...
 
     def state(self) -> dict[str, Tensor]:

@@ -291,7 +291,7 @@ class Found:
     """The answer of a method: an architecture for each objective.
 
     ``supernet`` where it trained one that holds their weights; ``scores`` where it can say of
-    every option how good it is: log-probabilities, (options,) per choice.
+    every option how good it is, whatever it costs: (options,) per choice, to be summed.
     """
 
     archs: tuple[Architecture, ...]

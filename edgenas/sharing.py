@@ -5,37 +5,44 @@ import hashlib
 import itertools
 import json
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+from torch import Tensor
+
+from edgenas.budgets import Budget
 from edgenas.checkpoint import Checkpoint
-from edgenas.errors import UsageError
+from edgenas.errors import ImpossibleBudget, UsageError
 from edgenas.evaluate import Shared
+from edgenas.noise import fewer
 from edgenas.policies import Logits
-from edgenas.project import project
+from edgenas.project import most, project
 from edgenas.relax import Loads, Schedule, affordable, relaxable
 from edgenas.samplers import Listed
 from edgenas.search import Found, Ledger, Objective, Problem, Progress, ask_tell, silent
-from edgenas.space import Relaxable
+from edgenas.space import Relaxable, Space
 from edgenas.spec import Architecture
 from edgenas.supernet import train_supernet
 from edgenas.validate import Fraction, Rate, Whole
 
 TRIES = 20  # draws for each sample that is wanted
+STEP = 2**-0.5  # from a candidate to the next: half the load in two
 
 
 @dataclass(frozen=True)
 class WeightSharing(Schedule, abc.ABC):
     """A method that differs from others by its policy.
 
-    ``fill``: share of the budget that the answer takes at least; the most probable option of each
-    choice alone would leave much of it unused while probabilities are still even. ``samples``:
-    further architectures that are drawn for each objective and scored, for the front.
+    ``fill``: share of the budget that the answer takes at least; a budget is a ceiling, so none by
+    default. ``samples``: further architectures that are drawn for each objective and scored, for
+    the front.
     """
 
     arch_lr: Rate = 0.05
-    fill: Fraction = 0.95
+    fill: Fraction = 0.0
     samples: Whole = 8
 
     def __post_init__(self) -> None:
@@ -72,29 +79,35 @@ class WeightSharing(Schedule, abc.ABC):
         return replace(self, **asdict(self.length(images)))
 
     def run(self, problem: Problem, ledger: Ledger, progress: Progress = silent) -> Found:
-        """The most probable architecture that keeps each objective, and the supernet."""
+        """The best architecture that keeps each objective, and the supernet."""
         space = relaxable(problem.space, self.name)
         policies = [
             self.policy(space, problem.rng(f"alpha/{i}")) for i in range(len(problem.objectives))
         ]
         for policy, objective in zip(policies, problem.objectives, strict=True):
-            project(space, policy.scores(), objective.budgets)  # says so now if nothing can fit
+            project(space, policy.worth(), objective.budgets)  # says so now if nothing can fit
             policy.start(affordable(Loads.of(space, objective)))
         net = train_supernet(
             problem, space, policies, self, ledger, progress, self._checkpoint(problem, ledger)
         )
-        answers = [
-            project(space, policy.scores(), objective.budgets, self.fill)
-            for policy, objective in zip(policies, problem.objectives, strict=True)
+        worths = [policy.worth() for policy in policies]
+        each = [
+            candidates(problem.space, worth, objective, self.fill)
+            for worth, objective in zip(worths, problem.objectives, strict=True)
         ]
-        rng, drawn = problem.rng("samples"), list(answers)
+        rng, drawn = problem.rng("samples"), [arch for archs in each for arch in archs]
         for policy, objective in zip(policies, problem.objectives, strict=True):
             drawn += self._fitting(policy, objective, problem, rng)
+        shared = Shared(problem, space, net)
         ask_tell(
-            Listed(drawn), Shared(problem, space, net), ledger,
+            Listed(drawn), shared, ledger,
             phase="evaluate", trials=len(drawn), progress=progress,
         )  # fmt: skip
-        return Found(tuple(answers), net, tuple(policy.scores() for policy in policies))
+        answers = [
+            chosen({a: shared.rights(a) for a in archs}, slack(space, objective.budgets))
+            for archs, objective in zip(each, problem.objectives, strict=True)
+        ]
+        return Found(tuple(answers), net, tuple(worths))
 
     def _fitting(
         self, policy: Logits, objective: Objective, problem: Problem, rng: random.Random
@@ -114,9 +127,43 @@ class WeightSharing(Schedule, abc.ABC):
             ],
             "data": [problem.task.digest("train"), problem.task.digest("search")],
             "seed": problem.seed,
+            "form": 2,
         }
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return Checkpoint(_beside(ledger), key)
+
+
+def candidates(
+    space: Space, worth: Mapping[str, Tensor], objective: Objective, fill: float = 0.0
+) -> list[Architecture]:
+    """What ``worth`` says is best within the budgets, then within ever less of them.
+
+    Each takes at most ``STEP`` of what the one before took. Raises ImpossibleBudget.
+    """
+    offered = relaxable(space, "weight sharing")
+    found = [project(offered, worth, objective.budgets, fill)]
+    while True:
+        ceiling = STEP * objective.load(space.ops(found[-1]))
+        try:
+            found.append(project(offered, worth, objective.budgets, ceiling=ceiling))
+        except ImpossibleBudget:
+            return found
+
+
+def chosen(rights: Mapping[Architecture, np.ndarray], slack: bool) -> Architecture:
+    """Of those that are no worse than the best by more than chance: the first, or if ``slack`` the
+    last.
+
+    ``rights``: of each candidate, the dearest first, which images of one part it gets right.
+    """
+    best = max(rights.values(), key=np.mean)
+    alike = [arch for arch, right in rights.items() if not fewer(right, best)]
+    return alike[-1 if slack else 0]
+
+
+def slack(space: Relaxable, budgets: Sequence[Budget]) -> bool:
+    """Whether every network of ``space`` keeps all ``budgets``: they decide nothing."""
+    return all(most(space, b) <= b.limit for b in budgets)
 
 
 def _beside(ledger: Ledger) -> Path:

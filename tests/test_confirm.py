@@ -30,6 +30,7 @@ def board(problem, space, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "_timed", timed)
     state.ms = ms
+    state.worth = lambda scores, a: sum(float(s[a.index(c)]) for c, s in scores.items())
     state.ctx = SimpleNamespace(
         space=space, targets=[{"device": budget.device}],
         ledger=lambda: Ledger(tmp_path / "ledger.jsonl"),
@@ -49,7 +50,7 @@ def front(board, space, seed=0):
         Objective((Latency(board.budget.device, limit, board.budget.predictor),))
         for limit in limits
     ]
-    archs = tuple(project(space, scores, o.budgets, 0.95) for o in asked)
+    archs = tuple(project(space, scores, o.budgets) for o in asked)
     return Found(archs, None, (scores,) * len(asked)), asked, limits
 
 
@@ -71,7 +72,18 @@ def test_answers_keep_their_budget_in_the_slowest_minute_seen(states, board, spa
         board.ms(a, max(states)) * SPREAD / v for a, v in zip(answer.archs, limits, strict=True)
     ]
     assert max(uses) <= MOST + 1e-9
-    assert sum(uses) / len(uses) > LEAST - 0.07  # the space is small: not every use can be had
+    if max(states) < 1:  # faster than the table says: what it refused may be had
+        (scores, *_), worth = found.scores, board.worth
+        before, after = ([worth(scores, a) for a in of] for of in (found.archs, answer.archs))
+        assert all(a >= b for b, a in zip(before, after, strict=True)) and sum(after) > sum(before)
+
+
+def test_an_answer_that_the_budget_did_not_bind_stays_though_there_is_room(board, space):
+    """A budget is a ceiling: the fastest of those that are alike was taken."""
+    found, asked, _ = front(board, space)
+    cheap = Found((found.archs[0],), None, found.scores[:1])
+    answer, (tried,) = confirm(board.ctx, cheap, asked[3:])
+    assert answer.archs == cheap.archs and max(r["use"] for r in tried) < LEAST
 
 
 def test_a_resumed_run_decides_as_it_did_and_measures_nothing_again(board, space):
@@ -110,7 +122,7 @@ def test_a_correction_of_one_network_does_not_forbid_the_fastest(board, space, m
     assert answer.archs[0] != slow
 
 
-def test_a_network_a_hair_within_its_budget_is_better_than_one_that_leaves_much(
+def test_a_network_a_hair_within_its_budget_is_not_risked_where_another_is_safe(
     board, space, monkeypatch
 ):
     found, asked, limits = front(board, space)
@@ -124,4 +136,4 @@ def test_a_network_a_hair_within_its_budget_is_better_than_one_that_leaves_much(
     one = Found((found.archs[2],), None, found.scores[:1])
     answer, (tried,) = confirm(board.ctx, one, asked[2:3])
     own = [r["use"] for r in tried if r["architecture"] == answer.archs[0].to_json()]
-    assert max(own) == pytest.approx(0.992)
+    assert max(own) < 0.992

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgenas.gates import Mixed
-from edgenas.policies import AllPaths, TwoPaths
+from edgenas.policies import AllPaths, Mixture, Reinforce, TwoPaths
 from edgenas.pressure import Additive
 from edgenas.relax import Loads, Step
 
@@ -98,6 +98,39 @@ def test_price_moves_the_answer_both_ways(problem, space, price):
         assert int(scores.argmax()) == int(cost.argmin())
 
 
+MAKERS = [
+    lambda space: TwoPaths(space, 0.05, random.Random(0)),
+    lambda space: AllPaths(space, 0.05, random.Random(0)),
+    lambda space: Mixture(space, 0.05, random.Random(0)),
+    lambda space: Reinforce(space, 0.05, random.Random(0), 4),
+]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("price", [3.0, -3.0])
+def test_no_load_moves_what_an_option_is_said_to_be_worth(problem, space, make, price):
+    policy = make(space)
+    policy.start({c.name: torch.arange(len(c.options)) * -1.0 for c in space.choices})
+    before = policy.worth()
+    learn(problem, policy, {c.name: torch.zeros(len(c.options)) for c in space.choices}, price, 50)
+    for c, own in policy.worth().items():
+        torch.testing.assert_close(own, before[c], rtol=0, atol=1e-4)
+        assert float(own.mean()) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_dear_option_that_is_good_is_said_to_be_so_under_a_price_that_rules_it_out(
+    problem, space, make
+):
+    policy, loads = make(space), Loads.of(space, problem.objectives[0])
+    good = {c: own[0, 0] / own.max() for c, own in loads.options.items()}  # the dearer the better
+    learn(problem, policy, good, price=3.0)
+    for c, scores in policy.scores().items():
+        cheap = int(loads.options[c][0, 0].argmin())
+        assert int(scores.argmax()) == cheap
+        assert int(policy.worth()[c].argmax()) != cheap
+
+
 def test_the_tightest_budget_alone_is_charged(problem, space):
     (budget,) = problem.objectives[0].budgets
     easy = dataclasses.replace(budget, device="easy", limit_ms=budget.limit_ms * 100)
@@ -113,7 +146,7 @@ def test_the_tightest_budget_alone_is_charged(problem, space):
             lambda gates: problem.task.loss(net(x, gates), y),
             lambda gates: 0.0, loads, index, Additive(2.0), random.Random(0),
         )  # fmt: skip
-        total, ce = step.loss(gates, probs)
+        total, _, ce = step.loss(gates, probs)
         return float((total - ce).detach())
 
     assert charged(both, 1) == pytest.approx(charged(problem.objectives[0], 0), abs=1e-5)

@@ -146,7 +146,7 @@ def test_reinforce_climbs_the_expected_reward():
     want = torch.autograd.grad(-(alpha.softmax(0) @ worth), alpha)[0]
     rng = random.Random(2)
     seen: list[Tensor] = []
-    policy.descend = lambda loss: seen.append(torch.autograd.grad(loss, alpha)[0])  # type: ignore[method-assign]
+    policy.descend = lambda loss, of_load: seen.append(torch.autograd.grad(loss, alpha)[0])  # type: ignore[method-assign]
     step = Reward(worth, rng)
     for _ in range(3000):
         policy.arch_step(step)  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ def spend(problem, space, share, devices=1):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-@pytest.mark.parametrize("share", [0.6, 0.9, 1.0, 1.3])
+@pytest.mark.parametrize("share", [0.6, 0.8, 0.95])
 def test_a_search_starts_at_its_budget_and_as_undecided_as_that_allows(
     problem, space, share, devices
 ):
@@ -79,16 +79,21 @@ def test_a_search_starts_at_its_budget_and_as_undecided_as_that_allows(
         for k in range(1, len(a))
     ]
     assert prices == pytest.approx([prices[0]] * len(prices), rel=1e-3, abs=1e-3)
-    assert (prices[0] < 0) == (share < 1) or abs(prices[0]) < 1e-2
+    assert prices[0] < 0
 
 
-@pytest.mark.parametrize("share, fastest", [(0.01, True), (100.0, False)])
-def test_where_nothing_or_everything_fits_it_starts_at_an_end(problem, space, share, fastest):
-    loads = spend(problem, space, share)
+def test_where_nothing_fits_it_starts_at_the_fastest(problem, space):
+    loads = spend(problem, space, 0.01)
     for c, a in affordable(loads).items():
-        cost = loads.options[c][0, 0]
-        assert int(a.argmax()) == int(cost.argmin() if fastest else cost.argmax())
+        assert int(a.argmax()) == int(loads.options[c][0, 0].argmin())
         assert a.isfinite().all() and float(a.max() - a.min()) <= STEEPEST * 1.001
+
+
+@pytest.mark.parametrize("share", [1.0, 1.3, 100.0])
+def test_a_slack_budget_leans_towards_nothing(problem, space, share):
+    """It once began at the slowest network, and stayed there."""
+    for a in affordable(spend(problem, space, share)).values():
+        torch.testing.assert_close(a, torch.zeros_like(a), rtol=0, atol=1e-3)
 
 
 def test_no_unit_of_time_is_left(problem, space):
@@ -99,13 +104,13 @@ def test_no_unit_of_time_is_left(problem, space):
         torch.testing.assert_close(a.options[c], b.options[c])
 
 
-def test_price_is_signed_bounded_and_settles_at_load_one():
+def test_price_is_never_a_reward_bounded_and_settles_at_load_one():
     assert Adaptive(0.1, 1.0, 1.0).value == 0
     over, under = Adaptive(0.1, 1.0, 0.5), Adaptive(0.1, 1.0, 0.5)
     for _ in range(100):
         over.adapt(1.5)
         under.adapt(0.5)
-    assert (over.value, under.value) == (0.5, -0.5)
+    assert (over.value, under.value) == (0.5, 0.0)
     price, load = Adaptive(0.05, 1.0, 1.0), 1.6
     for _ in range(400):  # load falls by what it is charged, and rises by a steady gain
         price.adapt(load)
@@ -115,7 +120,7 @@ def test_price_is_signed_bounded_and_settles_at_load_one():
 
 
 @pytest.mark.parametrize("share", [0.75, 1.25])
-def test_expected_load_ends_at_the_budget_from_both_sides(share, problem, space, tmp_path):
+def test_expected_load_ends_within_the_budget_from_both_sides(share, problem, space, tmp_path):
     """``share``: the budget, of what the undecided supernet takes."""
     (budget,) = problem.objectives[0].budgets
     loads = Loads.of(space, problem.objectives[0])
@@ -129,7 +134,8 @@ def test_expected_load_ends_at_the_budget_from_both_sides(share, problem, space,
     train_supernet(problem, space, [TwoPaths(space, 0.05, random.Random(0))], schedule, ledger)
     first, *_, last = ledger.epochs("search")
     assert first["levels"][0]["load"] == pytest.approx(1 / share, rel=0.01)
-    assert last["levels"][0]["load"] == pytest.approx(1, abs=0.06)
+    assert last["levels"][0]["load"] < 1.06
+    assert last["levels"][0]["weight"] >= 0
 
 
 def test_warmup_trains_weights_only_and_every_epoch_is_recorded(problem, space, tmp_path):

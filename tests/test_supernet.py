@@ -124,7 +124,7 @@ def test_several_objectives_share_one_supernet(problem, space, tmp_path):
     narrow, wide = ledger.epochs("search")[-1]["levels"]
     assert narrow["expected"]["ms:paper"] < wide["expected"]["ms:paper"]
     trials = ledger.trials("evaluate")
-    assert [t.arch for t in trials[:2]] == list(dict.fromkeys(found.archs))
+    assert set(found.archs) <= {t.arch for t in trials}
     assert all({"accuracy", "load", "ms:paper"} <= t.metrics.keys() for t in trials)
     assert all(t.metrics["load"] <= 1 for t in trials)
     assert sum(e["event"] == "epoch" for e in ledger.events("search")) == 6

@@ -1,8 +1,9 @@
 """What was found is measured before it is trained: the error of the prediction is taken out.
 
-A prediction that is 3 % high leaves 3 % of the budget unused, and its margin more; one that is low
-breaks the budget after hours of training. Latency does not depend on weights: so measure at once,
-correct the predictor for the network at hand, and project again. Where a machine has slow minutes,
+A prediction that is low breaks the budget after hours of training; one that is 3 % high refuses
+what would fit, and its margin more. Latency does not depend on weights: so measure at once, and of
+a network over its budget, or of the best that seemed to fit, correct the predictor for the network
+at hand and project again. Where a machine has slow minutes,
 a p50 just within its budget is over it the next time: the upper end of its interval counts, an
 answer is measured in two rounds, and the worse stands.
 """
@@ -29,7 +30,6 @@ from edgenas.train import seeded
 
 ROUNDS, REPEATS = 4, 2  # at most; of every answer
 MOST, LEAST = 0.99, 0.94  # of the tightest budget, measured: between them nothing is changed
-FILL = LEAST / MOST
 BLOCKS, BLOCK_SECONDS = 3, 0.2
 USUAL_ROUNDS, START_SECONDS = 3, 4.0
 CALIBRATION = 64  # images; ranges do not change latency
@@ -50,22 +50,23 @@ class _Level:
     objective: Objective
     scores: Mapping[str, Tensor] | None
     arch: Architecture
+    bound: bool  # only what is predicted keeps it from another
     tried: list[dict[str, Any]] = field(default_factory=list)
     worst_ms: dict[Architecture, dict[str, float]] = field(default_factory=dict)
     times: Counter[Architecture] = field(default_factory=Counter)
 
     def judge(self, timed: Mapping[str, Timed], space: Relaxable, ops: Sequence[OpSpec]) -> None:
-        """Stay with ``arch`` if it uses its budgets well; else propose another."""
+        """Stay with ``arch`` if it keeps its budgets and they allow no better; else another."""
         before = self.worst_ms.get(self.arch, {})
         self.worst_ms[self.arch] = {d: max(t.high_ms, before.get(d, 0)) for d, t in timed.items()}
         self.times[self.arch] += 1
         use = self._use(self.arch)
         devices = {name: asdict(t) for name, t in timed.items()}
         self.tried.append({"architecture": self.arch.to_json(), "measured": devices, "use": use})
-        if not LEAST <= use <= MOST and self.scores is not None:
+        if self.scores is not None and (use > MOST or (use < LEAST and self.bound)):
             corrected = self._corrected(ops)
             try:
-                self.arch = project(space, self.scores, corrected, FILL)
+                self.arch = project(space, self.scores, corrected)
             except ImpossibleBudget:  # says a correction that is right for this network alone
                 self.arch = nearest(space, corrected)
             if self.arch in self.worst_ms:
@@ -88,7 +89,7 @@ class _Level:
         if within:
             return max(
                 within,
-                key=lambda a: (self._sure(a), uses[a] >= LEAST, uses[a] <= MOST, self._worth(a)),
+                key=lambda a: (self._sure(a), uses[a] <= MOST, self._worth(a)),
             )
         return min(uses, key=uses.__getitem__)
 
@@ -130,7 +131,7 @@ def confirm(ctx: Context, found: Found, asked: Sequence[Objective]) -> tuple[Fou
         return found, [[] for _ in asked]
     scores = found.scores or (None,) * len(asked)
     levels = [
-        _Level(objective, own, arch)
+        _Level(objective, own, arch, own is not None and arch == _best(space, own, objective))
         for objective, own, arch in zip(asked, scores, found.archs, strict=True)
     ]
     for number in range(ROUNDS):
@@ -140,6 +141,10 @@ def confirm(ctx: Context, found: Found, asked: Sequence[Objective]) -> tuple[Fou
             level.judge(timed, space, ctx.space.ops(level.arch))
     answers = tuple(level.answer for level in levels)
     return replace(found, archs=answers), [level.tried for level in levels]
+
+
+def _best(space: Relaxable, scores: Mapping[str, Tensor], objective: Objective) -> Architecture:
+    return project(space, scores, objective.budgets)
 
 
 def _measured(

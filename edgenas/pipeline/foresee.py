@@ -10,6 +10,7 @@ from edgenas.pipeline.brought import brought, is_brought
 from edgenas.pipeline.context import Context
 from edgenas.pipeline.objectives import everywhere
 from edgenas.pipeline.profile import refuse_impossible, target
+from edgenas.pipeline.spans import slack, spans
 from edgenas.project import project
 from edgenas.session import Fingerprint, probe, require_clock
 from edgenas.space import ListedSpace, Relaxable
@@ -57,6 +58,8 @@ def _refuse_budgets(ctx: Context, known: Callable[[Device, str], LatencyTable | 
     if len(there) == len(tables):
         targets = [target(ctx, t, there) for t in ctx.config.targets]
         refuse_impossible(ctx, targets, there)
+        for line in (*spans(ctx, targets), *slack(ctx, targets)):
+            ctx.progress(line, 1, 1)
     elif isinstance(ctx.space, Relaxable):
         least = everywhere(ctx.config.budgets, 1)  # a byte an activation: more are never fewer
         even = {c.name: torch.zeros(len(c.options)) for c in ctx.space.choices}

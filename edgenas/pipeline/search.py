@@ -11,6 +11,7 @@ from edgenas.pipeline.blocks import label
 from edgenas.pipeline.confirm import confirm
 from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.objectives import objectives
+from edgenas.pipeline.spans import slack
 from edgenas.pipeline.stage import Stage
 from edgenas.pressure import pressure
 from edgenas.search import METHODS, Found, Method, Problem, Sized
@@ -67,6 +68,8 @@ def _work(ctx: Context, folder: Path) -> None:
     problem = Problem(
         ctx.space, ctx.task, asked, seed=ctx.config.seed, accelerator=ctx.config.accelerator
     )
+    for line in slack(ctx, ctx.targets):
+        ctx.progress(line, 1, 1)
     found = method(stated(ctx.config.search)).run(problem, ctx.ledger(), ctx.progress)
     require_answers(found, len(asked), ctx.space, ctx.config.search["method"])
     if found.supernet is not None:

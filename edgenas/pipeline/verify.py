@@ -27,6 +27,7 @@ from edgenas.pipeline.context import HEADROOM, Context, was_trained
 from edgenas.pipeline.export import export
 from edgenas.pipeline.mix import mix_variant
 from edgenas.pipeline.quantize import quantize_variant
+from edgenas.pipeline.spans import slack
 from edgenas.pipeline.stage import Stage
 from edgenas.scratch import scratch_folder
 from edgenas.train import SCORING_BATCH, evaluating
@@ -216,7 +217,7 @@ def _write(
     repairs: Sequence[Mapping[str, Any]],
 ) -> None:
     delivered, rows, checks = {}, [], []
-    notes = list(ctx.read("train/train.json").get("notes", []))
+    notes = [*ctx.read("train/train.json").get("notes", []), *slack(ctx, ctx.targets)]
     off: dict[str, Any] = {}
     for t in ctx.targets:
         choice, mine = choices[t["device"]], candidates[t["device"]]
