@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -481,8 +481,10 @@ def run(name: str, seed: int, cases: int, folder: Path) -> None:
         guide = _atheris()
         with guide.instrument_imports(include=["edgenas"]) if guide else nullcontext():
             seeds = list(reader.seeds(Path(scratch)))
-            for content in seeds:  # what every case needs is there before memory counts
-                Tally(reader, tally.case).take(content)
+            for content in seeds:  # what every case needs is there before memory and time count
+                tally.case.write_bytes(content)
+                with suppress(Exception):
+                    reader.read(tally.case)
         _bound()
         if guide is None:
             _mutated(tally, seeds, cases, rng)
