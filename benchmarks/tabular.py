@@ -11,9 +11,12 @@ seed draws its own. Without an answer, or with one whose looked-up latency is ov
 is missed and has no regret.
 
 ``few``: 8 to 64 trainings, 30 repeats. A training of a chain has the accuracy of one seed of three,
-drawn anew; of a cell that of 12 epochs. Settings of the surrogate were chosen on chains at other
-budgets (33 to 75 MFLOPs, none of the four) and other seeds; on cells nothing was. ``policies``: 50
-to 200 evaluations, 20 seeds.
+drawn anew; of a cell that of 200 epochs on validation, the mean of its published seeds. The latency
+of what is proposed is looked up before it is trained, as a run measures it first. What races
+in cells spends half of the epochs on 200 for n / 2 finalists, the other half on 12 for all before
+them. Settings of the surrogate were chosen on chains at other budgets (33 to 75 MFLOPs, none of the
+four) and other seeds; on cells nothing was. ``policies``: 50 to 200 evaluations, 20 seeds; cells
+are searched after 12 epochs.
 
 Writes benchmarks/results/tabular.json; ``--only`` keeps the rows of the other part. A run that was
 killed goes on where it was, in --work, unless the code changed.
@@ -30,7 +33,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -51,7 +54,7 @@ from edgenas.policies import AllPaths, Logits, Reinforce, TwoPaths
 from edgenas.predict import Predictor, fitted
 from edgenas.pressure import Adaptive, Additive, Multiplicative, Pressure
 from edgenas.project import project
-from edgenas.race import NEAR
+from edgenas.race import NEAR, race
 from edgenas.relax import Loads, affordable
 from edgenas.samplers import Aging, Fitting, Largest
 from edgenas.search import Ledger, Objective, Proposal, Sampler, Trial, ask_tell
@@ -64,6 +67,7 @@ from edgenas.tabular import Multilinear, Published, Tabular, learn, nasbench201,
 MFLOPS, QUANTILES = (30, 45, 60, 80), (10, 25, 50)
 EVALUATIONS = (50, 100, 200)
 FEW, REPEATS = (8, 16, 32, 64), 30
+SHORT, WHOLE = 12, 200  # epochs of a cell
 TIMINGS, CHECKED = 100, 40
 ARCH_LR, FILL = 0.4, 0.95  # of all policies; FILL as edgenas.sharing has it
 NETWORKS = 6  # of REINFORCE
@@ -115,6 +119,43 @@ class Case:
             return Objective((budget,))
         timed = estimated(table, self.device, self.amounts(table), seed)
         return Objective((Latency(self.device, self.limit, Predictor(timed)),))
+
+    def measured(self, table: Published, seed: int) -> Objective:
+        """As ``objective``, but what is proposed is measured before it is trained.
+
+        What the table says is within its margin of the limit is proposed too.
+        """
+        (budget,) = self.objective(table, seed).budgets
+        if not isinstance(budget, Latency):
+            return Objective((budget,))
+        loose = replace(budget, limit_ms=self.limit * (1 + budget.margin) ** 2)
+        return Measured((loose,), self.amounts(table) / self.limit, digit(table))
+
+
+@dataclass(frozen=True, eq=False)
+class Measured(Objective):
+    """``loads``: of every cell, by rank; ``digits``: what an operator adds to the rank."""
+
+    loads: np.ndarray
+    digits: Callable[[OpSpec], int]
+
+    def load(self, ops: Sequence[OpSpec]) -> float:
+        """What was measured."""
+        return float(self.loads[sum(map(self.digits, ops))])
+
+
+@functools.cache
+def digit(table: Published) -> Callable[[OpSpec], int]:
+    """What an operator of a cell adds to its rank."""
+    space = table.space
+    assert isinstance(space, NasBench201)
+    places = {
+        op: k * len(c.options) ** (len(space.choices) - 1 - i)
+        for i, c in enumerate(space.choices)
+        for k, ops in enumerate(space.option_ops(c.name))
+        for op in ops
+    }
+    return places.__getitem__
 
 
 def cases(data: Path) -> list[Case]:
@@ -273,7 +314,7 @@ METHODS: dict[str, Search] = {
 
 @dataclass(frozen=True)
 class OneTraining:
-    """Evaluate: a chain has the accuracy of one of its seeds, a cell that after 12 epochs."""
+    """Evaluate: a chain has the accuracy of one of its seeds, a cell that after its epochs."""
 
     table: Published
     seed: int
@@ -281,11 +322,11 @@ class OneTraining:
     def __call__(self, proposal: Proposal, id: int) -> Trial:
         """The trial of ``proposal``."""
         rank = self.table.rank(proposal.arch)
-        accuracy = float(self.table.search[rank])
         if isinstance(self.table.space, NasBenchMacro):
-            drawn = random.Random(f"{self.seed}/{rank}").randrange(3)
-            accuracy = float(self.table.columns[f"test_acc_s{drawn}"][rank]) / 100
-        return Trial(id, proposal, {"accuracy": accuracy}, 0.0)
+            column = f"test_acc_s{random.Random(f'{self.seed}/{rank}').randrange(3)}"
+        else:
+            column = "c10_val12" if proposal.epochs == SHORT else "c10_val200_mean"
+        return Trial(id, proposal, {"accuracy": float(self.table.columns[column][rank]) / 100}, 0.0)
 
 
 class Substitutions:
@@ -297,9 +338,14 @@ class Substitutions:
     """
 
     def __init__(
-        self, table: Published, objective: Objective, rng: random.Random, trials: int
+        self,
+        table: Published,
+        objective: Objective,
+        rng: random.Random,
+        trials: int,
+        epochs: int,
     ) -> None:
-        self.space, self.objective, self.rng = table.space, objective, rng
+        self.space, self.objective, self.rng, self.epochs = table.space, objective, rng, epochs
         base = Architecture.of(self.space.id, {c.name: 1 for c in self.space.choices})
         others = [
             base.but(**{c.name: k})
@@ -315,11 +361,11 @@ class Substitutions:
     def ask(self) -> Proposal | None:
         """The next substitution, then the best by their sum."""
         if self.first:
-            return Proposal(self.first.pop(0))
+            return Proposal(self.first.pop(0), self.epochs)
         if self.rest is None:
             self.rest = self._ranked()
         arch = next(self.rest, None)
-        return None if arch is None else Proposal(arch)
+        return None if arch is None else Proposal(arch, self.epochs)
 
     def tell(self, trial: Trial) -> None:
         """A difference of the logarithm of the error."""
@@ -334,47 +380,89 @@ class Substitutions:
             fmean(known) if (known := [g for g in column if g is not None]) else 0.0
             for column in zip(*gains.values(), strict=True)
         ]
-        whole = {
+        every = {
             c: [m if g is None else g for g, m in zip(options, means, strict=True)]
             for c, options in gains.items()
         }
 
         def worth(context: Context) -> tuple[float, Mapping[str, Sequence[float]]]:
-            return 0.0, whole
+            return 0.0, every
 
         for _, arch in ordered(self.space, self.objective.budgets, worth, self.rng):
             if arch not in self.told and self.objective.fits(self.space.ops(arch)):
                 yield arch
 
 
-Make = Callable[[Published, Objective, random.Random, int], Sampler]
+Make = Callable[[Published, Objective, random.Random, int, int], Sampler]  # trainings, epochs
+Trained = Callable[[Published, Objective, int, int], Architecture | None]
+
+
+def told(
+    make: Make, table: Published, objective: Objective, seed: int, n: int, epochs: int
+) -> list[Architecture]:
+    """What fits of the ``n`` that are trained for ``epochs``, the best first."""
+    sampler = make(table, objective, random.Random(f"{seed}/few"), n, epochs)
+    evaluate = OneTraining(table, seed)
+    trials = ask_tell(sampler, evaluate, Forgetful(), phase="search", trials=n)
+    fits = [t for t in trials if objective.fits(table.space.ops(t.arch))]
+    return [t.arch for t in sorted(fits, key=lambda t: -t.metrics["accuracy"])]
+
+
+def whole(make: Make) -> Trained:
+    """The best of ``n`` whole trainings."""
+
+    def found(table: Published, objective: Objective, seed: int, n: int) -> Architecture | None:
+        return next(iter(told(make, table, objective, seed, n, WHOLE)), None)
+
+    return found
+
+
+def raced(make: Make) -> Trained:
+    """As many epochs, half of them short: the best n / 2 of those are trained to the end."""
+
+    def found(table: Published, objective: Objective, seed: int, n: int) -> Architecture | None:
+        if isinstance(table.space, NasBenchMacro):  # published at one length
+            return whole(make)(table, objective, seed, n)
+        finalists = n // 2
+        short = (n * WHOLE - finalists * (WHOLE - SHORT)) // SHORT
+        archs = told(make, table, objective, seed, short, SHORT)[:finalists]
+        standing = race(archs, [WHOLE], OneTraining(table, seed), Forgetful()) if archs else []
+        return standing[0].arch if standing else None
+
+    return found
+
+
+def near(
+    table: Published, objective: Objective, rng: random.Random, n: int, epochs: int
+) -> Sampler:
+    """Draws at 90 to 100 % of the budget."""
+    return Fitting(table.space, objective, rng, epochs, least=NEAR)
+
+
 OURS = "surrogate and race"
-TRAINED: dict[str, Make] = {
-    "random": lambda t, o, rng, n: Fitting(t.space, o, rng),
-    "random, 90 to 100 %": lambda t, o, rng, n: Fitting(t.space, o, rng, least=NEAR),
-    "n largest, MACs": lambda t, o, rng, n: Largest(t.space, o, macs(t), rng),
-    "n largest, parameters": lambda t, o, rng, n: Largest(t.space, o, parameters(t), rng),
-    "aging evolution": lambda t, o, rng, n: Aging(t.space, o, rng, population=min(20, n // 2)),
-    "one-op substitutions and race": Substitutions,
-    OURS: lambda t, o, rng, n: ModelBased(t.space, o, rng, n, macs(t)),
+TRAINED: dict[str, Trained] = {
+    "random": whole(lambda t, o, rng, n, e: Fitting(t.space, o, rng, e)),
+    "random, 90 to 100 %": whole(near),
+    "random, 90 to 100 %, and race": raced(near),
+    "n largest, MACs": whole(lambda t, o, rng, n, e: Largest(t.space, o, macs(t), rng, e)),
+    "n largest, parameters": whole(
+        lambda t, o, rng, n, e: Largest(t.space, o, parameters(t), rng, e)
+    ),
+    "aging evolution": whole(
+        lambda t, o, rng, n, e: Aging(t.space, o, rng, population=min(20, n // 2), epochs=e)
+    ),
+    "one-op substitutions and race": whole(Substitutions),
+    OURS: raced(lambda t, o, rng, n, e: ModelBased(t.space, o, rng, n, macs(t), e)),
 }
 
 
 def trained(table: Published, objective: Objective, seed: int) -> Iterator[tuple[str, Answers]]:
-    """By method: of n trainings the best that fits; what was drawn first does not depend on n."""
-    for name, make in TRAINED.items():
-        answers: dict[tuple[str, int], Architecture | None] = {}
-        for n in FEW:
-            sampler = make(table, objective, random.Random(f"{seed}/few"), n)
-            evaluate = OneTraining(table, seed)
-            try:
-                told = ask_tell(sampler, evaluate, Forgetful(), phase="search", trials=n)
-            except ImpossibleBudget:  # says the predicted table
-                continue
-            fits = [t for t in told if objective.fits(table.space.ops(t.arch))]
-            best = max(fits, key=lambda t: t.metrics["accuracy"], default=None)
-            answers["trained", n] = best and best.arch
-        yield name, answers
+    """By method, what ``n`` trainings find."""
+    for name, search in TRAINED.items():
+        try:
+            yield name, {("trained", n): search(table, objective, seed, n) for n in FEW}
+        except ImpossibleBudget:  # says the predicted table
+            continue
 
 
 def searched(table: Published, objective: Objective, seed: int) -> Iterator[tuple[str, Answers]]:
@@ -386,7 +474,10 @@ def searched(table: Published, objective: Objective, seed: int) -> Iterator[tupl
             continue
 
 
-PARTS = {"few": (trained, FEW, REPEATS), "policies": (searched, EVALUATIONS, 20)}
+PARTS = {
+    "few": (trained, Case.measured, FEW, REPEATS),
+    "policies": (searched, Case.objective, EVALUATIONS, 20),
+}
 Outcome = dict[tuple[str, str, int], float | None]
 
 
@@ -394,9 +485,9 @@ def outcome(data: Path, part: str, case: Case, seed: int) -> Outcome:
     """Regret in points by method, answer and evaluations; None where the limit is missed."""
     torch.set_num_threads(1)
     table = published(data, case.space)
-    objective, fits = case.objective(table, seed), case.amounts(table) <= case.limit
+    fits, (searches, known, _, _) = case.amounts(table) <= case.limit, PARTS[part]
     found: Outcome = {}
-    for name, answers in PARTS[part][0](table, objective, seed):
+    for name, answers in searches(table, known(case, table, seed), seed):
         for (kind, n), arch in answers.items():
             rank = None if arch is None else table.rank(arch)
             kept = rank is not None and bool(fits[rank])
@@ -442,7 +533,7 @@ def outcomes(
 
 def rows(data: Path, part: str, jobs: int, work: Path) -> list[dict[str, Any]]:
     """One a case, method, answer and number of evaluations."""
-    every, (_, evaluations, seeds) = cases(data), PARTS[part]
+    every, (*_, evaluations, seeds) = cases(data), PARTS[part]
     of_all = outcomes(data, part, every, seeds, jobs, work)
     asked = dict.fromkeys(itertools.chain(*of_all))
     found = []
@@ -550,9 +641,9 @@ def main() -> int:
         "timings": TIMINGS, "checked": CHECKED,
     }  # fmt: skip
     few = [r for r in found if r.get("part") == "few"]
-    told = {f"macro_regret_{n}": macro_regret(few, n) for n in FEW} if few else {}
+    goals = {f"macro_regret_{n}": macro_regret(few, n) for n in FEW} if few else {}
     more = {"cells_regret": cells(few)} if few else {}
-    print(write_results("tabular", **told, **more, settings=settings, rows=found))
+    print(write_results("tabular", **goals, **more, settings=settings, rows=found))
     return 0
 
 

@@ -81,7 +81,7 @@ class ModelBased:
         space, objective, rng = self._space, self._objective, self._rng
         largest = Largest(space, objective, self._size, rng, within=EVEN).ask()
         fitting = Fitting(space, objective, rng, least=NEAR)
-        draws = [p.arch for p in itertools.islice(iter(fitting.ask, None), DRAWS)]
+        draws = [p.arch for p in itertools.islice(iter(fitting.ask, None), max(DRAWS, 2 * count))]
         known = [] if largest is None else [largest.arch]
         others = [arch for arch in draws if arch not in known]
         chosen = informative(space, others, count - len(known), self._size, known)
