@@ -150,23 +150,33 @@ class Surrogate:
         while waiting:
             yield self._first(waiting)
 
+    def gains(self, arch: Architecture) -> Mapping[str, list[float]]:
+        """By how much -log(error) of ``arch`` rises with each option of every choice."""
+        return {c: (step @ self.weights).tolist() for c, step in self._steps(arch).items()}
+
     def worth(self, arch: Architecture) -> Mapping[str, tuple[Worth, ...]]:
         """What each option of every choice would add to ``arch``, all else as it is.
 
         A choice whose options are all alike in the eyes of the trials gets a wide interval, not 0.
         """
         error = float(np.exp(-self._value([arch])[0]))
-        here = self.features([arch])[0]
         found = {}
-        for c in self.features.space.choices:
-            step = self.features([arch.but(**{c.name: k}) for k in range(len(c.options))]) - here
+        for choice, step in self._steps(arch).items():
             variance = np.einsum("ij,jk,ik->i", step, self.covariance, step)
             half = Z95 * np.sqrt(np.maximum(variance, 0))
-            found[c.name] = tuple(
+            found[choice] = tuple(
                 Worth(*(-PERCENT * error * math.expm1(-(gain + h)) for h in (0.0, -width, width)))
                 for gain, width in zip((step @ self.weights).tolist(), half.tolist(), strict=True)
             )
         return found
+
+    def _steps(self, arch: Architecture) -> Mapping[str, np.ndarray]:
+        """What each option changes in the features of ``arch``, (options, features)."""
+        here = self.features([arch])[0]
+        return {
+            c.name: self.features([arch.but(**{c.name: k}) for k in range(len(c.options))]) - here
+            for c in self.features.space.choices
+        }
 
     def _value(self, archs: Sequence[Architecture]) -> np.ndarray:
         return np.asarray(self.intercept + self.features(archs) @ self.weights)
@@ -259,17 +269,18 @@ def _averaged(
     middle, spread, n = target.mean(), float(target.std()) or 1.0, len(target)
     z, columns = (target - middle) / spread, np.hstack([x, extra])
     evidence, means, covariances = [], [], []
+    gram, seen, zz = columns.T @ columns, columns.T @ z, float(z @ z)
     for picks, shared in itertools.product(PICKS, SHARED):
-        prior = np.append(_prior(blocks, picks, shared), np.full(extra.shape[1], CONSTANT))
-        cross = columns * prior
-        kernel = cross @ columns.T
+        root = np.sqrt(np.append(_prior(blocks, picks, shared), np.full(extra.shape[1], CONSTANT)))
+        values, turned = np.linalg.eigh(gram * np.outer(root, root))
+        back, along = root[:, None] * turned, turned.T @ (root * seen)
         for noise in NOISE:
-            root = np.linalg.cholesky(kernel + noise * np.eye(n))
-            white, gain = np.linalg.solve(root, z), np.linalg.solve(root, cross)
-            chi2 = max(float(white @ white), 1e-12)
-            evidence.append(-np.log(np.diag(root)).sum() - 0.5 * n * math.log(chi2))
-            means.append(gain.T @ white)
-            covariances.append((np.diag(prior) - gain.T @ gain) * chi2 / n)
+            total = np.maximum(values, 0) + noise
+            chi2 = max((zz - float(along**2 @ (1 / total))) / noise, 1e-12)
+            log_det = np.log(total).sum() + (n - len(total)) * math.log(noise)
+            evidence.append(-0.5 * log_det - 0.5 * n * math.log(chi2))
+            means.append(back @ (along / total))
+            covariances.append((back * (noise / total)) @ back.T * chi2 / n)
     share = np.exp(np.array(evidence) - max(evidence))
     share /= share.sum()
     mean = share @ np.array(means)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from edgenas import ops
+from edgenas import evaluate, ops
 from edgenas.budgets import Total
 from edgenas.errors import CapabilityError, ImpossibleBudget, LedgerMismatch, UsageError
 from edgenas.model_based import ModelBased
+from edgenas.pipeline.search import method
 from edgenas.race import NEAR, cost_epochs, race, seated, trainings
 from edgenas.samplers import Fitting, Largest
-from edgenas.search import Ledger, Objective, Proposal, Trial, ask_tell
+from edgenas.search import Ledger, Objective, Problem, Proposal, Trial, ask_tell
 from edgenas.space import Space
 from edgenas.spaces.mobile import Mobile
 from edgenas.spaces.nasbench_macro import NasBenchMacro
@@ -233,3 +234,44 @@ def test_a_space_without_listed_choices_and_a_budget_none_can_keep_are_refused()
         ModelBased(Bare(), under(45), random.Random(0), 8)  # type: ignore[abstract]
     with pytest.raises(ImpossibleBudget):
         ModelBased(MACRO, under(1), random.Random(0), 8).ask()
+
+
+# --- the method
+
+
+@pytest.mark.trains
+def test_the_method_trains_what_it_says_and_goes_on_bit_for_bit(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = method({"method": "surrogate", "trials": 6, "epochs": 1, "finalists": 2,
+                   "final_epochs": 2})  # fmt: skip
+    assert made.training_epochs(2) == 2 * (6 * 1 + 2 * 2)
+    found = made.run(problem, Ledger(tmp_path / "whole.jsonl"))
+    (arch,), trials = found.archs, Ledger(tmp_path / "whole.jsonl").trials("search")
+    assert len(trials) == 6 and problem.objectives[0].fits(problem.space.ops(arch))
+    raced = Ledger(tmp_path / "whole.jsonl").trials("search, race")
+    assert len(raced) == 2 and trials[0].arch in [t.arch for t in raced]
+    assert arch == max(raced, key=lambda t: t.metrics["accuracy"]).arch
+    assert found.scores is not None
+    assert all(float(each[arch.index(c)]) == 0 for c, each in found.scores[0].items())
+
+    train, left = evaluate.Scratch.__call__, [4]
+
+    def dying(self: evaluate.Scratch, proposal: Proposal, id: int) -> Trial:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return train(self, proposal, id)
+
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(evaluate.Scratch, "__call__", dying)
+        made.run(problem, Ledger(tmp_path / "killed.jsonl"))
+    again = made.run(problem, Ledger(tmp_path / "killed.jsonl"))
+    assert again.archs == found.archs
+    ledgers = [(tmp_path / f"{f}.jsonl").read_bytes() for f in ("whole", "killed")]
+    assert ledgers[0] == ledgers[1]
+
+
+def test_a_surrogate_of_too_few_trials_is_refused_before_it_starts() -> None:
+    with pytest.raises(UsageError, match=r"trials.*3"):
+        method({"method": "surrogate", "trials": 2})
