@@ -14,7 +14,7 @@ from edgenas.train import TrainRecipe
 
 WARMUP_STEPS = 50
 JUDGES = 1000  # images whose accuracy is known to within two points; fewer judge nothing
-UNEVEN, BALANCE = 1.5, 0.5  # largest class by smallest; power of the weights of their images
+UNEVEN, BALANCE = 5.0, 0.5  # largest class by smallest; power of the weights of their images
 FEW, DROPOUT = 20_000, 0.2  # images, of which a network can learn each by heart
 PATIENCE = 0.2  # share of the epochs
 
