@@ -582,3 +582,12 @@ def test_what_is_no_table_is_a_line(
     assert says in capsys.readouterr().err
     assert main(["lut", "show", str(tmp_path)]) == 2
     assert "Is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\u2028", "\x85"])
+def test_a_head_with_a_line_end_in_it_is_refused_in_a_line(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "odd.csv"
+    path.write_text(f'"KER{end}NEL",x\n1,2\n', encoding="utf-8", newline="")
+    with pytest.raises(CorruptFile, match="expected a column op") as e:
+        import_table(path, "b", "fp32", None)
+    assert len(str(e.value).splitlines()) == 1

@@ -142,7 +142,7 @@ def from_csv(text: str) -> Rows:
         raise ValueError(
             f"expected a column op, or {', '.join(sorted(NN_METER))}, and one of time whose name "
             "ends in its unit, e.g. latency_ms, latency_us; found "
-            f"{', '.join(names)[:200] or 'nothing'}"
+            f"{' '.join(', '.join(names)[:200].split()) or 'nothing'}"
         )
     scale = UNITS_MS[times[0].lower().rpartition("_")[2]]
     rows: dict[OpSpec, Timing] = {}
