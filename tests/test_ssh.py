@@ -430,7 +430,7 @@ if SSHD:
         assert probe(device)[0]["runtime"] == "onnxruntime"
 
     class Menu(Sshd):
-        login = "echo; echo '1) configure  2) reboot'; printf 'Choose: '; exec sleep 600"
+        login = r"printf '\n1) configure  2) reboot\nChoose: '; exec sleep 600"
 
     class Mute(Sshd):
         login = "exec sleep 600"
@@ -441,8 +441,8 @@ if SSHD:
     def test_a_login_that_waits_is_told_with_what_it_shows(
         board: Ssh, monkeypatch: pytest.MonkeyPatch, said: str
     ) -> None:
-        monkeypatch.setattr(ssh, "LOGIN_S", 1.0)
-        with pytest.raises(DeviceError, match="came to no command in 1 s") as e:
+        monkeypatch.setattr(ssh, "LOGIN_S", 3.0)
+        with pytest.raises(DeviceError, match="came to no command in 3 s") as e:
             list(replace(board, patience_s=0).lines(["true"]))
         assert said in str(e.value) and "\n" not in str(e.value)
 
