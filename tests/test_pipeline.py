@@ -753,8 +753,8 @@ def test_a_front_is_one_search_and_a_run_of_each_network(tmp_path: Path) -> None
         for name in own
     ]
     assert [f["ops"] for f in found] == [s["ops"] for s in searched]
-    narrow, wide = (f["predicted"]["cpu-onnxruntime"]["p50_ms"] for f in found)
-    assert narrow <= wide
+    latencies = [g for g in front["gates"] if g["name"].startswith("latency:")]
+    assert len(latencies) == 2 and all(g["met"] for g in latencies)  # a slack one may be faster
     page = (root / "report.html").read_text()
     assert "networks/1-20percent/report.html" in page and "2-100ms" in page
     assert not (root / "train").exists()
