@@ -54,10 +54,15 @@ def construct(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         made: T = _adapter(cls).validate_python(dict(data))
         return made
     except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(str(p) for p in first["loc"])
+        first, *others = e.errors()
+        place, wrong = first["loc"], first["msg"].removeprefix("Value error, ")
+        if str(place[-1]).startswith("literal["):  # a word such as auto, or another kind of value
+            place = place[:-1]
+            kinds = [o["msg"] for o in others if o["loc"][:-1] == place]
+            wrong = ", or ".join([wrong, *(k.removeprefix("Input should be ") for k in kinds)])
+        key = ".".join(str(p) for p in place)
         got = "" if first["type"] == "missing" else f", not {first['input']!r:.200}"
-        said = f"{where}: {key}: {first['msg'].removeprefix('Value error, ')}{got}{_right(first)}"
+        said = f"{where}: {key}: {wrong}{got}{_right(first)}"
         raise UsageError(" ".join(said.split())) from e  # a key may hold anything, a new line too
 
 

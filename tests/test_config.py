@@ -133,3 +133,26 @@ def test_any_content_is_read_or_refused(data: Any) -> None:
         parse_config(data if isinstance(data, dict) else {"task": data}, "somewhere")
     except UsageError as e:
         assert "\n" not in str(e)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("epochs=drei", "train: epochs: Input should be 'auto', or a valid integer"),
+        ("optimizer=adam", "train: optimizer: Input should be 'auto', or 'adamw' or 'sgd'"),
+    ],
+)
+def test_where_a_word_or_a_number_may_stand_both_are_said(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    key, _, value = text.partition("=")
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "task: {dataset: fashion-mnist}\nspace: {kind: mobile}\n"
+        "targets: [{device: cpu-litert, latency: <= 5 ms}]\n"
+        f"train: {{{key}: {value}}}\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(UsageError) as e:
+        load_config(path)
+    assert says in str(e.value) and "literal" not in str(e.value)
