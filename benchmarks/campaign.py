@@ -223,8 +223,9 @@ def marked(mark: str) -> Iterator[psutil.Process]:
 
 
 def said(folder: Path) -> str:
-    """The end of what a work printed."""
-    return (folder / "said").read_text(encoding="utf-8", errors="replace").strip()[-400:]
+    """The end of what a work printed, paths as from its folder."""
+    text = (folder / "said").read_text(encoding="utf-8", errors="replace").strip()
+    return text.replace(f"{folder}/", "")[-400:]
 
 
 def digests(folder: Path) -> dict[str, str]:

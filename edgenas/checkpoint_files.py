@@ -182,6 +182,7 @@ def _no_archive(path: Path) -> str | None:
             names = {name.rpartition("/")[2] for name in archive.namelist()}
             if (part := _spoiled(archive)) is not None:
                 return f"damaged: {part!r} in it fails its checksum; fetch or save it anew"
+    # zipfile ends in each of these where an archive is damaged
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return "cut off or damaged"
     if "constants.pkl" in names:
