@@ -457,8 +457,9 @@ class Tally:
         while place and place.tb_next:
             place = place.tb_next
         where = f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}" if place else ""
+        said = str(e).replace(f"{self.case.parent}/", "")
         self.faults.append(
-            {"kind": type(e).__name__, "said": str(e)[:200], "where": where, "case": kept.name}
+            {"kind": type(e).__name__, "said": said[:200], "where": where, "case": kept.name}
         )
 
     def row(self, by: str) -> dict[str, Any]:

@@ -893,9 +893,9 @@ VERBS: Mapping[str, Callable[[Mapping[str, Any], Backend, Emit], None]] = {
 }
 
 
-def main() -> int:
-    """Run the job file named on the command line."""
-    here = str(Path(__file__).resolve().parent)
+def asked(program: str) -> "tuple[dict[str, Any], Emit]":
+    """The job file named on the command line of ``program``, a file, and where answers go."""
+    here = str(Path(program).resolve().parent)
     sys.path[:] = [p for p in sys.path if p != here]  # neighbours of this file are not modules
     lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a runtime prints is no answer
@@ -907,7 +907,21 @@ def main() -> int:
         except BrokenPipeError:
             os._exit(141)  # the host is gone
 
-    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    return json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), emit
+
+
+def answer_visits(job: Mapping[str, Any], ns: Mapping[str, int], emit: Emit) -> None:
+    """What ``time`` says once all is loaded, of models that take the same ``ns`` each time."""
+    emit({"event": "loaded"})
+    for number, name in job["visits"]:
+        if name in ns:
+            emit({"id": name, "round": number, "ns": [ns[name]] * job["min_calls"]})
+    emit({"event": "end", "timed_ns": 0})
+
+
+def main() -> int:
+    """Run the job file named on the command line."""
+    job, emit = asked(__file__)
     try:
         if job.get("affinity"):
             keep_to(job["affinity"])

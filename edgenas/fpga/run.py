@@ -6,7 +6,6 @@ output is compared with the reference, and one that differs in a bit is a failed
 """
 
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from edgenas import runner
 from edgenas.errors import CapabilityError, EdgenasError
 from edgenas.files import write_text
 from edgenas.fpga.compile import Compiler
@@ -80,11 +80,7 @@ def time_models(job: Mapping[str, Any], board: _Board, emit: Emit) -> None:
             except EdgenasError as e:  # one model failing must not end the others
                 status = "unsupported" if isinstance(e, CapabilityError) else "failed"
                 emit({"id": name, "status": status, "reason": str(e)})
-    emit({"event": "loaded"})
-    for number, name in job["visits"]:
-        if name in ns:
-            emit({"id": name, "round": number, "ns": [ns[name]] * job["min_calls"]})
-    emit({"event": "end", "timed_ns": 0})
+    runner.answer_visits(job, ns, emit)
 
 
 def _cycles(board: _Board, path: Path, folder: Path) -> int:
@@ -128,17 +124,7 @@ VERBS = {"probe": probe, "time": time_models, "predict": predict}
 
 def main() -> int:
     """Run the job file named on the command line."""
-    here = str(Path(__file__).resolve().parent)
-    sys.path[:] = [p for p in sys.path if p != here]  # neighbours of this file are not modules
-    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-
-    def emit(event: Mapping[str, Any]) -> None:
-        try:
-            sys.stdout.write(json.dumps(event) + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os._exit(141)  # the host is gone
-
+    job, emit = runner.asked(__file__)
     shape, folder = Shape(**job["shape"]), Path(job["cache"])
     try:
         simulator = (simulator_path if job["verb"] == "probe" else build)(shape, folder)

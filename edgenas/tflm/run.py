@@ -5,8 +5,6 @@
 are those of TFLM's reference kernels, which really run.
 """
 
-import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,11 +57,7 @@ def time_models(job: Mapping[str, Any], emit: Emit) -> None:
         except EdgenasError as e:  # one model failing must not end the others
             status = "unsupported" if isinstance(e, CapabilityError) else "failed"
             emit({"id": name, "status": status, "reason": str(e)})
-    emit({"event": "loaded"})
-    for number, name in job["visits"]:
-        if name in ns:
-            emit({"id": name, "round": number, "ns": [ns[name]] * job["min_calls"]})
-    emit({"event": "end", "timed_ns": 0})
+    runner.answer_visits(job, ns, emit)
 
 
 def predict(job: Mapping[str, Any], emit: Emit) -> None:
@@ -90,19 +84,7 @@ VERBS = {"probe": probe, "time": time_models, "predict": predict, "memory": memo
 
 def main() -> int:
     """Run the job file named on the command line."""
-    here = str(Path(__file__).resolve().parent)
-    sys.path[:] = [p for p in sys.path if p != here]  # neighbours of this file are not modules
-    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what TFLM prints is no answer
-
-    def emit(event: Mapping[str, Any]) -> None:
-        try:
-            lines.write(json.dumps(event) + "\n")
-            lines.flush()
-        except BrokenPipeError:
-            os._exit(141)  # the host is gone
-
-    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    job, emit = runner.asked(__file__)
     try:
         interpreter.version()  # what is not installed is said before anything is done
         runner.bound(job)

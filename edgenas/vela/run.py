@@ -5,8 +5,6 @@
 of LiteRT's reference kernels on this machine: Vela runs nothing.
 """
 
-import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -61,11 +59,7 @@ def time_models(job: Mapping[str, Any], target: Target, emit: Emit) -> None:
         except EdgenasError as e:  # one model failing must not end the others
             status = "unsupported" if isinstance(e, CapabilityError) else "failed"
             emit({"id": name, "status": status, "reason": str(e)})
-    emit({"event": "loaded"})
-    for number, name in job["visits"]:
-        if name in ns:
-            emit({"id": name, "round": number, "ns": [ns[name]] * job["min_calls"]})
-    emit({"event": "end", "timed_ns": 0})
+    runner.answer_visits(job, ns, emit)
 
 
 def predict(job: Mapping[str, Any], target: Target, emit: Emit) -> None:
@@ -83,19 +77,7 @@ VERBS = {"probe": probe, "time": time_models, "predict": predict, "memory": memo
 
 def main() -> int:
     """Run the job file named on the command line."""
-    here = str(Path(__file__).resolve().parent)
-    sys.path[:] = [p for p in sys.path if p != here]  # neighbours of this file are not modules
-    lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what Vela prints is no answer
-
-    def emit(event: Mapping[str, Any]) -> None:
-        try:
-            lines.write(json.dumps(event) + "\n")
-            lines.flush()
-        except BrokenPipeError:
-            os._exit(141)  # the host is gone
-
-    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    job, emit = runner.asked(__file__)
     target = Target(job["accelerator"], job["system_config"], job["memory_mode"])
     try:
         target.clock_hz()  # a system that makes no sense is said before anything is done
