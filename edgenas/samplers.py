@@ -9,7 +9,7 @@ import torch
 
 from edgenas.best_first import Worth, ordered
 from edgenas.budgets import Budget
-from edgenas.project import project
+from edgenas.project import most, project
 from edgenas.search import Objective, Proposal, Trial
 from edgenas.space import Context, Relaxable, Space
 from edgenas.spec import Architecture, OpSpec
@@ -207,18 +207,7 @@ def _fullest(space: Space, objective: Objective, rng: random.Random) -> float:
     if not isinstance(space, Relaxable):
         drawn = itertools.islice(iter(Fitting(space, objective, rng).ask, None), TRIES)
         return max((objective.load(space.ops(p.arch)) for p in drawn), default=0.0)
-    return min(1.0, max(_most(context, b) for context in space.contexts for b in objective.budgets))
-
-
-def _most(context: Context, budget: Budget) -> float:
-    """The largest load of a network of ``context``, kept or not."""
-    each = [
-        max(map(budget.part, options))
-        for c, options in context.options.items()
-        if c not in context.picks
-    ]
-    parts = torch.tensor([budget.load(context.fixed), *each], dtype=torch.float64)
-    return float(budget.together(parts))
+    return min(1.0, max(most(space, b) / b.limit for b in objective.budgets))
 
 
 def _drawn(fitting: Fitting, size: Callable[[Architecture], float]) -> Iterator[Architecture]:
