@@ -77,10 +77,6 @@ class Checkpoint:
             f"{self.path} is no checkpoint to go on from ({first}); delete it to start afresh"
         )
 
-    def remove(self) -> None:
-        """Delete the file, if there is one."""
-        self.path.unlink(missing_ok=True)
-
 
 @dataclass
 class Every:

@@ -8,15 +8,17 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import platformdirs
 
 from edgenas import parsing
 from edgenas.errors import CorruptFile, UsageError
-from edgenas.locks import held_by_nobody, hold, refuse_link
+from edgenas.locks import hold, refuse_link, seized
 
 MARK = ".edgenas"  # in a folder: edgenas made it, and may remove what it made in it
+
+ASIDE = ".aside"  # how the name of what is not whole yet ends
 
 LONGEST_NAME = 255  # bytes, of a part of a path
 
@@ -33,17 +35,10 @@ def aside(path: Path) -> Iterator[Path]:
     A link at ``path`` is replaced, not followed. Those that killed processes left are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        handle, new = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
-    except OSError as e:
-        e.filename = str(path)  # it names the temporary file that was tried last
-        raise
-    temporary = Path(new).with_suffix(".aside")
-    with os.fdopen(handle, "rb") as owner:
+    owner, temporary = _begun(path)
+    with owner:
         try:
-            hold(owner)
-            Path(new).rename(temporary)  # seen by others only once it is held
-            _sweep(path)
+            sweep(path.parent, path.name)
             yield temporary
             with temporary.open("rb") as f:
                 os.fsync(f.fileno())
@@ -57,11 +52,27 @@ def aside(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _sweep(path: Path) -> None:
-    """Remove what ``aside`` of a process that is no more left beside ``path``."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.aside"):
-        if held_by_nobody(left):
-            left.unlink(missing_ok=True)
+def _begun(path: Path) -> tuple[BinaryIO, Path]:
+    """A temporary file beside ``path``, held by this process."""
+    while True:
+        try:
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=ASIDE, dir=path.parent)
+        except OSError as e:
+            e.filename = str(path)  # it names the temporary file that was tried last
+            raise
+        owner = os.fdopen(handle, "rb")
+        if hold(owner):
+            return owner, Path(name)
+        owner.close()
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what ``aside`` of dead processes left in ``folder``; ``name``: of that file alone."""
+    of = "*" if name is None else glob.escape(name)
+    for left in folder.glob(f".{of}.????????{ASIDE}"):
+        with seized(left) as is_left:
+            if is_left:
+                left.unlink(missing_ok=True)
 
 
 def inside(folder: Path, name: str, where: object) -> Path:

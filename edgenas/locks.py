@@ -43,30 +43,40 @@ def refuse_link(path: Path) -> None:
         )
 
 
-def hold(file: BinaryIO) -> None:
-    """Show by a lock, where there are locks, that a process is at work on ``file``."""
+def hold(file: BinaryIO) -> bool:
+    """Show by a lock, where there are locks, that this process is at work on its new ``file``.
+
+    False where another one took it for left behind before, and removed it.
+    """
     with contextlib.suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return os.fstat(file.fileno()).st_nlink > 0
 
 
-def held_by_nobody(path: Path) -> bool:
-    """Whether ``path`` is a file of this user that was held and is no more.
+@contextlib.contextmanager
+def seized(path: Path) -> Iterator[bool]:
+    """Whether ``path`` is a file of this user that no process holds; held meanwhile if so.
 
     Where there are no locks nothing tells, and it is not.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        return False
+        yield False
+        return
     with os.fdopen(handle, "rb") as file:
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
-            return False
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
+        yield _is_left(file)
+
+
+def _is_left(file: BinaryIO) -> bool:
+    facts = os.fstat(file.fileno())
+    if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def taken(file: BinaryIO, path: Path, say: Say) -> bool:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgenas.locks import held_by_nobody, hold
+from edgenas.locks import hold, seized
 
 _PREFIX, _OWNER = "edgenas-", ".owner"
 
@@ -52,6 +52,7 @@ def _sweep(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for path in folder.glob(f"{_PREFIX}*"):
             mine = not path.is_symlink() and path.is_dir() and path.stat().st_uid == os.geteuid()
-            if mine and held_by_nobody(path / _OWNER):
-                shutil.rmtree(path / "work", ignore_errors=True)  # first: without owner it stays
-                shutil.rmtree(path, ignore_errors=True)
+            with seized(path / _OWNER) as is_left:
+                if mine and is_left:
+                    shutil.rmtree(path / "work", ignore_errors=True)  # without owner it stays
+                    shutil.rmtree(path, ignore_errors=True)

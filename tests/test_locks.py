@@ -146,6 +146,23 @@ def test_what_is_dead_is_swept_and_what_lives_or_is_another_s_is_not(
     assert not living.exists() and not list(tmp_path.glob(".table.jsonl.*.aside"))
 
 
+WRITING = """
+import sys
+from pathlib import Path
+from edgenas.files import write_text
+for number in range(400):
+    write_text(Path(sys.argv[1]), f"{number}")
+"""
+
+
+def test_those_who_write_one_file_at_once_take_nothing_of_each_other(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", WRITING, str(tmp_path / "table.jsonl")]
+    writers = [subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [writer.communicate()[1] for writer in writers] == [""] * 4
+    assert [path.name for path in tmp_path.iterdir()] == ["table.jsonl"]
+    assert (tmp_path / "table.jsonl").read_text() == "399"
+
+
 @pytest.mark.parametrize("kind", ["file", "below a file", "nowhere that can be made"])
 def test_a_folder_that_cannot_be_written_is_named_before(tmp_path: Path, kind: str) -> None:
     (tmp_path / "file").write_text("mine")

@@ -499,6 +499,7 @@ def test_a_training_that_was_killed_goes_on_where_it_was(finished: Path, tmp_pat
             process.wait()
             process.stderr.close()
             assert (kept / "train" / "found.safetensors").exists()
+            (kept / "train" / ".found.safetensors.abcd_123.aside").write_bytes(b"killed writing")
         done = subprocess.run(
             long_training(folder), cwd=folder, env=environment(folder),
             capture_output=True, text=True,

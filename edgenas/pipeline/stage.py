@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenas.checkpoint import Checkpoint
+from edgenas.files import sweep
 from edgenas.pipeline.context import Context
 from edgenas.rundir import CHECKPOINTS, RunDir, key_of
 
@@ -44,6 +45,7 @@ class Stage:
         folder = self._checkpoints(ctx)
         for path in folder.glob("*.safetensors"):
             path.unlink()
+        sweep(folder)
         with contextlib.suppress(OSError):  # something else lies in it, or it is not there
             folder.rmdir()
 
