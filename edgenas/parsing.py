@@ -17,6 +17,7 @@ import yaml
 MOST_BYTES = 32 << 20  # of JSON: its values take some twenty times as much memory
 MOST_YAML_BYTES = 8 << 20
 MOST_NESTED = 64
+MOST_DIGITS = 100  # of a whole number
 MOST_ALIASED = 100_000  # values that aliases stand for
 
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -187,6 +188,8 @@ class _Strict(_Base):  # type: ignore[misc]
         """Of a scalar that YAML 1.1 takes for one."""
         said = self.construct_scalar(node)
         if _WHOLE.fullmatch(said):
+            if len(said) > MOST_DIGITS:
+                raise Refused(_line(node), f"a number of {len(said)} digits: {said[:20]}...")
             return int(said, 16 if "x" in said else 10)
         if node.tag == _FLOAT and _REAL.fullmatch(said):
             return float(said.lower().replace(".inf", "inf").replace(".nan", "nan"))

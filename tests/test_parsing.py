@@ -68,6 +68,15 @@ def test_a_number_that_two_versions_of_yaml_read_differently_is_refused(
     assert load_config(path, [f'name="{written}"']).name == written
 
 
+@pytest.mark.parametrize("written", ["1" * 5000, "-" + "9" * 101, "0x" + "f" * 5000])
+def test_a_number_without_end_is_refused(tmp_path: Path, written: str) -> None:
+    said = rf"a number of {len(written)} digits: {written[:20]}\.\.\."
+    with pytest.raises(UsageError, match=rf"line 4: {said}"):
+        load_config(_config(tmp_path, CONFIG.replace("epochs: 3", f"epochs: {written}")))
+    with pytest.raises(UsageError, match=rf"--set .*: {said}"):
+        load_config(_config(tmp_path, CONFIG), [f"train.epochs={written}"])
+
+
 @pytest.mark.parametrize("written", [*NUMBERS, "yes", "no", "on", "null", "2026-01-30", "1e3", "~"])
 def test_text_that_looks_like_something_else_comes_back_as_it_was(written: str) -> None:
     assert parsing.yaml_value(parsing.yaml_text({"name": written})) == {"name": written}
