@@ -21,7 +21,8 @@ from edgenas.search import Objective, Problem
 from edgenas.spaces.mobile import Mobile
 from edgenas.task import Task
 
-torch.set_num_threads(int(os.environ.get("EDGENAS_TEST_THREADS", "1")))
+THREADS = int(os.environ.get("EDGENAS_TEST_THREADS", "1"))
+torch.set_num_threads(THREADS)
 if shift := 1000 * int(os.environ.get("EDGENAS_TEST_SEED", "0")):
     # Other weights and images throughout: no test's truth may hang on one draw.
     torch_seed, numpy_rng = torch.manual_seed, np.random.default_rng
@@ -34,6 +35,12 @@ os.environ["EDGENAS_TRUST_DEVICES"] = "1"  # nobody can be asked of the devices 
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
+
+
+@pytest.fixture(autouse=True)
+def threads() -> None:
+    """Whatever a test before did to this process."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

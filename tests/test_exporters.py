@@ -28,8 +28,6 @@ from edgenas.spec import OpSpec
 
 pytestmark = pytest.mark.trains
 
-torch.set_num_threads(1)
-
 FORMATS = ["onnx", "tflite"]
 NETWORKS = {
     "relu6": Mobile.presets["tiny"],

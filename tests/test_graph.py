@@ -19,8 +19,6 @@ from edgenas.spec import OpSpec
 
 pytestmark = pytest.mark.trains
 
-torch.set_num_threads(1)
-
 OPS = [
     "conv 1-16 @28 k3 s2",
     "conv 3-8 @9 hs1 k1 s1",

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +18,6 @@ from edgenas.measure import measure, memory_bytes, summary
 from edgenas.session import predict
 from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
-
-torch.set_num_threads(1)
 
 SPACE = Mobile(
     resolution=8, channels=1, classes=3, stem=4, stem_stride=1, first=4, widths=(8,),

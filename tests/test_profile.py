@@ -18,7 +18,6 @@ import numpy as np
 import onnx
 import psutil
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,8 +43,6 @@ from edgenas.spaces.mobile import Mobile
 from edgenas.spec import OpSpec
 from edgenas.store import samples_path, table_path
 from edgenas.transports.local import Local
-
-torch.set_num_threads(1)
 
 SPACE = Mobile(
     resolution=8, channels=1, classes=3, stem=4, stem_stride=1, first=4, widths=(8,),

@@ -1,7 +1,6 @@
 """Tasks: disjoint balanced parts, repeatable batches, preprocessing, augmentation, settings."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,6 @@ from edgenas.resize import resized
 from edgenas.task import Part, Task, load_task
 
 PARTS: tuple[Part, ...] = ("train", "search", "calibration", "test")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _numbered(n: int, first: int = 0, channels: int = 1) -> np.ndarray:
