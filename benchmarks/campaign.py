@@ -50,6 +50,7 @@ space: {kind: mobile, preset: tiny, stem: 8, first: 8, widths: [8], depths: [2],
   head: 16, kernels: [3, 5], expansions: [2, 3]}
 targets: [{device: cpu-onnxruntime, latency: "<= 100 ms"}]
 search: {method: proxyless, epochs: 2, warmup: 1, samples: 2, batch: 32}
+race: {seats: 3}
 train: {epochs: 2, batch: 32}
 gates: {drop: "100 points", agreement: ">= 1 %", difference: "100 %", class_drop: "100 points"}
 measure: {networks: 12, blocks: 2, block_seconds: 0.05}

@@ -119,8 +119,14 @@ def targets(latency: str) -> list[dict[str, Any]]:
 
 
 def trained_seconds(root: Path) -> float:
-    """Of the training steps of the found network."""
-    return sum(e["seconds"] for e in Ledger(root / "ledger.jsonl").epochs("train"))
+    """Of the training steps of the found network, those in its race too if it went on from them."""
+    ledger, phases = Ledger(root / "ledger.jsonl"), ["train"]
+    raced = read_json(root / "race" / "race.json")
+    if raced["goes_on"]:
+        seats = {seat["id"]: seat["architecture"] for seat in raced["seats"]}
+        won = next(id for id, arch in seats.items() if arch == raced["architecture"])
+        phases.append(f"{raced['phase']} {won}")
+    return sum(e["seconds"] for phase in phases for e in ledger.epochs(phase))
 
 
 def plain(name: str, task: Mapping[str, Any], seconds: float, work: Path, seed: int) -> Row:

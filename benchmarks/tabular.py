@@ -1,6 +1,7 @@
 """Searches under a budget in published tables, against the best that truly fits.
 
     python benchmarks/tabular.py [--data ../shared/data] [--jobs 2] [--only few|policies]
+                                 [--space nasbench-macro|nasbench201]
 
 NAS-Bench-Macro under FLOPs; NAS-Bench-201 under the latency of seven devices, at three quantiles of
 all cells. All methods of a seed evaluate as many distinct architectures, on an accuracy that is not
@@ -18,8 +19,8 @@ them. Settings of the surrogate were chosen on chains at other budgets (33 to 75
 four) and other seeds; on cells nothing was. ``policies``: 50 to 200 evaluations, 20 seeds; cells
 are searched after 12 epochs.
 
-Writes benchmarks/results/tabular.json; ``--only`` keeps the rows of the other part. A run that was
-killed goes on where it was, in --work, unless the code changed.
+Writes benchmarks/results/tabular.json; what ``--only`` and ``--space`` leave out stays there. A
+run that was killed goes on where it was, in --work, unless the code changed.
 """
 
 import argparse
@@ -478,6 +479,7 @@ PARTS = {
     "few": (trained, Case.measured, FEW, REPEATS),
     "policies": (searched, Case.objective, EVALUATIONS, 20),
 }
+SPACES = ("nasbench-macro", "nasbench201")
 Outcome = dict[tuple[str, str, int], float | None]
 
 
@@ -508,7 +510,7 @@ def outcomes(
     data: Path, part: str, every: Sequence[Case], seeds: int, jobs: int, work: Path
 ) -> list[Outcome]:
     """By case and seed; what is in ``work`` already is not run again."""
-    path = work / f"{part}-{code()}.jsonl"
+    path = work / f"{part}-{'-'.join({c.space: 0 for c in every})}-{code()}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     done: dict[tuple[int, int], Outcome] = {}
     lines = path.read_text().splitlines() if path.exists() else []
@@ -531,9 +533,12 @@ def outcomes(
     return [done[key] for key in wanted]
 
 
-def rows(data: Path, part: str, jobs: int, work: Path) -> list[dict[str, Any]]:
+def rows(
+    data: Path, part: str, spaces: Sequence[str], jobs: int, work: Path
+) -> list[dict[str, Any]]:
     """One a case, method, answer and number of evaluations."""
     every, (*_, evaluations, seeds) = cases(data), PARTS[part]
+    every = [case for case in every if case.space in spaces]
     of_all = outcomes(data, part, every, seeds, jobs, work)
     asked = dict.fromkeys(itertools.chain(*of_all))
     found = []
@@ -621,6 +626,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--space", choices=SPACES)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path(".cache/tabular"))
     options = parser.parse_args()
@@ -628,10 +634,13 @@ def main() -> int:
         print(f"skipped: there is no {options.data}")
         return 0
     fresh = [options.only] if options.only else list(PARTS)
-    before = [] if len(fresh) == len(PARTS) else rows_before("tabular")
-    found = [r for r in before if r.get("part", "policies") not in fresh]
+    spaces = [options.space] if options.space else SPACES
+    before = rows_before("tabular") if options.only or options.space else []
+    found = [
+        r for r in before if r.get("part", "policies") not in fresh or r["space"] not in spaces
+    ]
     for part in fresh:
-        mine = rows(options.data, part, options.jobs, options.work)
+        mine = rows(options.data, part, spaces, options.jobs, options.work)
         print(summary(mine))
         found += mine
     settings = {
@@ -641,8 +650,10 @@ def main() -> int:
         "timings": TIMINGS, "checked": CHECKED,
     }  # fmt: skip
     few = [r for r in found if r.get("part") == "few"]
-    goals = {f"macro_regret_{n}": macro_regret(few, n) for n in FEW} if few else {}
-    more = {"cells_regret": cells(few)} if few else {}
+    there = {r["space"] for r in few}
+    chains, of_cells = (space in there for space in SPACES)
+    goals = {f"macro_regret_{n}": macro_regret(few, n) for n in FEW} if chains else {}
+    more = {"cells_regret": cells(few)} if of_cells else {}
     print(write_results("tabular", **goals, **more, settings=settings, rows=found))
     return 0
 

@@ -111,7 +111,7 @@ def init(file: Path) -> None:
 @_run_options
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped; it must be there.")
 def run(resume: bool, **options: Any) -> None:
-    """Run all stages of CONFIG: profile, search, train, compress, export, verify, report.
+    """Run all stages of CONFIG: profile, search, race, train, compress, export, verify, report.
 
     A run that was stopped goes on where it was; a stage whose inputs are unchanged is skipped.
     CONFIG may also be a run directory. 'edgenas init' writes a config to begin with.
@@ -196,6 +196,7 @@ STAGES = (
     _stage_command(
         "search", "Search the architecture; what must come before is brought up to date first."
     ),
+    _stage_command("race", "Train finalists beside the network that 'search' found; one wins."),
     _stage_command("train", "Train the network that 'search' found."),
     _stage_command(
         "export", "Write every variant, fp32 and int8-static, in the format of every target."

@@ -54,6 +54,19 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Race:
+    """Finalists that train as the found network does, of whom the worse half leaves at each rung.
+
+    ``seats``: how many, the found network among them; 1: none races. ``auto``: 8 where a search
+    trained something, else 1, as for a network that is named, drawn, or has its weights.
+    ``rungs``: shares of the epochs of ``train``.
+    """
+
+    seats: Auto | int = "auto"
+    rungs: tuple[float, ...] = (0.1, 0.25, 0.5)
+
+
+@dataclass(frozen=True)
 class Train:
     """How the found network is trained: as of ``edgenas.train.TrainRecipe``.
 
@@ -245,7 +258,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run."""
+    """A whole run.
+
+    ``start``: a run, or a file of weights of a network, from which the supernet, and every network
+    that is trained, takes what agrees in name and shape.
+    """
 
     name: str
     task: dict[str, Any]
@@ -254,6 +271,8 @@ class Config:
     precision: Precision = "auto"
     search: dict[str, Any] = field(default_factory=lambda: {"method": "proxyless"})
     budgets: Limits = Limits()
+    start: str | None = None
+    race: Race = Race()
     train: Train = Train()
     prune: Prune = Prune()
     quantize: QuantRecipe = QuantRecipe()
@@ -341,8 +360,8 @@ def parse_config(data: Mapping[str, Any], where: str, default_name: str = "run")
 
 
 _SECTIONS: Mapping[str, type] = {
-    "budgets": Limits, "train": Train, "prune": Prune, "quantize": QuantRecipe, "export": Export,
-    "gates": Gates, "measure": Measure,
+    "budgets": Limits, "race": Race, "train": Train, "prune": Prune, "quantize": QuantRecipe,
+    "export": Export, "gates": Gates, "measure": Measure,
 }  # fmt: skip
 
 
@@ -392,6 +411,22 @@ def _check(config: Config, where: str) -> None:
                 f"{where}: train: data_seen says that no image is held out, and task: test names "
                 "some that are; leave one of them out"
             )
+    if config.train.weights is not None and config.race.seats not in ("auto", 1):
+        raise UsageError(
+            f"{where}: race: seats is {config.race.seats}, but with train: weights nothing is "
+            "trained; leave one of them out"
+        )
+    rungs = config.race.rungs
+    if not rungs or list(rungs) != sorted({*rungs}) or not 0 < rungs[0] <= rungs[-1] <= 1:
+        raise UsageError(
+            f"{where}: race: rungs are {list(rungs)}: write growing shares of the epochs of train, "
+            "such as [0.1, 0.25, 0.5]"
+        )
+    if config.start is not None and config.train.weights is not None:
+        raise UsageError(
+            f"{where}: start is what training begins with, and with train: weights nothing is "
+            "trained; leave one of them out"
+        )
     if config.train.steps is not None and config.train.epochs != "auto":
         raise UsageError(f"{where}: train: steps and epochs both say how long; leave one out")
     for key, (value, low, high) in _ranges(config).items():
@@ -414,6 +449,7 @@ def _ranges(config: Config) -> Mapping[str, tuple[Auto | float, float, float]]:
     train, prune, measure = config.train, config.prune, config.measure
     longest = 100_000 if train.epochs == "auto" else train.epochs
     return {
+        "race: seats": (config.race.seats, 1, 1000),
         "train: epochs": (train.epochs, 1, 100_000),
         "train: steps": (1 if train.steps is None else train.steps, 1, 1_000_000_000),
         "train: batch": (train.batch, 2, 65_536),  # a batch norm needs two images

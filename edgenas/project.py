@@ -12,7 +12,7 @@ from torch import Tensor
 from edgenas.budgets import Budget, Parts, Row
 from edgenas.errors import ImpossibleBudget
 from edgenas.integer_program import SCALE, minimum
-from edgenas.space import Context, Relaxable
+from edgenas.space import Context, Relaxable, Space
 from edgenas.spec import Architecture
 
 Picks = Mapping[str, int]
@@ -132,6 +132,14 @@ def nearest(space: Relaxable, budgets: Sequence[Budget]) -> Architecture:
 def least(space: Relaxable, budget: Budget) -> float:
     """The smallest limit of ``budget`` that ``space`` can meet, margin included."""
     return min(_Rules(at, budget).limit(min) for at in space.contexts)
+
+
+def slack(space: Space | Relaxable, budgets: Sequence[Budget]) -> bool:
+    """Whether every network of ``space`` keeps all ``budgets``, so that they decide nothing.
+
+    Of a space whose choices are not known it is not known, and they are not.
+    """
+    return isinstance(space, Relaxable) and all(most(space, b) <= b.limit for b in budgets)
 
 
 def most(space: Relaxable, budget: Budget) -> float:

@@ -8,12 +8,16 @@ that fit and random ones all get a seat.
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
+
+from edgenas.budgets import Latency
 from edgenas.errors import ImpossibleBudget, UsageError
+from edgenas.project import most, project, slack
 from edgenas.samplers import Fitting, Largest
 from edgenas.search import Evaluate, Ledger, Objective, Progress, Proposal, Trial, ask_tell, silent
-from edgenas.space import Space
+from edgenas.space import Relaxable, Space
 from edgenas.spec import Architecture, OpSpec
 
 NEAR = 0.9  # of the budget: where draws are made
@@ -21,6 +25,7 @@ DRAWS = 200
 EQUAL = 0.02  # of a budget: loads that close are equal
 EVEN = 0.001  # of the size: networks that close are equally large
 TRIES = 500
+TIERS = 4
 
 Score = Callable[[Sequence[Architecture]], Sequence[float]]
 
@@ -125,10 +130,11 @@ def seated(
 
     What was ``found`` comes first, then the largest that fits by each of ``sizes``; of what is
     left, half for the best by ``score`` of DRAWS draws at NEAR to 1 of the budget, the rest by
-    turns for neighbours of the largest with an equal load and for draws. Raises ImpossibleBudget.
+    turns for neighbours of the largest with an equal load and for draws, of which those of less
+    load come last. Raises ImpossibleBudget.
     """
-    fitting = Fitting(space, objective, rng, least=NEAR)
-    draws = [p.arch for p in itertools.islice(iter(fitting.ask, None), DRAWS)]
+    near = _drawn(Fitting(space, objective, rng, least=NEAR), DRAWS)
+    draws = near + (_drawn(Fitting(space, objective, rng), seats) if len(near) < seats else [])
     largest = [
         p.arch
         for s in sizes
@@ -143,14 +149,58 @@ def seated(
         best = sorted(marks.keys() - taken.keys(), key=draws.index)
         best.sort(key=lambda arch: -marks[arch])
         taken |= dict.fromkeys(best[: max(half(seats - len(taken)), 0)], "best by score")
-    near = [n for arch in largest for n in _neighbours(space, objective, arch, rng)]
-    for pair in itertools.zip_longest(near, draws):
+    around = [n for arch in largest for n in _neighbours(space, objective, arch, rng)]
+    for pair in itertools.zip_longest(around, draws):
         for arch, why in zip(pair, ("neighbour of the largest", "random"), strict=True):
             if arch is not None and len(taken) < seats:
                 taken.setdefault(arch, why)
     if not taken:
         raise ImpossibleBudget("no network keeps the budget: there is none to race")
     return [Seat(arch, why) for arch, why in itertools.islice(taken.items(), seats)]
+
+
+def _drawn(fitting: Fitting, count: int) -> list[Architecture]:
+    return [p.arch for p in itertools.islice(iter(fitting.ask, None), count)]
+
+
+def spread(
+    space: Space,
+    tiers: Sequence[Objective],
+    found: Sequence[Architecture],
+    seats: int,
+    sizes: Sequence[Callable[[OpSpec], float]],
+    rng: random.Random,
+) -> list[Seat]:
+    """``seats`` as of ``seated``, shared out among ``tiers``; the first has what was ``found``."""
+    taken: dict[Architecture, Seat] = {}
+    for number, tier in enumerate(tiers):
+        share = -(-(seats - len(taken)) // (len(tiers) - number))
+        for seat in seated(space, tier, found if not number else (), share, sizes, rng):
+            taken.setdefault(seat.arch, seat)
+    return list(taken.values())
+
+
+def tiers(space: Space, objective: Objective) -> list[Objective]:
+    """``objective``; one that is slack as if it were at the slowest network, and ever less of it.
+
+    Each of these is half of the one before, and some network keeps it.
+    """
+    if not isinstance(space, Relaxable) or not slack(space, objective.budgets):
+        return [objective]
+    slowest = {b.name: most(space, b) for b in objective.budgets}
+    even = {c.name: torch.zeros(len(c.options)) for c in space.choices}
+    found: list[Objective] = []
+    for number in range(TIERS):
+        budgets = tuple(
+            replace(b, limit_ms=slowest[b.name] / 2**number) if isinstance(b, Latency) else b
+            for b in objective.budgets
+        )
+        try:
+            project(space, even, budgets)
+        except ImpossibleBudget:
+            break
+        found.append(Objective(budgets))
+    return found
 
 
 def _neighbours(

@@ -21,7 +21,7 @@ from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import MARK, folder_aside, inside, own, read_json, write_json
 from edgenas.locks import Say, opened, refuse_link, taken
 
-STAGES = ("profile", "search", "train", "compress", "export", "verify")
+STAGES = ("profile", "search", "race", "train", "compress", "export", "verify")
 CHECKPOINTS, NETWORKS = ".checkpoints", "networks"
 _STAMP, _LOCK = "stage.json", ".lock"
 _FOLDERS = (*STAGES, CHECKPOINTS, NETWORKS)

@@ -54,7 +54,7 @@ class Problem:
     """All that a method may know.
 
     ``objectives``: one for each network that is wanted, a front; ``accelerator``: the torch device
-    that trains.
+    that trains; ``start``: a file of the weights of a supernet, to begin with those that agree.
     """
 
     space: Space
@@ -63,6 +63,7 @@ class Problem:
     recipe: TrainRecipe = field(default_factory=TrainRecipe)
     seed: int = 0
     accelerator: str = "cpu"
+    start: Path | None = None
 
     def predicted(self, arch: Architecture) -> dict[str, float]:
         """What the tables say of ``arch``, as metrics of a trial.

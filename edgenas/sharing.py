@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -13,13 +13,13 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from edgenas.budgets import Budget
+from edgenas.artifact import sha256
 from edgenas.checkpoint import Checkpoint
 from edgenas.errors import ImpossibleBudget, UsageError
 from edgenas.evaluate import Shared
 from edgenas.noise import fewer
 from edgenas.policies import Logits
-from edgenas.project import most, project
+from edgenas.project import project, slack
 from edgenas.relax import Loads, Schedule, affordable, relaxable
 from edgenas.samplers import Listed
 from edgenas.search import Found, Ledger, Objective, Problem, Progress, ask_tell, silent
@@ -127,6 +127,7 @@ class WeightSharing(Schedule, abc.ABC):
             ],
             "data": [problem.task.digest("train"), problem.task.digest("search")],
             "seed": problem.seed,
+            "start": None if problem.start is None else sha256(problem.start),
             "form": 2,
         }
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -159,11 +160,6 @@ def chosen(rights: Mapping[Architecture, np.ndarray], slack: bool) -> Architectu
     best = max(rights.values(), key=np.mean)
     alike = [arch for arch, right in rights.items() if not fewer(right, best)]
     return alike[-1 if slack else 0]
-
-
-def slack(space: Relaxable, budgets: Sequence[Budget]) -> bool:
-    """Whether every network of ``space`` keeps all ``budgets``: they decide nothing."""
-    return all(most(space, b) <= b.limit for b in budgets)
 
 
 def _beside(ledger: Ledger) -> Path:

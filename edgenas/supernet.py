@@ -17,6 +17,7 @@ from edgenas.search import Ledger, Problem, Progress, silent
 from edgenas.space import Relaxable
 from edgenas.task import Task
 from edgenas.train import finite, moved, seeded
+from edgenas.warm import warmed
 
 SAVE_SECONDS = 60.0
 
@@ -97,6 +98,8 @@ class _Loop:
         ]
         with seeded(problem.seed):
             net = space.supernet(Mixed)
+        if problem.start is not None:
+            warmed(net, problem.start)
         # torch's stubs know memory_format only together with a tensor
         net.to(self.where).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net = net.train()

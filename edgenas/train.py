@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgenas.averaging import Average, average
-from edgenas.checkpoint import Checkpoint, Every, flattened, joined, restore
+from edgenas.checkpoint import Checkpoint, Every, Saved, flattened, joined, restore
 from edgenas.descent import Kind, cosine, optimiser, set_lr
 from edgenas.dropout import dropping
 from edgenas.errors import TrainingDiverged
@@ -172,6 +172,7 @@ class _Changing:
     average: Average
     watch: Watch
     checkpoint: Checkpoint | None
+    start: Checkpoint | None
 
     def save(self, at: _At) -> None:
         if self.checkpoint is None:
@@ -185,8 +186,12 @@ class _Changing:
         self.checkpoint.save(tensors, asdict(at))
 
     def load(self) -> _At:
-        if self.checkpoint is None or (saved := self.checkpoint.load()) is None:
-            return _At()
+        for kept in (self.checkpoint, self.start):
+            if kept is not None and (saved := kept.load()) is not None:
+                return self._restored(kept, saved)
+        return _At()
+
+    def _restored(self, kept: Checkpoint, saved: Saved) -> _At:
         try:
             self.net.load_state_dict(saved.part("net"))
             restore(self.optimiser, saved.part("optimiser"))
@@ -194,7 +199,7 @@ class _Changing:
             self.watch.load_state_dict(saved.part("watch"))
             return _At(**saved.facts)
         except (RuntimeError, LookupError, TypeError, ValueError) as e:
-            raise self.checkpoint.corrupt(e) from e
+            raise kept.corrupt(e) from e
 
 
 def train(
@@ -207,6 +212,8 @@ def train(
     judge: Judge | None = None,
     checkpoint: Checkpoint | None = None,
     save_every_s: float = SAVE_EVERY_S,
+    start: Checkpoint | None = None,
+    until: int | None = None,
 ) -> Ended:
     """Train ``net`` in place, on the device where it is; left in eval mode.
 
@@ -215,8 +222,10 @@ def train(
     right, (n,) bool, always the same n: what was best by it is kept, where the end is worse by more
     than noise. With a ``checkpoint`` it goes on from what that holds, and ends with the weights of
     a training that nothing interrupted: whatever is random depends on ``seed`` and the number of
-    the step alone. While ``on_epoch`` runs, ``net`` holds the weights
-    that would be kept. What is frozen whole is left as it is. Raises TrainingDiverged, CorruptFile.
+    the step alone. ``start``: where it begins, where ``checkpoint`` holds nothing. ``until``: the
+    epoch after which it pauses, to go on from its ``checkpoint``. While ``on_epoch`` runs, ``net``
+    holds the weights that would be kept. What is frozen whole is left as it is. Raises
+    TrainingDiverged, CorruptFile.
     """
     if not learns(net):
         net.eval()
@@ -230,10 +239,11 @@ def train(
     averaged, mixing, timer = average(net, recipe.ema), recipe.mixing, Every(save_every_s)
     watch = Watch()
     loss_of = _Loss(task, recipe, teacher, task.class_weights("train", recipe.balance))
-    changing = _Changing(net, moves, averaged, watch, checkpoint)
+    changing = _Changing(net, moves, averaged, watch, checkpoint, start)
     at = changing.load()
     with torch.random.fork_rng(devices=[]), dropping(net, recipe.dropout):
-        while (left := course.ends(at.fall) - at.epoch * course.epoch) > 0:
+        last = course.epochs if until is None else until
+        while (left := course.ends(at.fall) - at.epoch * course.epoch) > 0 and at.epoch < last:
             order, began = seed * 1009 + at.epoch, time.perf_counter() - at.seconds
             batches = task.batches("train", size, order, augmented=True, start=at.step)
             for x, y in itertools.islice(batches, max(left - at.step, 0)):

@@ -150,5 +150,12 @@ def test_what_all_of_it_takes_is_told(folder: Path, capsys: pytest.CaptureFixtur
     assert "on the disk, where" in said and "of memory in training" in said
     plan = {c["stage"]: c for c in json.loads(told)}
     assert all(c["seconds"] > 0 and c["disk_bytes"] > 0 for c in plan.values())
-    assert {s for s, c in plan.items() if c["memory_bytes"]} == {"search", "train", "compress"}
+    trains = {"search", "race", "train", "compress"}
+    assert {s for s, c in plan.items() if c["memory_bytes"]} == trains
     assert not (folder / "runs").exists()
+
+
+def test_who_calls_it_keeps_their_threads(folder: Path) -> None:
+    torch.set_num_threads(2)
+    assert main(["run", "mine.yaml", "--dry-run", "--set", "threads=1"]) == 0
+    assert torch.get_num_threads() == 2

@@ -24,12 +24,14 @@ import yaml
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image
 
+from edgenas import pipeline
 from edgenas.artifact import sha256
 from edgenas.budgets import Latency
 from edgenas.config import load_config
+from edgenas.errors import TrainingDiverged
 from edgenas.export import exporter_for
 from edgenas.latency import LatencyTable
-from edgenas.pipeline import mix
+from edgenas.pipeline import mix, race
 from edgenas.pipeline.context import HEADROOM, Context
 from edgenas.predict import Predictor
 from edgenas.project import least
@@ -47,6 +49,7 @@ targets:
   - {{device: cpu-onnxruntime, latency: "<= 100 ms"}}
   - {{device: cpu-litert, latency: "<= 100 ms"}}
 search: {{method: proxyless, epochs: 3, warmup: 1, samples: 2, batch: 32}}
+race: {{seats: 3, rungs: [0.2, 0.5]}}
 train: {{epochs: 6, batch: 32, lr: 0.1}}
 prune: {{latency: "5 %", max_drop: "100 points"}}
 quantize: {{epochs: 2, lr: 0.01}}
@@ -60,7 +63,7 @@ SPACE = load_space(
 )
 GIVEN = ("mine.yaml", "devices", "latency_tables")
 MEASURED = ("stage.json", "confirmed.json")
-STAGES = ["profile", "search", "train", "compress", "export", "verify"]
+STAGES = ["profile", "search", "race", "train", "compress", "export", "verify"]
 
 
 def npz(folder: Path) -> str:
@@ -475,7 +478,8 @@ def long_training(folder: Path) -> list[str]:
     """Trains what ``finished`` found once more, for more epochs, with every part of a recipe."""
     parts = ("epochs=16", "ema=0.9", "mixup=0.2", "cutmix=1", "precision=bf16", "dead_after=0.9")
     settings = [text for part in parts for text in ("--set", f"train.{part}")]
-    return [sys.executable, "-m", "edgenas", "train", "mine.yaml", *settings]
+    alone = ["--set", "race.seats=1"]
+    return [sys.executable, "-m", "edgenas", "train", "mine.yaml", *settings, *alone]
 
 
 def test_a_training_that_was_killed_goes_on_where_it_was(finished: Path, tmp_path: Path) -> None:
@@ -518,6 +522,153 @@ def test_a_training_that_was_killed_goes_on_where_it_was(finished: Path, tmp_pat
         assert not [p for p in manifest["outputs"] if p.startswith(".")]
         weights.append(sha256(folder / "runs" / "mine" / "train" / "found.safetensors"))
     assert weights[0] == weights[1]
+
+
+LONG_RACE = ("race.seats=6", "race.rungs=[0.25,0.5]", "train.epochs=16", "train.optimizer=adamw",
+             "train.search_images=judge")  # fmt: skip
+
+
+def racing(folder: Path, stage: str, *more: str) -> list[str]:
+    settings = [text for part in (*LONG_RACE, *more) for text in ("--set", part)]
+    return [sys.executable, "-m", "edgenas", stage, "mine.yaml", *settings]
+
+
+def test_a_race_that_was_killed_goes_on_where_it_was(finished: Path, tmp_path: Path) -> None:
+    made_of = []
+    for name in ("killed", "whole"):
+        folder = tmp_path / name
+        (folder / "runs").mkdir(parents=True)
+        again(finished, folder)
+        for last in (" 6/", " 19/", "") if name == "killed" else ("",):  # in rungs one and two
+            process = subprocess.Popen(
+                racing(folder, "race"), cwd=folder, env=environment(folder),
+                stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            assert process.stderr is not None
+            seen = [
+                line for line in iter(process.stderr.readline, "")
+                if line.startswith("race (") and stopped(process, last, line)
+            ]  # fmt: skip
+            assert process.wait() == (-signal.SIGKILL if last else 0)
+            process.stderr.close()
+            assert bool(seen) == bool(last)
+        made_of.append({
+            file: sha256(folder / "runs" / "mine" / "race" / file)
+            for file in ("race.json", "architecture.json", "winner.safetensors")
+        })  # fmt: skip
+        asked = [e for e in events(folder) if e["phase"][:5] == "race " and e["event"] == "tell"]
+        assert len(asked) == 3 + 2 + 6 + 3  # of the finished run, and its own
+    assert made_of[0] == made_of[1]
+
+
+def stopped(process: subprocess.Popen[str], last: str, line: str) -> bool:
+    """Kill it where ``line`` is the ``last`` that was waited for."""
+    if last and last in line:
+        process.send_signal(signal.SIGKILL)
+        return True
+    return False
+
+
+def test_training_goes_on_from_the_race_and_ends_as_if_it_had_trained_alone(
+    finished: Path, tmp_path: Path
+) -> None:
+    again(finished, tmp_path)
+    done = subprocess.run(
+        racing(tmp_path, "train"), cwd=tmp_path, env=environment(tmp_path),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run_of = tmp_path / "runs" / "mine"
+    first = next(line for line in done.stderr.splitlines() if line.startswith("train ("))
+    assert first.endswith(" 9/16")  # 8 of 16 were raced
+    raced = json.loads((run_of / "race" / "race.json").read_text())
+    assert raced["goes_on"] and raced["rungs"] == [4, 8] and len(raced["seats"]) == 6
+    assert [len(seat["rungs"]) for seat in raced["seats"]] == [2, 2, 2, 1, 1, 1]
+    assert raced["held_out"] == {"parts": ["search"], "images": 36}
+    assert raced["worth"].keys() == raced["labels"].keys()
+    whole = sha256(run_of / "train" / "found.safetensors")
+    shutil.copy(run_of / "race" / "architecture.json", tmp_path / "won.json")
+    for name in ("devices", "latency_tables"):
+        assert (tmp_path / name).exists()
+    alone = ("race.seats=1", f"search={{method: measured, architecture: {tmp_path / 'won.json'}}}")
+    done = subprocess.run(
+        racing(tmp_path, "train", *alone), cwd=tmp_path, env=environment(tmp_path),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not (run_of / "race" / "race.json").exists()
+    assert sha256(run_of / "train" / "found.safetensors") == whole
+
+
+def test_who_diverges_leaves_the_race(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again(finished, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGENAS_CACHE", str(tmp_path / "cache"))
+    real, calls, said = race.train, itertools.count(), list[str]()
+
+    def train(*of: Any, **more: Any) -> Any:
+        if next(calls) == 1:
+            raise TrainingDiverged("training: the loss became nan")
+        return real(*of, **more)
+
+    monkeypatch.setattr(race, "train", train)
+    config = load_config("mine.yaml", ["race.seats=4"])
+    pipeline.run(config, until="race", progress=lambda what, *of: said.append(what))
+    seats = json.loads((tmp_path / "runs/mine/race/race.json").read_text())["seats"]
+    assert seats[-1]["rungs"][0]["accuracy"] == 0 and all(
+        s["rungs"][0]["accuracy"] for s in seats[:-1]
+    )
+    assert any("leaves it: training: the loss became nan" in line for line in said)
+
+
+def test_a_race_in_which_none_learns_ends_the_run(finished: Path, tmp_path: Path) -> None:
+    again(finished, tmp_path)
+    done = run(tmp_path, *(f"--set={s}" for s in ("train.lr=1000", "train.dead_after=0.1")))
+    assert done.returncode == 1
+    assert "race: none of 3 networks learnt anything; lower train: lr" in done.stderr
+
+
+def test_who_judges_a_race_is_learnt_from_after_it(finished: Path, tmp_path: Path) -> None:
+    again(finished, tmp_path)
+    learn = ("train.search_images=learn", "train.epochs=4", "race.seats=2", "quantize.epochs=0")
+    done = subprocess.run(
+        racing(tmp_path, "train", *learn), cwd=tmp_path, env=environment(tmp_path),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run_of = tmp_path / "runs" / "mine"
+    raced = json.loads((run_of / "race" / "race.json").read_text())
+    trained = json.loads((run_of / "train" / "train.json").read_text())
+    assert not raced["goes_on"] and not (run_of / "race" / "winner.safetensors").exists()
+    assert raced["held_out"]["parts"] == ["search", "calibration"]
+    assert trained["images"] == 288 + raced["held_out"]["images"] and trained["epochs"] == 4
+
+
+def test_another_run_is_started_from(finished: Path, tmp_path: Path) -> None:
+    again(finished, tmp_path)
+    (tmp_path / "latency_tables").unlink()  # those of the others are theirs
+    with np.load(finished / "data.npz") as data:
+        two = {k: data[k][data[f"y_{k[2:]}"] < 2] for k in data}
+    np.savez(tmp_path / "two.npz", **two)
+    said = CONFIG.format(task=f"{{dataset: npz, path: {tmp_path / 'two.npz'}}}")
+    (tmp_path / "other.yaml").write_text(f"{said}start: runs/mine\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "edgenas", "train", "other.yaml", "--set", "train.epochs=1",
+         "--set", "search.epochs=2"],
+        cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shares = [float(s) for s in re.findall(r"start: ([\d.]+) % of the weights", done.stderr)]
+    assert len(shares) >= 4 and all(80 <= s < 100 for s in shares), shares  # two classes
+    for name, why in (("runs/none", "is not there"), ("devices", "holds no weights")):
+        refused = subprocess.run(
+            [sys.executable, "-m", "edgenas", "run", "other.yaml", "--dry-run",
+             "--set", f"start={name}"],
+            cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True,
+        )  # fmt: skip
+        assert refused.returncode == 2 and why in refused.stderr
 
 
 def test_a_damaged_checkpoint_says_what_to_do(finished: Path, tmp_path: Path) -> None:

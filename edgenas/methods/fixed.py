@@ -25,7 +25,7 @@ class Fixed:
         """Raises InvalidArchitecture (of another space), ImpossibleBudget (over a budget)."""
         path = self.architecture
         if path.is_dir():
-            path = path / "search" / "architecture.json"
+            path = next((p for p in _kept(path) if p.exists()), path / "search/architecture.json")
         arch = Architecture.from_json(read_json(path))
         ops = problem.space.ops(arch)
         load = max(o.load(ops) for o in problem.objectives)
@@ -35,3 +35,8 @@ class Fixed:
                 "ask for more milliseconds, or search"
             )
         return Found((arch,) * len(problem.objectives))
+
+
+def _kept(run: Path) -> list[Path]:
+    """Where the architecture of a run may lie; one that did not race left it in ``search``."""
+    return [run / stage / "architecture.json" for stage in ("race", "search")]

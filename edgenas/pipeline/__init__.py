@@ -1,7 +1,8 @@
 """The stages in order, each from files to files: run, resume, skip what is unchanged."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from edgenas.config import Config
 from edgenas.errors import CapabilityError, UnknownName
 from edgenas.files import read_json, write_text
-from edgenas.pipeline import brought, compress, export, front, profile, search, train, verify
+from edgenas.pipeline import brought, compress, export, front, profile, race, search, train, verify
 from edgenas.pipeline.context import Context, Progress
 from edgenas.pipeline.cost import Cost, costs
 from edgenas.pipeline.deliver import deliver, withdraw
@@ -19,6 +20,7 @@ from edgenas.pipeline.foresee import foresee
 from edgenas.pipeline.made import require_made
 from edgenas.pipeline.resolved import resolved
 from edgenas.pipeline.stage import Stage
+from edgenas.pipeline.training import start_digests
 from edgenas.registry import nearest
 from edgenas.report import write_report
 from edgenas.rundir import RunDir
@@ -28,6 +30,7 @@ from edgenas.store import require_precision
 STAGES: tuple[Stage, ...] = (
     profile.STAGE,
     search.STAGE,
+    race.STAGE,
     train.STAGE,
     compress.STAGE,
     export.STAGE,
@@ -58,7 +61,7 @@ def run(
     RunDir(runs / config.name).require_ours()
     ctx = _context(config, runs, tables, progress)
     rundir = RunDir(ctx.root)
-    with rundir.locked(lambda text: progress(text, 0, 0)):
+    with rundir.locked(lambda text: progress(text, 0, 0)), _threads(config):
         for stage in _pending(ctx, _own(config, wanted)):
             rundir.require_replaceable(stage.name)
         _require_made(ctx)
@@ -112,8 +115,9 @@ def survey(
         for network in front.networks(config, ctx.root):
             own = Context((ctx.root / front.folder(network.name)), network, tables, progress)
             pending.update(s.name for s in _pending(own, wanted) if s not in _SHARED)
-    foresee(ctx, pending)
-    return costs(ctx, [s.name for s in wanted], pending)
+    with _threads(config):
+        foresee(ctx, pending)
+        return costs(ctx, [s.name for s in wanted], pending)
 
 
 def _require_made(ctx: Context) -> None:
@@ -144,6 +148,7 @@ def _context(config: Config, runs: Path, tables: Path, progress: Progress) -> Co
     """A run; a wrong key or device is refused before anything is loaded."""
     search.method(config.search)
     brought.weights_digest(config)
+    start_digests(config)
     ctx = Context(runs / config.name, config, tables, progress)
     for device in ctx.same_on:
         _ = device.transport.python  # says it where that is not built yet
@@ -166,8 +171,18 @@ def _context(config: Config, runs: Path, tables: Path, progress: Progress) -> Co
             "accelerator: torch finds no CUDA device here; set it to cpu, or install a torch that "
             "is built for CUDA"
         )
-    torch.set_num_threads(config.threads or torch.get_num_threads())
     return ctx
+
+
+@contextmanager
+def _threads(config: Config) -> Iterator[None]:
+    """As many as are asked for; then as many as before, for whoever called."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def up_to(name: str) -> tuple[Stage, ...]:

@@ -21,7 +21,7 @@ from edgenas.pipeline import mix, quantize
 from edgenas.pipeline.context import HEADROOM, Context, save_weights
 from edgenas.pipeline.recipe import learning, tuning
 from edgenas.pipeline.stage import Stage
-from edgenas.pipeline.train import keep_epoch, pace
+from edgenas.pipeline.training import keep_epoch, pace
 from edgenas.profile import profile
 from edgenas.space import Prunable, require
 from edgenas.spec import OpSpec

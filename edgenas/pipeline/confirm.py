@@ -118,7 +118,12 @@ class _Level:
 
 def confirm_seconds(levels: int) -> float:
     """About what it takes on one device, for so many networks."""
-    return USUAL_ROUNDS * (START_SECONDS + levels * BLOCKS * BLOCK_SECONDS)
+    return USUAL_ROUNDS * measured_seconds(levels)
+
+
+def measured_seconds(networks: int) -> float:
+    """About what ``measured`` takes on one device."""
+    return START_SECONDS + networks * BLOCKS * BLOCK_SECONDS
 
 
 def confirm(ctx: Context, found: Found, asked: Sequence[Objective]) -> tuple[Found, list[Any]]:
@@ -136,7 +141,8 @@ def confirm(ctx: Context, found: Found, asked: Sequence[Objective]) -> tuple[Fou
     ]
     for number in range(ROUNDS):
         pending = [level for level in levels if not level.settled]
-        every = _measured(ctx, number, [level.arch for level in pending], found.supernet)
+        archs = [level.arch for level in pending]
+        every = measured(ctx, "confirm", number, archs, found.supernet)
         for level, timed in zip(pending, every, strict=True):
             level.judge(timed, space, ctx.space.ops(level.arch))
     answers = tuple(level.answer for level in levels)
@@ -147,26 +153,30 @@ def _best(space: Relaxable, scores: Mapping[str, Tensor], objective: Objective) 
     return project(space, scores, objective.budgets)
 
 
-def _measured(
-    ctx: Context, number: int, archs: Sequence[Architecture], supernet: nn.Module | None
+def measured(
+    ctx: Context,
+    phase: str,
+    number: int,
+    archs: Sequence[Architecture],
+    supernet: nn.Module | None = None,
 ) -> list[dict[str, Timed]]:
     """Every architecture on every target, as files of the searched precision.
 
-    What the ledger knows of round ``number`` is not measured again, so that a resumed run decides
-    as it did.
+    What the ledger knows of round ``number`` of ``phase`` is not measured again, so that a resumed
+    run decides as it did.
     """
     ledger = ctx.ledger()
     known = {
         (e["architecture"], e["device"]): Timed(e["p50_ms"], e["high_ms"])
-        for e in ledger.events("confirm")
-        if e.get("round") == number
+        for e in ledger.events(phase)
+        if e["event"] == "measured" and e.get("round") == number
     }
     for target in ctx.targets:
         device = target["device"]
         new = [a for a in dict.fromkeys(archs) if (a.id, device) not in known]
         for arch, timed in zip(new, _timed(ctx, target, new, supernet), strict=True):
             facts = {"round": number, "architecture": arch.id, "device": device, **asdict(timed)}
-            ledger.append("confirm", "measured", **facts)
+            ledger.append(phase, "measured", **facts)
             known[arch.id, device] = timed
     return [{t["device"]: known[a.id, t["device"]] for t in ctx.targets} for a in archs]
 

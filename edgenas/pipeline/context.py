@@ -133,8 +133,8 @@ class Context:
 
     @property
     def architecture(self) -> Architecture:
-        """What the search stage found."""
-        return Architecture.from_json(self.read("search/architecture.json"))
+        """What the search found, and of those that raced against it the winner."""
+        return Architecture.from_json(self.read("race/architecture.json"))
 
     @property
     def exported(self) -> list[tuple[str, str]]:

@@ -10,10 +10,11 @@ import torch
 
 from edgenas.compress.quantize import ways
 from edgenas.ops import parameters
-from edgenas.pipeline.confirm import confirm_seconds
+from edgenas.pipeline.confirm import confirm_seconds, measured_seconds
 from edgenas.pipeline.context import Context
 from edgenas.pipeline.quantize import VALIDATION_IMAGES
-from edgenas.pipeline.recipe import learning, planned
+from edgenas.pipeline.race import ahead_epochs, race_steps, seats
+from edgenas.pipeline.recipe import learning, planned, raced
 from edgenas.pipeline.search import sized
 from edgenas.profile import estimate_seconds
 from edgenas.resident import peak_bytes
@@ -29,7 +30,7 @@ DRAWN = 8  # networks, the largest of which is what a network takes
 ROW_BYTES, SAMPLES_BYTES = 300, 700  # of a table, and of what it was made from
 CHECKPOINT = 2  # weights and momenta
 TRAINING = 4  # weights, two moments and the best weights
-_TRAINS = ("search", "train", "compress")
+_TRAINS = ("search", "race", "train", "compress")
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,17 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
     config, images = ctx.config, len(ctx.task.parts["train"])
     image = _image_seconds(ctx) if trains else 0.0
     learnt = len(learning(ctx, ctx.task).parts["train"])
-    epoch, trained = image * images, _training(ctx)
+    epoch, trained, racing = image * images, _training(ctx), _racing(ctx)
     tables = sum(len(ctx.precisions(d)) for d in ctx.devices.values())
     timing = config.measure.blocks * config.measure.block_seconds
     seconds = {
         "profile": tables * estimate_seconds(ctx.space, networks=config.measure.networks),
         "search": epoch * sized(ctx).training_epochs(config.levels)
         + len(ctx.devices) * confirm_seconds(config.levels),
+        "race": 0.0
+        if racing is None
+        else image * racing.steps * racing.batch
+        + len(ctx.devices) * measured_seconds(seats(config)),
         "train": 0.0 if trained is None else image * trained.steps * trained.batch,
         "compress": image * learnt * (_pruning_epochs(ctx) + _int8_epochs(ctx))
         + _mixing_seconds(ctx),
@@ -84,7 +89,10 @@ def costs(ctx: Context, stages: Sequence[str], pending: Mapping[str, int]) -> li
     }
     often = {s: pending.get(s, 0) for s in stages}
     disk = _disk_bytes(ctx)
-    resident, work = peak_bytes(), {"search": _searching(ctx), "train": trained}
+    resident, work = (
+        peak_bytes(),
+        {"search": _searching(ctx), "race": racing, "train": trained},
+    )
     return [
         Cost(
             s, seconds[s] * often[s], not often[s], disk[s] * often[s],
@@ -101,7 +109,18 @@ def _training(ctx: Context) -> Work | None:
         return None
     task, how = learning(ctx, ctx.task), planned(ctx)
     images = len(task.parts["train"])
-    return Work(images, len(task.classes), task.input[1], Course.of(how, images).total, how.batch)
+    course = Course.of(how, images)
+    steps = course.total - ahead_epochs(ctx) * course.epoch
+    return Work(images, len(task.classes), task.input[1], steps, how.batch)
+
+
+def _racing(ctx: Context) -> Work | None:
+    """Of all networks that race together."""
+    if not (steps := race_steps(ctx)):
+        return None
+    task, how = ctx.task, raced(ctx)
+    images = len(task.parts["train"])
+    return Work(images, len(task.classes), task.input[1], steps, how.batch)
 
 
 def _searching(ctx: Context) -> Work | None:
@@ -132,6 +151,7 @@ def _disk_bytes(ctx: Context) -> dict[str, int]:
     return {
         "profile": tables * rows * (ROW_BYTES + SAMPLES_BYTES),
         "search": searches * supernet * (1 + CHECKPOINT),
+        "race": network * TRAINING * (seats(config) if race_steps(ctx) else 0),
         "train": network * (1 + TRAINING * (config.train.weights is None)),
         "compress": variants * network * (2 + CHECKPOINT),
         "export": files,

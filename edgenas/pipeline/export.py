@@ -61,4 +61,4 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     }  # fmt: skip
 
 
-STAGE = Stage("export", ("search/architecture.json", "train", "compress"), _settings, _work)
+STAGE = Stage("export", ("race/architecture.json", "train", "compress"), _settings, _work)

@@ -16,7 +16,7 @@ from edgenas.session import Fingerprint, probe, require_clock
 from edgenas.space import ListedSpace, Relaxable
 from edgenas.store import stored, table_path, usable
 
-_TIMED = {"profile", "search", "compress", "verify"}  # stages that ask a device
+_TIMED = {"profile", "search", "race", "compress", "verify"}  # stages that ask a device
 
 
 def foresee(ctx: Context, pending: Collection[str]) -> None:
@@ -44,7 +44,7 @@ def _refuse_weights(ctx: Context) -> None:
         return
     if isinstance(ctx.space, ListedSpace) and is_brought(ctx.config):
         brought(ctx, ctx.space.all_first)
-    elif (ctx.root / "search" / "architecture.json").is_file():
+    elif (ctx.root / "race" / "architecture.json").is_file():
         brought(ctx, ctx.architecture)
 
 

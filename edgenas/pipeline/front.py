@@ -8,6 +8,7 @@ from typing import Any
 
 from edgenas.config import Config
 from edgenas.files import read_json
+from edgenas.pipeline.race import seats
 from edgenas.pipeline.search import architecture_file
 
 
@@ -20,6 +21,7 @@ def networks(config: Config, root: Path) -> Iterator[Config]:
             name=name,
             targets=config.level(level),
             search={"method": "measured", "architecture": found},
+            race=replace(config.race, seats=seats(config)),
         )
 
 

@@ -16,7 +16,7 @@ from edgenas.graph import Graph, coarse, trace
 from edgenas.pipeline.context import Context, quantized_path
 from edgenas.pipeline.recipe import learning, tuning
 from edgenas.pipeline.stage import Stage
-from edgenas.pipeline.train import keep_epoch, pace
+from edgenas.pipeline.training import keep_epoch, pace
 from edgenas.train import Epoch, rights
 
 VALIDATION_IMAGES = 512  # of search-validation, that decide between calibrations

@@ -48,6 +48,11 @@ def planned(ctx: Context) -> TrainRecipe:
     return recipe(ctx.config.train, learning(ctx, ctx.task))
 
 
+def raced(ctx: Context) -> TrainRecipe:
+    """Of a network that races: the recipe of the found one, on what is never a judge."""
+    return recipe(ctx.config.train, ctx.task)
+
+
 def judging(ctx: Context) -> bool:
     """Whether search-validation ends the training of the found network; else it learns from it.
 

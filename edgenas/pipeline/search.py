@@ -5,6 +5,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
+from edgenas.artifact import sha256
 from edgenas.errors import CapabilityError, InvalidArchitecture
 from edgenas.files import write_json
 from edgenas.pipeline.blocks import label
@@ -18,6 +19,7 @@ from edgenas.search import METHODS, Found, Method, Problem, Sized
 from edgenas.space import Relaxable, Space, context_of
 from edgenas.spec import Architecture
 from edgenas.validate import construct
+from edgenas.warm import start_of
 
 
 def method(settings: Mapping[str, Any]) -> Method:
@@ -53,6 +55,7 @@ def _unusual(made: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
+        **({} if (start := _start(ctx)) is None else {"start": sha256(start)}),
         "search": stated(ctx.config.search),
         "budgets": asdict(ctx.config.budgets),
         "data": [ctx.task.digest("train"), ctx.task.digest("search")],
@@ -63,11 +66,17 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
     }
 
 
+def _start(ctx: Context) -> Path | None:
+    """The supernet to start from. Raises UsageError where there is nothing at all."""
+    return None if ctx.config.start is None else start_of(Path(ctx.config.start)).supernet
+
+
 def _work(ctx: Context, folder: Path) -> None:
     asked = objectives(ctx.config, ctx.space, ctx.targets, ctx.predictors())
     problem = Problem(
-        ctx.space, ctx.task, asked, seed=ctx.config.seed, accelerator=ctx.config.accelerator
-    )
+        ctx.space, ctx.task, asked, seed=ctx.config.seed, accelerator=ctx.config.accelerator,
+        start=_start(ctx),
+    )  # fmt: skip
     for line in slack(ctx, ctx.targets):
         ctx.progress(line, 1, 1)
     found = method(stated(ctx.config.search)).run(problem, ctx.ledger(), ctx.progress)
@@ -80,7 +89,7 @@ def _work(ctx: Context, folder: Path) -> None:
     for level, arch in enumerate(found.archs):
         write_json(folder / architecture_file(level), arch.to_json())
     write_json(folder / "confirmed.json", confirmed)
-    levels = [_described(ctx, level, arch) for level, arch in enumerate(found.archs)]
+    levels = [described(ctx, level, arch) for level, arch in enumerate(found.archs)]
     write_json(
         folder / "search.json",
         {"method": ctx.config.search["method"], **levels[0], "levels": levels},
@@ -105,7 +114,7 @@ def architecture_file(level: int) -> str:
     return f"architecture-{level + 1}.json" if level else "architecture.json"
 
 
-def _described(ctx: Context, level: int, arch: Architecture) -> dict[str, Any]:
+def described(ctx: Context, level: int, arch: Architecture) -> dict[str, Any]:
     """A found network in full; of a front, one of several."""
     layers = ctx.space.ops(arch)
     return {

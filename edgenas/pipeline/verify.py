@@ -301,6 +301,6 @@ def _accuracy(ctx: Context, variant: str, folder: Path) -> float:
     return float(read_json(folder / f"{variant}.json")["accuracy"])
 
 
-_AFTER = ("profile", "search/architecture.json", "train", "compress", "export")
+_AFTER = ("profile", "race/architecture.json", "train", "compress", "export")
 
 STAGE = Stage("verify", _AFTER, _settings, _work)

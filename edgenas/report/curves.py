@@ -182,7 +182,7 @@ def training(record: Record) -> list[Chart]:
     """Loss and search-validation accuracy of training and of fine-tuning after pruning."""
     charts = []
     for phase, name in (("train", "Training"), ("finetune", "Fine-tuning")):
-        epochs = record.epochs.get(phase, ())
+        epochs = _before(record, phase) + record.epochs.get(phase, ())
         charts += [
             _epoch_chart(f"{name}: loss", "training loss", epochs, (), [
                 ("train", lambda e: e.loss)]),
@@ -190,6 +190,17 @@ def training(record: Record) -> list[Chart]:
                 ("search-validation", lambda e: e.accuracy and 100 * e.accuracy)]),
         ]  # fmt: skip
     return [c for c in charts if c.series]
+
+
+def _before(record: Record, phase: str) -> tuple[Epoch, ...]:
+    """Of a training that goes on from a race, the epochs there."""
+    own = record.epochs.get(phase, ())
+    raced = record.raced
+    if phase != "train" or raced is None or record.trained is None or not raced.goes_on:
+        return ()
+    winner = next((s.id for s in raced.seats if s.architecture == raced.architecture), "")
+    first = own[0].epoch if own else math.inf
+    return tuple(e for e in record.epochs.get(f"{raced.phase} {winner}", ()) if e.epoch < first)
 
 
 def _epoch_chart(

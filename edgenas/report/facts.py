@@ -74,7 +74,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Found:
-    """search/search.json. ``options``: choice -> label of an option -> what it executes."""
+    """search/search.json. ``options``: choice -> label of an option -> what it executes.
+
+    ``labels``: choice -> the option that was picked, those of the whole network too.
+    """
 
     method: str
     architecture: dict[str, Any]
@@ -82,6 +85,70 @@ class Found:
     predicted: dict[str, Prediction] = field(default_factory=dict)
     probabilities: dict[str, dict[str, float]] | None = None
     options: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Of a network that raced, on one device."""
+
+    p50_ms: float
+    high_ms: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What a network got right of the held-out images after ``epochs``; 95 % interval."""
+
+    epochs: int
+    accuracy: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RaceSeat:
+    """A network that raced, or would have but for its latency."""
+
+    id: str
+    architecture: dict[str, Any]
+    why: str
+    measured: dict[str, Timed]
+    rungs: tuple[Rung, ...] = ()
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Points that an option would add; 95 % interval."""
+
+    points: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What judged a race."""
+
+    parts: tuple[str, ...]
+    images: int
+
+
+@dataclass(frozen=True)
+class Raced(Found):
+    """race/race.json; ``seats`` as they stood in the end, ``worth``: choice -> option.
+
+    ``goes_on``: the training of the found network began where the race of the winner ended.
+    ``phase``: what the ledger calls it.
+    """
+
+    held_out: Judges = Judges((), 0)
+    rungs: tuple[int, ...] = ()
+    slack: bool = False
+    goes_on: bool = False
+    phase: str = ""
+    seats: tuple[RaceSeat, ...] = ()
+    over_budget: tuple[RaceSeat, ...] = ()
+    worth: dict[str, dict[str, Worth]] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 import edgenas
 from edgenas.latency import LatencyTable
-from edgenas.report import compare, curves, front, network, options, summary, table
+from edgenas.report import compare, curves, front, network, options, race, summary, table
 from edgenas.report import quantity as q
 from edgenas.report.record import Record
 
@@ -62,6 +62,8 @@ def _facts(record: Record) -> dict[str, Any]:
         "pareto": curves.pareto(record),
         "score": curves.search_score(record),
         "network": network.network(record),
+        "race": race.race(record),
+        "worth": race.option_worth(record),
         "option_costs": options.option_costs(record),
         "comparisons": network.comparisons(record),
         "convergence": curves.convergence(record),

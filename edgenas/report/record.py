@@ -20,6 +20,7 @@ from edgenas.report.facts import (
     Found,
     Gate,
     Profile,
+    Raced,
     Repair,
     TableFacts,
     Trained,
@@ -38,7 +39,8 @@ class Record:
     config: str
     profile: Profile
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    found: Found | None = None
+    found: Found | None = None  # what the search found, or who won against it
+    raced: Raced | None = None
     trained: Trained | None = None
     compressed: Compressed | None = None
     verdict: Verdict | None = None
@@ -56,12 +58,14 @@ class Record:
                     "Start or resume the run: edgenas run <config.yaml>"
                 )
         events = list(_events(folder / "ledger.jsonl"))
+        raced = _optional(Raced, folder / "race/race.json")
         return cls(
             folder=folder,
             config=(folder / "config.yaml").read_text(encoding="utf-8", errors="replace"),
             profile=_parsed(Profile, folder / "profile/profile.json"),
             manifest=_optional(dict[str, Any], folder / "manifest.json") or {},
-            found=_optional(Found, folder / "search/search.json"),
+            found=raced or _optional(Found, folder / "search/search.json"),
+            raced=raced,
             trained=_optional(Trained, folder / "train/train.json"),
             compressed=_optional(Compressed, folder / "compress/compress.json"),
             verdict=_verdict(folder),
@@ -176,10 +180,12 @@ def _epochs(events: list[_Event]) -> Mapping[str, tuple[Epoch, ...]]:
 
 
 def _trials(events: list[_Event]) -> tuple[Trial, ...]:
+    """Of the search; who raced stands in race.json."""
     found: dict[str, Trial] = {}
     for where, event in events:
-        if event.get("event") == "tell":
-            phase = event.get("phase")
+        if event.get("event") == "tell" and not (phase := str(event.get("phase"))).startswith(
+            "race "
+        ):
             match event.get("trial"):
                 case {"id": id, "proposal": {"arch": {"picks": dict(picks)}}, "metrics": metrics}:
                     numbers = _checked(dict[str, float | None], metrics, f"{where}: metrics")

@@ -111,6 +111,7 @@ def progress(record: Record) -> dict[str, bool]:
     return {
         "profile": True,
         "search": record.found is not None,
+        "race": (record.folder / "race/architecture.json").is_file(),
         "train": record.trained is not None,
         "compress": record.compressed is not None,
         "export": any((record.folder / "export").glob("*.*.*")),
