@@ -74,6 +74,7 @@ class Train:
     ``search_images``: those of search-validation and calibration end a training (``judge``) or are
     trained on too (``learn``). ``from_supernet`` continues from the search's weights. ``weights``:
     a file as of ``edgenas.state_dicts.taken``, whose weights are taken instead of training;
+    ``teacher``: a run, whose found network's answers are learnt from beside the labels;
     ``data_seen``: they were trained on all images of the task, so that its test part is not held
     out.
     """
@@ -97,6 +98,7 @@ class Train:
     precision: Literal["fp32", "bf16"] = "fp32"
     dead_after: float = 0.0
     from_supernet: bool = False
+    teacher: str | None = None
     weights: str | None = None
     data_seen: bool = False
 
@@ -422,11 +424,12 @@ def _check(config: Config, where: str) -> None:
             f"{where}: race: rungs are {list(rungs)}: write growing shares of the epochs of train, "
             "such as [0.1, 0.25, 0.5]"
         )
-    if config.start is not None and config.train.weights is not None:
-        raise UsageError(
-            f"{where}: start is what training begins with, and with train: weights nothing is "
-            "trained; leave one of them out"
-        )
+    for key, named in (("start", config.start), ("train: teacher", config.train.teacher)):
+        if named is not None and config.train.weights is not None:
+            raise UsageError(
+                f"{where}: {key} is for training, and with train: weights nothing is trained; "
+                "leave one of them out"
+            )
     if config.train.steps is not None and config.train.epochs != "auto":
         raise UsageError(f"{where}: train: steps and epochs both say how long; leave one out")
     for key, (value, low, high) in _ranges(config).items():

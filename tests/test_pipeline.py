@@ -600,6 +600,20 @@ def test_training_goes_on_from_the_race_and_ends_as_if_it_had_trained_alone(
     assert sha256(run_of / "train" / "found.safetensors") == whole
 
 
+def test_the_report_shows_who_raced_and_what_options_are_worth(finished: Path) -> None:
+    root = finished / "runs" / "mine"
+    page = (root / "report.html").read_text()
+    raced = json.loads((root / "race" / "race.json").read_text())
+    assert page.count('<span class="chip delivered">won</span>') == 1
+    for seat in raced["seats"]:
+        assert f"<code>{seat['id']}</code>" in page and seat["why"] in page
+        for rung in seat["rungs"]:
+            assert f"{100 * rung['accuracy']:.1f} %" in page
+    assert 'id="worth"' in page and raced["worth"].keys() == {c.name for c in SPACE.choices}
+    for worth in raced["worth"].values():
+        assert all(w["low"] <= w["points"] <= w["high"] for w in worth.values())
+
+
 def test_who_diverges_leaves_the_race(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -669,6 +683,36 @@ def test_another_run_is_started_from(finished: Path, tmp_path: Path) -> None:
             cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True,
         )  # fmt: skip
         assert refused.returncode == 2 and why in refused.stderr
+
+
+def test_a_teacher_is_learnt_from(finished: Path, tmp_path: Path) -> None:
+    again(finished, tmp_path)
+    shutil.copytree(tmp_path / "runs" / "mine", tmp_path / "runs" / "other")
+
+    def trained(*more: str) -> subprocess.CompletedProcess[str]:
+        settings = (f"--set={s}" for s in ("train.epochs=4", "race.seats=2", *more))
+        return subprocess.run(
+            [sys.executable, "-m", "edgenas", "train", "mine.yaml", *settings],
+            cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True,
+        )  # fmt: skip
+
+    made_of = []
+    for more in ((), ("train.teacher=runs/other",)):
+        done = trained(*more)
+        assert done.returncode == 0, done.stderr
+        made_of.append(sha256(tmp_path / "runs" / "mine" / "train" / "found.safetensors"))
+    assert made_of[0] != made_of[1]
+    layers = tmp_path / "runs" / "other" / "train" / "found.json"
+    for run_of, why in (
+        ("runs/none", "there is no runs/none/train/found.json; name a run that has trained"),
+        ("runs/mine", "is of this very run"),
+        ("runs/mine/../mine", "is of this very run"),
+    ):
+        done = trained(f"train.teacher={run_of}")
+        assert done.returncode == 2 and why in done.stderr.splitlines()[-1]
+    layers.write_text(layers.read_text().replace("classifier 16-3", "classifier 16-5"))
+    done = trained("train.teacher=runs/other")
+    assert done.returncode == 2 and "does not hold this network" in done.stderr.splitlines()[-1]
 
 
 def test_a_damaged_checkpoint_says_what_to_do(finished: Path, tmp_path: Path) -> None:

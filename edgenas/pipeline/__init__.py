@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from edgenas.config import Config
-from edgenas.errors import CapabilityError, UnknownName
+from edgenas.errors import CapabilityError, UnknownName, UsageError
 from edgenas.files import read_json, write_text
 from edgenas.pipeline import brought, compress, export, front, profile, race, search, train, verify
 from edgenas.pipeline.context import Context, Progress
@@ -20,7 +20,7 @@ from edgenas.pipeline.foresee import foresee
 from edgenas.pipeline.made import require_made
 from edgenas.pipeline.resolved import resolved
 from edgenas.pipeline.stage import Stage
-from edgenas.pipeline.training import start_digests
+from edgenas.pipeline.training import start_digests, teacher_digests
 from edgenas.registry import nearest
 from edgenas.report import write_report
 from edgenas.rundir import RunDir
@@ -148,8 +148,10 @@ def _context(config: Config, runs: Path, tables: Path, progress: Progress) -> Co
     """A run; a wrong key or device is refused before anything is loaded."""
     search.method(config.search)
     brought.weights_digest(config)
-    start_digests(config)
     ctx = Context(runs / config.name, config, tables, progress)
+    _refuse_itself(ctx)
+    start_digests(config)
+    teacher_digests(config)
     for device in ctx.same_on:
         _ = device.transport.python  # says it where that is not built yet
     for device in ctx.devices.values():
@@ -183,6 +185,16 @@ def _threads(config: Config) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _refuse_itself(ctx: Context) -> None:
+    """A run that began with what it made would never be whole."""
+    named = (("start", ctx.config.start), ("train: teacher", ctx.config.train.teacher))
+    for key, value in named:
+        if value is not None and Path(value).resolve().is_relative_to(ctx.root.resolve()):
+            raise UsageError(
+                f"{key}: {value} is of this very run, {ctx.root}: name another run, or copy it"
+            )
 
 
 def up_to(name: str) -> tuple[Stage, ...]:

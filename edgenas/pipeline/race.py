@@ -26,7 +26,14 @@ from edgenas.pipeline.objectives import objectives
 from edgenas.pipeline.recipe import judging, raced
 from edgenas.pipeline.search import described, method
 from edgenas.pipeline.stage import Stage
-from edgenas.pipeline.training import beginning, keep_epoch, pace, untrained
+from edgenas.pipeline.training import (
+    beginning,
+    keep_epoch,
+    pace,
+    teacher,
+    teacher_digests,
+    untrained,
+)
 from edgenas.project import slack
 from edgenas.race import Seat
 from edgenas.search import Objective, Problem, Proposal, Trial
@@ -109,6 +116,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         "rungs": list(ctx.config.race.rungs),
         "train": asdict(ctx.config.train),
         "begins": beginning(ctx),
+        "teacher": teacher_digests(ctx.config),
         "budgets": asdict(ctx.config.budgets),
         "data": [ctx.task.digest(part) for part in ("train", *_held_out(ctx))],
         "augment": ctx.task.augment.key,
@@ -206,6 +214,7 @@ class _Trainer:
 
     def __init__(self, ctx: Context, problem: Problem, count: int) -> None:
         self._ctx, self._problem, self._phase = ctx, problem, phase(ctx)
+        self._teacher = teacher(ctx)
         self._before = [0]
         steps = race.trainings(count, rungs(ctx))
         for (number, epochs), last in zip(steps, [0, *rungs(ctx)], strict=False):
@@ -235,7 +244,7 @@ class _Trainer:
             return rights(net, task, "search")
 
         train(
-            net, task, raced(ctx), ctx.config.seed, on_epoch,
+            net, task, raced(ctx), ctx.config.seed, on_epoch, self._teacher,
             judge=judge if judging(ctx) else None, checkpoint=self.checkpoint(arch), until=epochs,
         )  # fmt: skip
         return np.concatenate([rights(net, task, part) for part in _held_out(ctx)])

@@ -13,7 +13,14 @@ from edgenas.pipeline.context import Context, save_weights
 from edgenas.pipeline.race import WINNER, winner
 from edgenas.pipeline.recipe import judging, learning, planned
 from edgenas.pipeline.stage import Stage
-from edgenas.pipeline.training import beginning, keep_epoch, pace, untrained
+from edgenas.pipeline.training import (
+    beginning,
+    keep_epoch,
+    pace,
+    teacher,
+    teacher_digests,
+    untrained,
+)
 from edgenas.rundir import RunDir
 from edgenas.train import Ended, Epoch, accuracy, rights, train
 
@@ -23,6 +30,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
         "train": asdict(ctx.config.train),
         "weights": weights_digest(ctx.config),
         "begins": beginning(ctx),
+        "teacher": teacher_digests(ctx.config),
         "raced": RunDir(ctx.root).outputs("race").get(WINNER),
         "learns": judging(ctx) or "search and calibration too",
         "data": [ctx.task.digest("train"), ctx.task.digest("test")],
@@ -60,7 +68,7 @@ def _trained(ctx: Context) -> tuple[nn.Module, Ended]:
         ctx.progress(f"train ({pace(e)})", e.number, e.epochs)
 
     ended = train(
-        net, learning(ctx, task), planned(ctx), ctx.config.seed, on_epoch,
+        net, learning(ctx, task), planned(ctx), ctx.config.seed, on_epoch, teacher(ctx),
         judge=(lambda net: rights(net, task, "search")) if judges else None,
         checkpoint=STAGE.checkpoint(ctx, "found"), start=winner(ctx),
     )  # fmt: skip

@@ -8,14 +8,15 @@ from torch import nn
 from edgenas.artifact import sha256
 from edgenas.config import Config
 from edgenas.errors import CapabilityError, UsageError
+from edgenas.files import read_json
 from edgenas.gates import Mixed
 from edgenas.pipeline.context import Context, load_weights
 from edgenas.pipeline.recipe import judging
 from edgenas.rundir import RunDir
 from edgenas.space import Relaxable
-from edgenas.spec import Architecture
+from edgenas.spec import Architecture, OpSpec
 from edgenas.train import Epoch, accuracy
-from edgenas.warm import SUPERNET, start_of, warmed
+from edgenas.warm import NETWORK, SUPERNET, start_of, warmed
 
 SCORED = 2000  # images after each epoch
 
@@ -26,6 +27,42 @@ def beginning(ctx: Context) -> dict[str, str] | None:
         found = RunDir(ctx.root).outputs("search").get("supernet.safetensors")
         return None if found is None else {"supernet": found}
     return start_digests(ctx.config)
+
+
+def teacher_digests(config: Config) -> dict[str, str] | None:
+    """Of the files of the teacher. Raises UsageError."""
+    if config.train.teacher is None:
+        return None
+    return {path.name: sha256(path) for path in _teacher_files(config.train.teacher)}
+
+
+def teacher(ctx: Context) -> nn.Module | None:
+    """What is learnt from beside the labels. Raises UsageError."""
+    if ctx.config.train.teacher is None:
+        return None
+    layers, weights = _teacher_files(ctx.config.train.teacher)
+    ops = [OpSpec.parse(op) for op in read_json(layers)["ops"]]
+    net = load_weights(ctx.space.assemble(ops), weights).requires_grad_(False)
+    x, _ = ctx.task.tensors("calibration", 2)
+    try:
+        with torch.no_grad():
+            answers = tuple(net(x).shape)
+    except RuntimeError as e:
+        raise UsageError(f"train: teacher: {weights} takes other images: {e}") from e
+    if answers != (len(x), len(ctx.task.classes)):
+        raise UsageError(
+            f"train: teacher: {weights} tells {answers[-1]} classes apart, and the task has "
+            f"{len(ctx.task.classes)}"
+        )
+    return net.to(ctx.config.accelerator)
+
+
+def _teacher_files(run: str) -> tuple[Path, Path]:
+    files = Path(run) / "train/found.json", Path(run) / NETWORK
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"train: teacher: there is no {file}; name a run that has trained")
+    return files
 
 
 def start_digests(config: Config) -> dict[str, str] | None:
