@@ -35,6 +35,7 @@ from edgenas.pipeline import mix, race
 from edgenas.pipeline.context import HEADROOM, Context
 from edgenas.predict import Predictor
 from edgenas.project import least
+from edgenas.report import quantity as q
 from edgenas.rundir import RunDir
 from edgenas.space import load_space
 
@@ -608,7 +609,7 @@ def test_the_report_shows_who_raced_and_what_options_are_worth(finished: Path) -
     for seat in raced["seats"]:
         assert f"<code>{seat['id']}</code>" in page and seat["why"] in page
         for rung in seat["rungs"]:
-            assert f"{100 * rung['accuracy']:.1f} %" in page
+            assert q.percent(rung["accuracy"], 1) in page
     assert 'id="worth"' in page and raced["worth"].keys() == {c.name for c in SPACE.choices}
     for worth in raced["worth"].values():
         assert all(w["low"] <= w["points"] <= w["high"] for w in worth.values())
