@@ -68,7 +68,7 @@ def test_a_number_that_two_versions_of_yaml_read_differently_is_refused(
     assert load_config(path, [f'name="{written}"']).name == written
 
 
-@pytest.mark.parametrize("written", ["1" * 5000, "-" + "9" * 101, "0x" + "f" * 5000])
+@pytest.mark.parametrize("written", ["1" * 5000, "-" + "9" * 4200, "0x" + "f" * 4000])
 def test_a_number_without_end_is_refused(tmp_path: Path, written: str) -> None:
     said = rf"a number of {len(written)} digits: {written[:20]}\.\.\."
     with pytest.raises(UsageError, match=rf"line 4: {said}"):
