@@ -421,8 +421,8 @@ def _check(config: Config, where: str) -> None:
     rungs = config.race.rungs
     if not rungs or list(rungs) != sorted({*rungs}) or not 0 < rungs[0] <= rungs[-1] <= 1:
         raise UsageError(
-            f"{where}: race: rungs are {list(rungs)!r:.60}: write growing shares of the epochs of train, "
-            "such as [0.1, 0.25, 0.5]"
+            f"{where}: race: rungs are {list(rungs)!r:.60}: write growing shares of the "
+            "epochs of train, such as [0.1, 0.25, 0.5]"
         )
     for key, named in (("start", config.start), ("train: teacher", config.train.teacher)):
         if named is not None and config.train.weights is not None:
