@@ -176,7 +176,8 @@ def spread(
     for number, tier in enumerate(tiers):
         share = -(-(seats - len(taken)) // (len(tiers) - number))
         for seat in seated(space, tier, found if not number else (), share, sizes, rng):
-            taken.setdefault(seat.arch, seat)
+            why = f"{seat.why}, 1/{2**number} of the longest time" if number else seat.why
+            taken.setdefault(seat.arch, Seat(seat.arch, why))
     return list(taken.values())
 
 

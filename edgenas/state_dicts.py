@@ -98,7 +98,7 @@ def filled(net: nn.Module, held: Mapping[str, Tensor], path: Path) -> nn.Module:
             f"e.g. {missing[0]!r}"
         )
     for name in sorted(want.keys() & held.keys()):
-        _check(name, held[name], want[name], path)
+        require_like(name, held[name], want[name], path)
     for name in want.keys() & held.keys():  # ``want`` says too in which version each module saves
         want[name] = held[name].to(want[name].dtype)
     if wrong := [k for k, t in want.items() if not torch.isfinite(t).all()]:
@@ -109,7 +109,8 @@ def filled(net: nn.Module, held: Mapping[str, Tensor], path: Path) -> nn.Module:
     return net.eval()
 
 
-def _check(name: str, have: Tensor, need: Tensor, path: Path) -> None:
+def require_like(name: str, have: Tensor, need: Tensor, path: Path) -> None:
+    """Raise CorruptFile where ``have``, of ``path``, is no tensor to take for ``need``."""
     if have.shape != need.shape:
         raise CorruptFile(
             f"{path} does not hold this network: {name!r} is {tuple(have.shape)} there, and "

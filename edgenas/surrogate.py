@@ -165,7 +165,7 @@ class Surrogate:
             variance = np.einsum("ij,jk,ik->i", step, self.covariance, step)
             half = Z95 * np.sqrt(np.maximum(variance, 0))
             found[choice] = tuple(
-                Worth(*(-PERCENT * error * math.expm1(-(gain + h)) for h in (0.0, -width, width)))
+                Worth(*(_points(error, gain + h) for h in (0.0, -width, width)))
                 for gain, width in zip((step @ self.weights).tolist(), half.tolist(), strict=True)
             )
         return found
@@ -209,6 +209,11 @@ class Surrogate:
         ends = [weight * math.log1p(total / typical) for total in (least, most)]
         slope = (ends[1] - ends[0]) / (most - least)
         return slope, ends[0] - slope * least
+
+
+def _points(error: float, gain: float) -> float:
+    """Of accuracy, where -log(error) rises by ``gain``; no error is above 1."""
+    return PERCENT * (error - min(error * math.exp(min(-gain, PERCENT)), 1.0))
 
 
 def informative(

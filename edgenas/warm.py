@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgenas import checkpoint_files
 from edgenas.errors import CorruptFile, UsageError
-from edgenas.state_dicts import COUNT, taken
+from edgenas.state_dicts import COUNT, require_like, taken
 
 SUPERNET, NETWORK = Path("search/supernet.safetensors"), Path("train/found.safetensors")
 
@@ -39,11 +39,14 @@ def warmed(net: nn.Module, path: Path) -> float:
     Raises CorruptFile.
     """
     want = net.state_dict()
-    agree = {
-        name: tensor.to(want[name].dtype)
+    alike = {
+        name: tensor
         for name, tensor in _held(net, path).items()
-        if name in want and tensor.shape == want[name].shape
+        if name in want and not tensor.is_nested and tensor.shape == want[name].shape
     }
+    for name, tensor in alike.items():
+        require_like(name, tensor, want[name], path)
+    agree = {name: tensor.to(want[name].dtype) for name, tensor in alike.items()}
     if wrong := [name for name, tensor in agree.items() if not torch.isfinite(tensor).all()]:
         raise CorruptFile(f"{path} holds NaN or infinity in {wrong[0]!r}")
     net.load_state_dict(want | agree)

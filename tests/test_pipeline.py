@@ -1,5 +1,6 @@
 """The whole chain on tiny images, really trained, exported and run; timed by a steady clock."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -28,7 +29,7 @@ from edgenas import pipeline
 from edgenas.artifact import sha256
 from edgenas.budgets import Latency
 from edgenas.config import load_config
-from edgenas.errors import TrainingDiverged
+from edgenas.errors import CorruptFile, TrainingDiverged
 from edgenas.export import exporter_for
 from edgenas.latency import LatencyTable
 from edgenas.pipeline import mix, race
@@ -36,6 +37,7 @@ from edgenas.pipeline.context import HEADROOM, Context
 from edgenas.predict import Predictor
 from edgenas.project import least
 from edgenas.report import quantity as q
+from edgenas.report import write_report
 from edgenas.rundir import RunDir
 from edgenas.space import load_space
 
@@ -638,6 +640,30 @@ def test_who_diverges_leaves_the_race(
     assert any("leaves it: training: the loss became nan" in line for line in said)
 
 
+def test_a_race_is_shown_with_its_own_search_alone(finished: Path, tmp_path: Path) -> None:
+    again(finished, tmp_path)
+    root = tmp_path / "runs" / "mine"
+    searched = root / "search" / "search.json"
+    kept = searched.read_text()
+    searched.write_text(kept.replace('"method"', '"method": "another",\n "was"', 1))
+    write_report(root)
+    assert 'id="race"' not in (root / "report.html").read_text()
+    searched.write_text(kept)
+    write_report(root)
+    assert 'id="race"' in (root / "report.html").read_text()
+    raced = json.loads((root / "race" / "race.json").read_text())
+    for damage in ({"rungs": []}, {"architecture": {"picks": None}}, {"rungs": None}):
+        seats = [seat | damage for seat in raced["seats"]]
+        (root / "race" / "race.json").write_text(json.dumps(raced | {"seats": seats}))
+        with contextlib.suppress(CorruptFile):
+            write_report(root)
+    (root / "race" / "race.json").unlink()
+    other = {**raced["architecture"], "picks": {**raced["architecture"]["picks"], "s1b1": 9}}
+    (root / "race" / "architecture.json").write_text(json.dumps(other))
+    with pytest.raises(CorruptFile, match="holds who won a race, and not the race"):
+        write_report(root)
+
+
 def test_a_race_in_which_none_learns_ends_the_run(finished: Path, tmp_path: Path) -> None:
     again(finished, tmp_path)
     done = run(tmp_path, *(f"--set={s}" for s in ("train.lr=1000", "train.dead_after=0.1")))
@@ -677,7 +703,12 @@ def test_another_run_is_started_from(finished: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     shares = [float(s) for s in re.findall(r"start: ([\d.]+) % of the weights", done.stderr)]
     assert len(shares) >= 4 and all(80 <= s < 100 for s in shares), shares  # two classes
-    for name, why in (("runs/none", "is not there"), ("devices", "holds no weights")):
+    (tmp_path / "text.pt").write_text("no weights")
+    named = (
+        ("runs/none", "is not there"), ("devices", "holds no weights"), ("text.pt", "text.pt"),
+        ("runs/other", "is of this very run"),
+    )  # fmt: skip
+    for name, why in named:
         refused = subprocess.run(
             [sys.executable, "-m", "edgenas", "run", "other.yaml", "--dry-run",
              "--set", f"start={name}"],

@@ -1,5 +1,6 @@
 """A warm start takes what agrees in name and shape, and says how much that is."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,24 @@ def test_another_network_gives_nothing_and_no_number_is_refused(tmp_path: Path) 
     (tmp_path / "text.safetensors").write_text("no weights")
     with pytest.raises(CorruptFile):
         warmed(net(), tmp_path / "text.safetensors")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda t: t.to_sparse(), lambda t: t.to(torch.int8), lambda t: t.to(torch.complex64),
+        lambda t: t.bool(), lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+        lambda t: t.to("meta"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_what_is_no_plain_float_tensor_is_refused(
+    tmp_path: Path, kind: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    state = net().state_dict()
+    torch.save({**state, "0.weight": kind(state["0.weight"])}, tmp_path / "w.pt")
+    with pytest.raises(CorruptFile, match=r"w\.pt"):
+        warmed(net(), tmp_path / "w.pt")
 
 
 def test_a_run_has_what_its_stages_left(tmp_path: Path) -> None:

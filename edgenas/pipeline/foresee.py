@@ -11,6 +11,7 @@ from edgenas.pipeline.context import Context
 from edgenas.pipeline.objectives import everywhere
 from edgenas.pipeline.profile import refuse_impossible, target
 from edgenas.pipeline.spans import slack, spans
+from edgenas.pipeline.training import refuse_start
 from edgenas.project import project
 from edgenas.session import Fingerprint, probe, require_clock
 from edgenas.space import ListedSpace, Relaxable
@@ -30,6 +31,7 @@ def foresee(ctx: Context, pending: Collection[str]) -> None:
     _ = ctx.task
     if "train" in pending:
         _refuse_weights(ctx)
+        refuse_start(ctx)
     if _TIMED & set(pending):
         fingerprints = {d.name: probe(d)[0] for d in (*ctx.devices.values(), *ctx.same_on)}
         for device in ctx.devices.values():

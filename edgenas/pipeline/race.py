@@ -36,6 +36,7 @@ from edgenas.pipeline.training import (
 )
 from edgenas.project import slack
 from edgenas.race import Seat
+from edgenas.rundir import RunDir
 from edgenas.search import Objective, Problem, Proposal, Trial
 from edgenas.space import Relaxable
 from edgenas.spec import Architecture
@@ -147,6 +148,8 @@ def _work(ctx: Context, folder: Path) -> None:
             f"{raced(ctx).lr:g}), or look at the labels"
         )
     best = _best(ctx, objective, trainer, standing, entrants)
+    won = next(e.seat for e in entrants if e.seat.arch == best)
+    ctx.progress(f"race: {best.id} won ({won.why})", 1, 1)
     if goes_on(ctx):
         saved = trainer.checkpoint(best).load()
         assert saved is not None  # of its last rung
@@ -156,6 +159,7 @@ def _work(ctx: Context, folder: Path) -> None:
         folder / "race.json",
         {
             "method": ctx.config.search["method"],
+            "search": RunDir(ctx.root).outputs("search")["search.json"],
             "phase": phase(ctx),
             **described(ctx, 0, best),
             "held_out": {"parts": _held_out(ctx), "images": trainer.images},
@@ -199,7 +203,7 @@ def _best(
     if not slack(ctx.space, objective.budgets):
         return standing[0].arch
     longest = standing[0].proposal.epochs
-    last = [t.arch for t in standing if t.proposal.epochs == longest]
+    last = [t.arch for t in standing if t.proposal.epochs == longest and t.metrics["accuracy"] > 0]
     right = {arch: trainer.rights(arch, longest) for arch in last}
     uses = {e.seat.arch: e.use(objective) for e in entrants}
     alike = [arch for arch in last if not fewer(right[arch], right[last[0]])]

@@ -1,5 +1,6 @@
 """How a found network is trained, in the stages race and train alike."""
 
+import random
 from pathlib import Path
 
 import torch
@@ -99,10 +100,16 @@ def untrained(ctx: Context, arch: Architecture) -> nn.Module:
     torch.manual_seed(ctx.config.seed)
     if ctx.config.train.from_supernet:
         return _within_supernet(ctx, arch)
-    net = ctx.space.build(arch)
     if ctx.config.start is None:
-        return net
-    start = start_of(Path(ctx.config.start))
+        return ctx.space.build(arch)
+    net, share = _warm(ctx, ctx.config.start, arch)
+    ctx.progress(f"start: {100 * share:.1f} % of the weights of {arch.id} are from there", 1, 1)
+    return net
+
+
+def _warm(ctx: Context, source: str, arch: Architecture) -> tuple[nn.Module, float]:
+    """With the share of its weights, or of the supernet's, that are those of ``source``."""
+    start, net = start_of(Path(source)), ctx.space.build(arch)
     share = 0.0 if start.network is None else warmed(net, start.network)
     if start.supernet is not None and isinstance(ctx.space, Relaxable):
         supernet = ctx.space.supernet(Mixed)
@@ -110,11 +117,16 @@ def untrained(ctx: Context, arch: Architecture) -> nn.Module:
             net, share = ctx.space.subnet(supernet, arch), of_all
     if not share:
         raise UsageError(
-            f"start: {ctx.config.start} holds nothing with the names and shapes of network "
+            f"start: {source} holds nothing with the names and shapes of network "
             f"{arch.id}: it is of another space"
         )
-    ctx.progress(f"start: {100 * share:.1f} % of the weights of {arch.id} are from there", 1, 1)
-    return net
+    return net, share
+
+
+def refuse_start(ctx: Context) -> None:
+    """Raise UsageError or CorruptFile where nothing, or nothing of use, is to start from."""
+    if ctx.config.start is not None:
+        _warm(ctx, ctx.config.start, ctx.space.sample(random.Random(ctx.config.seed)))
 
 
 def _within_supernet(ctx: Context, arch: Architecture) -> nn.Module:

@@ -138,7 +138,7 @@ class Raced(Found):
     """race/race.json; ``seats`` as they stood in the end, ``worth``: choice -> option.
 
     ``goes_on``: the training of the found network began where the race of the winner ended.
-    ``phase``: what the ledger calls it.
+    ``phase``: what the ledger calls it. ``search``: hash of the search.json that it is of.
     """
 
     held_out: Judges = Judges((), 0)
@@ -146,6 +146,7 @@ class Raced(Found):
     slack: bool = False
     goes_on: bool = False
     phase: str = ""
+    search: str = ""
     seats: tuple[RaceSeat, ...] = ()
     over_budget: tuple[RaceSeat, ...] = ()
     worth: dict[str, dict[str, Worth]] | None = None

@@ -1,9 +1,10 @@
 """Who raced, what decided, and what the options are worth in the eyes of all that was evaluated."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from edgenas.report import quantity as q
-from edgenas.report.facts import RaceSeat, Worth
+from edgenas.report.facts import RaceSeat, Rung, Worth
 from edgenas.report.record import Record
 
 
@@ -77,13 +78,10 @@ def race(record: Record) -> Race | None:
         at = {rung.epochs: rung for rung in seat.rungs}
         return Runner(
             id=seat.id,
-            picks=", ".join(f"{k} {v}" for k, v in seat.architecture.get("picks", {}).items()),
+            picks=", ".join(f"{k} {v}" for k, v in _picks(seat).items()),
             why=seat.why,
             times=tuple(q.ms(seat.measured[d].p50_ms) for d in devices if d in seat.measured),
-            laps=tuple(
-                Lap(q.percent(at[n].accuracy, 1), q.between(at[n].interval)) if n in at else Lap()
-                for n in raced.rungs
-            ),
+            laps=tuple(_lap(at[n]) if n in at else Lap() for n in raced.rungs),
             won=seat.architecture == raced.architecture,
         )
 
@@ -93,13 +91,27 @@ def race(record: Record) -> Race | None:
     )  # fmt: skip
 
 
+def _picks(seat: RaceSeat) -> dict[str, Any]:
+    picks = seat.architecture.get("picks")
+    return picks if isinstance(picks, dict) else {}
+
+
+def _lap(rung: Rung) -> Lap:
+    """Nothing right at all is what a training that diverged has."""
+    if not rung.accuracy:
+        return Lap("diverged")
+    return Lap(q.percent(rung.accuracy, 1), q.between(rung.interval))
+
+
 def _sentence(record: Record) -> str:
     """What decided."""
     raced = record.raced
     assert raced is not None
     best = raced.seats[0]
-    if len(raced.seats) == 1:
+    if len(raced.seats) == 1 and raced.over_budget:
         return "None but the found network kept its budgets when it was measured."
+    if len(raced.seats) == 1 or not best.rungs:
+        return "Nothing else was there to race against the found network."
     if best.architecture != raced.architecture:
         return (
             "No budget binds: of those that are no worse than the best by more than chance, the "
@@ -122,8 +134,8 @@ def option_worth(record: Record) -> OptionWorth | None:
     def option(choice: str, label: str, worth: Worth) -> Option:
         return Option(
             label=label,
-            points=f"{worth.points:+z.1f}",
-            between=f"{worth.low:+z.1f} to {worth.high:+z.1f}",
+            points=f"{worth.points:+z.2f}",
+            between=f"{worth.low:+z.2f} to {worth.high:+z.2f}",
             picked=labelled.get(choice) == label,
             clear=not worth.low <= 0 <= worth.high,
         )
@@ -132,5 +144,6 @@ def option_worth(record: Record) -> OptionWorth | None:
         WorthPlace(choice, tuple(option(choice, n, of[n]) if n in of else None for n in labels))
         for choice, of in raced.worth.items()
     )
-    searched = [t for t in record.trials if "accuracy" in t.metrics]
-    return OptionWorth(labels, places, len(searched) + sum(len(s.rungs) for s in raced.seats))
+    searched = [t for t in record.trials if t.metrics.get("accuracy")]
+    laps = [r for s in raced.seats for r in s.rungs if r.accuracy]
+    return OptionWorth(labels, places, len(searched) + len(laps))

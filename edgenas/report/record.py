@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from edgenas import parsing
+from edgenas.artifact import sha256
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import inside, read_json
 from edgenas.latency import LatencyTable
@@ -58,13 +59,14 @@ class Record:
                     "Start or resume the run: edgenas run <config.yaml>"
                 )
         events = list(_events(folder / "ledger.jsonl"))
-        raced = _optional(Raced, folder / "race/race.json")
+        found = _optional(Found, folder / "search/search.json")
+        raced = _raced(folder, found)
         return cls(
             folder=folder,
             config=(folder / "config.yaml").read_text(encoding="utf-8", errors="replace"),
             profile=_parsed(Profile, folder / "profile/profile.json"),
             manifest=_optional(dict[str, Any], folder / "manifest.json") or {},
-            found=raced or _optional(Found, folder / "search/search.json"),
+            found=raced or found,
             raced=raced,
             trained=_optional(Trained, folder / "train/train.json"),
             compressed=_optional(Compressed, folder / "compress/compress.json"),
@@ -149,6 +151,21 @@ def _events(path: Path) -> Iterator[_Event]:
                 f"{path}, line {number}: expected an object, found {line[:40]!r}; take the line out"
             )
         yield f"{path}, line {number}", event
+
+
+def _raced(folder: Path, found: Found | None) -> Raced | None:
+    """The race after the search that is there; None where none was, or after another search."""
+    path, won = folder / "race/race.json", folder / "race/architecture.json"
+    if path.is_file():
+        raced = _parsed(Raced, path)
+        search = folder / "search/search.json"
+        return raced if search.is_file() and raced.search == sha256(search) else None
+    if found is not None and won.is_file() and read_json(won) != found.architecture:
+        raise CorruptFile(
+            f"{folder} holds who won a race, and not the race: there is no {path}. Start the run "
+            f"again, and it is made anew: edgenas run {folder}"
+        )
+    return None
 
 
 def _verdict(folder: Path) -> Verdict | None:
