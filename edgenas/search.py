@@ -124,8 +124,8 @@ class Trial:
     def from_json(cls, data: Mapping[str, Any]) -> "Trial":
         """Inverse of ``to_json``."""
         proposal = Proposal.from_json(data["proposal"])
-        seconds = float(data.get("seconds", 0.0))
-        return cls(int(data["id"]), proposal, dict(data["metrics"]), seconds)
+        metrics = {name: float(value) for name, value in data["metrics"].items()}
+        return cls(int(data["id"]), proposal, metrics, float(data.get("seconds", 0.0)))
 
 
 class Sampler(Protocol):

@@ -24,6 +24,7 @@ class Start:
 
 def start_of(path: Path) -> Start:
     """Of a run, or of a file with the weights of a network. Raises UsageError."""
+    path = path.expanduser()
     if path.is_file():
         return Start(None, path)
     files = [path / file if (path / file).is_file() else None for file in (SUPERNET, NETWORK)]

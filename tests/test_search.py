@@ -116,7 +116,21 @@ def test_a_damaged_line_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("event", ["tell", "epoch"])
-@pytest.mark.parametrize("rest", [{}, {"trial": 3}, {"trial": {"id": 0, "proposal": None}}])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {},
+        {"trial": 3},
+        {"trial": {"id": 0, "proposal": None}},
+        {
+            "trial": {
+                "id": 0,
+                "proposal": {"arch": {"space": "s", "picks": {}}, "epochs": 1},
+                "metrics": {"accuracy": "much"},
+            }
+        },
+    ],
+)
 def test_an_event_that_lacks_its_fields_is_said_as_of_the_file(tmp_path, event, rest):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.append("search", event, **rest)

@@ -70,7 +70,7 @@ def test_what_is_no_plain_float_tensor_is_refused(
         warmed(net(), tmp_path / "w.pt")
 
 
-def test_a_run_has_what_its_stages_left(tmp_path: Path) -> None:
+def test_a_run_has_what_its_stages_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="is not there"):
         start_of(tmp_path / "none")
     with pytest.raises(UsageError, match="holds no weights of a search or a training"):
@@ -80,3 +80,5 @@ def test_a_run_has_what_its_stages_left(tmp_path: Path) -> None:
         (tmp_path / kept).write_bytes(b"")
         assert (start_of(tmp_path).supernet is not None) == (kept == SUPERNET)
     assert start_of(tmp_path / NETWORK).network == tmp_path / NETWORK
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert start_of(Path("~") / NETWORK).network == tmp_path / NETWORK

@@ -191,7 +191,9 @@ def _refuse_itself(ctx: Context) -> None:
     """A run that began with what it made would never be whole."""
     named = (("start", ctx.config.start), ("train: teacher", ctx.config.train.teacher))
     for key, value in named:
-        if value is not None and Path(value).resolve().is_relative_to(ctx.root.resolve()):
+        if value is not None and Path(value).expanduser().resolve().is_relative_to(
+            ctx.root.resolve()
+        ):
             raise UsageError(
                 f"{key}: {value} is of this very run, {ctx.root}: name another run, or copy it"
             )

@@ -59,7 +59,8 @@ def teacher(ctx: Context) -> nn.Module | None:
 
 
 def _teacher_files(run: str) -> tuple[Path, Path]:
-    files = Path(run) / "train/found.json", Path(run) / NETWORK
+    root = Path(run).expanduser()
+    files = root / "train/found.json", root / NETWORK
     for file in files:
         if not file.is_file():
             raise UsageError(f"train: teacher: there is no {file}; name a run that has trained")
