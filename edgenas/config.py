@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from edgenas import parsing, units
 from edgenas.errors import UsageError
-from edgenas.registry import Shelf
+from edgenas.registry import Shelf, nearest
 from edgenas.validate import Auto, construct, read_yaml
 
 MOST_NAME_BYTES = 200  # file systems take 255, and names beside it are longer
@@ -59,11 +59,13 @@ class Race:
 
     ``seats``: how many, the found network among them; 1: none races. ``auto``: 8 where a search
     trained something, else 1, as for a network that is named, drawn, or has its weights.
-    ``rungs``: shares of the epochs of ``train``.
+    ``rungs``: shares of the epochs of ``train``. ``scores``: of ``edgenas/scores``, whose best
+    untrained networks race too.
     """
 
     seats: Auto | int = "auto"
     rungs: tuple[float, ...] = (0.1, 0.25, 0.5)
+    scores: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -424,6 +426,12 @@ def _check(config: Config, where: str) -> None:
             f"{where}: race: rungs are {list(rungs)!r:.60}: write growing shares of the "
             "epochs of train, such as [0.1, 0.25, 0.5]"
         )
+    shelf_of_scores = list(Shelf("edgenas.scores"))
+    for name in config.race.scores:
+        if name not in shelf_of_scores:
+            raise UsageError(
+                f"{where}: race: scores: no score {name!r:.80}.{nearest(name, shelf_of_scores)}"
+            )
     for key, named in (("start", config.start), ("train: teacher", config.train.teacher)):
         if named is not None and config.train.weights is not None:
             raise UsageError(

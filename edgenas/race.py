@@ -6,9 +6,11 @@ that fit and random ones all get a seat.
 """
 
 import itertools
+import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 
@@ -124,14 +126,14 @@ def seated(
     seats: int,
     sizes: Sequence[Callable[[OpSpec], float]],
     rng: random.Random,
-    score: Score | None = None,
+    scores: Mapping[str, Score] = MappingProxyType({}),
 ) -> list[Seat]:
     """Up to ``seats`` different architectures, of which one half stands for what may be wrong.
 
-    What was ``found`` comes first, then the largest that fits by each of ``sizes``; of what is
-    left, half for the best by ``score`` of DRAWS draws at NEAR to 1 of the budget, the rest by
-    turns for neighbours of the largest with an equal load and for draws, of which those of less
-    load come last. Raises ImpossibleBudget.
+    What was ``found`` comes first, then the largest that fits by each of ``sizes``; half of what is
+    left is for the best by each of ``scores``, by turns, of DRAWS draws at NEAR to 1 of the budget,
+    the rest by turns for neighbours of the largest with an equal load and for draws, of which
+    those of less load come last. Raises ImpossibleBudget.
     """
     near = _drawn(Fitting(space, objective, rng, least=NEAR), DRAWS)
     draws = near + (_drawn(Fitting(space, objective, rng), seats) if len(near) < seats else [])
@@ -144,11 +146,12 @@ def seated(
     for why, archs in (("found", found), ("largest", largest)):
         for arch in archs:
             taken.setdefault(arch, why)
-    if score is not None:
-        marks = dict(zip(draws, score(draws), strict=True))
-        best = sorted(marks.keys() - taken.keys(), key=draws.index)
-        best.sort(key=lambda arch: -marks[arch])
-        taken |= dict.fromkeys(best[: max(half(seats - len(taken)), 0)], "best by score")
+    named = len(taken)
+    best = {f"best by {name}": _by_mark(draws, score(draws)) for name, score in scores.items()}
+    for each in zip(*best.values(), strict=False):
+        for why, arch in zip(best, each, strict=True):
+            if len(taken) < named + half(seats - named):
+                taken.setdefault(arch, why)
     around = [n for arch in largest for n in _neighbours(space, objective, arch, rng)]
     for pair in itertools.zip_longest(around, draws):
         for arch, why in zip(pair, ("neighbour of the largest", "random"), strict=True):
@@ -157,6 +160,12 @@ def seated(
     if not taken:
         raise ImpossibleBudget("no network keeps the budget: there is none to race")
     return [Seat(arch, why) for arch, why in itertools.islice(taken.items(), seats)]
+
+
+def _by_mark(archs: Sequence[Architecture], marks: Sequence[float]) -> list[Architecture]:
+    """The highest first; those without one are left out."""
+    told = [(mark, arch) for mark, arch in zip(marks, archs, strict=True) if not math.isnan(mark)]
+    return [arch for _, arch in sorted(told, key=lambda pair: -pair[0])]
 
 
 def _drawn(fitting: Fitting, count: int) -> list[Architecture]:
@@ -170,12 +179,13 @@ def spread(
     seats: int,
     sizes: Sequence[Callable[[OpSpec], float]],
     rng: random.Random,
+    scores: Mapping[str, Score] = MappingProxyType({}),
 ) -> list[Seat]:
     """``seats`` as of ``seated``, shared out among ``tiers``; the first has what was ``found``."""
     taken: dict[Architecture, Seat] = {}
     for number, tier in enumerate(tiers):
         share = -(-(seats - len(taken)) // (len(tiers) - number))
-        for seat in seated(space, tier, found if not number else (), share, sizes, rng):
+        for seat in seated(space, tier, found if not number else (), share, sizes, rng, scores):
             why = f"{seat.why}, 1/{2**number} of the longest time" if number else seat.why
             taken.setdefault(seat.arch, Seat(seat.arch, why))
     return list(taken.values())

@@ -123,16 +123,16 @@ def test_found_the_largest_scored_neighbours_and_random_ones_get_seats() -> None
     objective, found = under(60), [MACRO.published("00000000")]
     seats = seated(
         MACRO, objective, found, 12, SIZES, random.Random(0),
-        score=lambda archs: [a.index("layer1") for a in archs],
+        scores={"layer1": lambda archs: [a.index("layer1") for a in archs]},
     )  # fmt: skip
     assert len({s.arch for s in seats}) == 12
     why = [s.why for s in seats]
-    assert why[:3] == ["found", "largest", "largest"] and why.count("best by score") == 5
+    assert why[:3] == ["found", "largest", "largest"] and why.count("best by layer1") == 5
     assert why.count("neighbour of the largest") == why.count("random") == 2
     load = {s.arch: objective.load(MACRO.ops(s.arch)) for s in seats}
     assert all(load[s.arch] <= 1 for s in seats)
     assert all(load[s.arch] >= NEAR * 0.98 for s in seats if s.why not in ("found", "largest"))
-    assert all(s.arch.index("layer1") == 2 for s in seats if s.why == "best by score")
+    assert all(s.arch.index("layer1") == 2 for s in seats if s.why == "best by layer1")
     for size in SIZES:  # of those that are nearly as large any may race
         top = Largest(MACRO, objective, size, random.Random(0)).ask()
         assert top is not None

@@ -3,6 +3,7 @@
 The weights of the winner are where ``train`` goes on, if both learn from the same images.
 """
 
+import functools
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ from edgenas.spec import Architecture
 from edgenas.surrogate import LEAST, Surrogate
 from edgenas.task import Part
 from edgenas.train import Course, Epoch, rights, train
+from edgenas.untrained import scored
 
 SEATS = 8
 PHASE, ROUND = "race ", 0  # how its phases begin
@@ -115,6 +117,7 @@ def _settings(ctx: Context) -> Mapping[str, Any]:
     return {
         "seats": count,
         "rungs": list(ctx.config.race.rungs),
+        "scores": list(ctx.config.race.scores),
         "train": asdict(ctx.config.train),
         "begins": beginning(ctx),
         "teacher": teacher_digests(ctx.config),
@@ -185,7 +188,12 @@ def _entrants(
     """Who races, and who would but for what was measured of it; the found network in any case."""
     rng = random.Random(f"{ctx.config.seed}/race")
     tiers = race.tiers(ctx.space, objective)
-    drawn = race.spread(ctx.space, tiers, [found], seats(ctx.config), SIZES, rng)
+    problem = _problem(ctx, objective)
+    scores = {
+        name: functools.partial(scored, name, problem, progress=ctx.progress)
+        for name in ctx.config.race.scores
+    }
+    drawn = race.spread(ctx.space, tiers, [found], seats(ctx.config), SIZES, rng, scores)
     every = measured(ctx, phase(ctx), ROUND, [seat.arch for seat in drawn])
     entrants = [Entrant(seat, timed) for seat, timed in zip(drawn, every, strict=True)]
     racing = [e for e in entrants if e.use(objective) <= 1 or e.seat.arch == found]

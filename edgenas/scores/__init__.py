@@ -1,0 +1,1 @@
+"""One score of untrained networks a file."""
