@@ -28,7 +28,10 @@ def parsed(line: str) -> Event:
     except ValueError:
         event = None
     if not isinstance(event, dict):
-        raise DeviceError(f"the runner said {line.strip()[:80]!r}, which is not a JSON object")
+        raise DeviceError(
+            f"the runner said {line.strip()[:80]!r}, which is not a JSON object: "
+            "whatever else is printed there, by a login or a python of its own, has to go"
+        )
     return event
 
 

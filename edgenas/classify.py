@@ -82,7 +82,8 @@ def opened(path: str) -> Iterator[Any]:
         width, height = image.size
         if width * height > MOST_PIXELS:
             raise ValueError(_too_large("%dx%d" % (width, height)))
-        if image.mode in DEEP or image.mode.startswith("I;"):
+        deep = image.mode in DEEP or image.mode.startswith("I;")
+        if deep or ";16" in str(image.tile):  # of colours, 8 of 16 bits are decoded
             raise ValueError("it has more than 8 bits a pixel; save it with 8")
         with _damage_told():
             # Of a part, Pillow's decoder of JPEG 2000 makes an image without a word. Its data

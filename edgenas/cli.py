@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from edgenas.printing import SEED, Number, emit, json_option
 from edgenas.resident import exhausted
 
 INTERRUPTED = 130
+ONCE_S = 2.0  # timeout(1) and shells send the same signal twice
 MOST_SAID = 1500  # characters of an error: a file may put anything into it
 
 
@@ -44,12 +46,15 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; every error is one line on stderr and the exit code returned."""
-    interrupted = False
+    interrupted: float | None = None
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal interrupted
-        interrupted = True
-        raise KeyboardInterrupt
+        if interrupted is None:
+            interrupted = time.monotonic()
+            raise KeyboardInterrupt
+        if time.monotonic() - interrupted > ONCE_S:  # somebody who does not want to wait
+            os._exit(INTERRUPTED)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -61,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = cli(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except BaseException as e:  # an import cut in half fails in ways of its own
-        return _failed(KeyboardInterrupt() if interrupted else e)
+        return _failed(e if interrupted is None else KeyboardInterrupt())
 
 
 def _failed(error: BaseException) -> int:

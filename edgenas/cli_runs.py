@@ -28,8 +28,8 @@ def _options_of(*of: Callable[..., Any]) -> Callable[..., Callable[..., None]]:
 
 _shared_options = _options_of(
     click.option(
-        "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
-        help="Folder of run directories.",
+        "--runs", type=click.Path(path_type=Path, file_okay=False), default=Path("runs"),
+        show_default=True, help="Folder of run directories.",
     ),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
                  help="Override a key of the config, e.g. train.epochs=3."),

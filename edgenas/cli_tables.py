@@ -19,7 +19,7 @@ from edgenas.printing import (
 )
 
 tables_option = click.option(
-    "--tables", type=click.Path(path_type=Path), default=Path("latency_tables"),
+    "--tables", type=click.Path(path_type=Path, file_okay=False), default=Path("latency_tables"),
     show_default=True, help="Folder of latency tables.",
 )  # fmt: skip
 

@@ -81,7 +81,7 @@ def profile(
         if not wanted:
             return old
     store.refuse_short(effort, len(wanted) + networks + 1)
-    archs = store.sampled(space, networks, seed) if old is None else []
+    archs = _sampled(space, networks, seed) if old is None else []
     subjects: dict[str, Subject] = {EMPTY_ID: specimen.EMPTY, **{str(op): op for op in wanted}}
     subjects |= {_network_id(i): arch for i, arch in enumerate(archs)}
     campaign = Campaign(device, space, precision, fingerprint, subjects, effort, seed)
@@ -95,6 +95,16 @@ def profile(
         table = replace(old.with_rows(rows), header=replace(old.header, grade=grade))
     store.keep(table, path, grown=old is not None)
     return LatencyTable.load(path)  # as everybody finds it, its rows rounded
+
+
+def _sampled(space: Space, networks: int, seed: int) -> list[Architecture]:
+    archs = store.sampled(space, networks, seed)
+    if len(archs) < CALIBRATION + HELD_OUT_AT_LEAST:
+        raise CapabilityError(
+            f"{space.id} has {len(archs)} networks, and a table is checked on at least "
+            f"{CALIBRATION + HELD_OUT_AT_LEAST}: give space more options, such as kernels or depths"
+        )
+    return archs
 
 
 def _network_id(number: int) -> str:

@@ -101,8 +101,22 @@ def _filled(shape: Any, dtype: Any) -> Any:
     kind = np.dtype(dtype)
     if kind.kind == "f":
         return random.standard_normal(shape).astype(kind)
+    if kind.itemsize > 2:  # a place in a table, or a mask: none is without the first two
+        return random.integers(0, 1, shape, kind, endpoint=True)
     limits = np.iinfo(kind)
     return random.integers(limits.min, limits.max, shape, kind, endpoint=True)
+
+
+def _of_one(name: str, sizes: Sequence[Any]) -> list[int]:
+    """Sizes of an input at a batch of 1; what is no number above 0 is open."""
+    given = [d if isinstance(d, int) and d > 0 else 0 for d in sizes]
+    if 0 in given[1:]:
+        shape = ", ".join(str(d) if d else "open" for d in given)
+        raise ValueError(
+            f"input {name!r} is ({shape}): only its first size may be open, for how long it takes "
+            "hangs on the others; save the file with these fixed"
+        )
+    return [given[0] or 1, *given[1:]] if given else []
 
 
 def _inputs(wanted: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -258,8 +272,7 @@ class OnnxRuntime:
         feeds = {}
         for i in session.get_inputs():
             kind = i.type[len("tensor(") : -1]
-            shape = [d if isinstance(d, int) else 1 for d in i.shape]
-            feeds[i.name] = shape, types.get(kind, kind)
+            feeds[i.name] = _of_one(i.name, i.shape), types.get(kind, kind)
         return _inputs(feeds)
 
     def load(self, path: str) -> Call:
@@ -316,8 +329,12 @@ class LiteRt:
         """One run of the file at ``path``."""
         interpreter = self._open(path)
         interpreter.allocate_tensors()
-        details = {i["index"]: (i["shape"], i["dtype"]) for i in interpreter.get_input_details()}
-        for index, array in _inputs(details).items():
+        details = interpreter.get_input_details()
+        for i in details:
+            _of_one(i["name"], [int(d) for d in i.get("shape_signature", i["shape"])])
+        for index, array in _inputs(
+            {i["index"]: (i["shape"], i["dtype"]) for i in details}
+        ).items():
             interpreter.set_tensor(index, array)
         if hasattr(interpreter, "_get_ops_details"):  # no public way to see the delegate's share
             self.placement = _delegated(interpreter._get_ops_details())
@@ -522,7 +539,7 @@ class TensorRt:
         profile = builder.create_optimization_profile()
         for i in range(network.num_inputs):
             entry = network.get_input(i)
-            shape = [1 if d < 0 else d for d in entry.shape]
+            shape = _of_one(entry.name, list(entry.shape))
             profile.set_shape(entry.name, shape, shape, shape)
         config.add_optimization_profile(profile)
         plan = builder.build_serialized_network(network, config)

@@ -288,4 +288,5 @@ def _events(device: Device, job: Mapping[str, Any]) -> Generator[Event, None, No
             except DeviceError as e:
                 raise DeviceError(f"{device.name}{during}: {e}") from e
     if event.get("event") != "end":
-        raise DeviceError(f"{device.name}{during}: the runner stopped before its end")
+        advice = "" if event else f": is {transport.python!r} there a Python that starts?"
+        raise DeviceError(f"{device.name}{during}: the runner stopped before its end{advice}")

@@ -236,6 +236,11 @@ def load_task(settings: Mapping[str, Any], seed: int) -> Task:
     c, h, w = train.x.shape[1:]
     if (len(mean), len(std)) != (c, c):
         raise UsageError(f"task: mean and std need one number for each of {c} channels")
+    if not all(0 <= m <= 1 for m in mean) or max(std) > 1:
+        raise UsageError(
+            f"task: mean {list(mean)} and std {list(std)} are of pixels from 0 to 1: divide by "
+            "255 what is of pixels from 0 to 255"
+        )
     seen = [train] if raw.val is None else [train, raw.val]
     for note in (*raw.notes, *_repeated(chosen.dataset, raw.classes, seen, test)):
         _tell(note)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,19 @@ METADATA: dict[str, Any] = {
 BMP_OF_196_MEGAPIXELS = b"BM" + struct.pack(
     "<LLLLllHHLLllLL", 54, 0, 54, 40, 14_000, 14_000, 1, 24, 0, 0, 0, 0, 0, 0
 )  # fmt: skip
+
+
+def png_of_16_bits(colour: int, channels: int) -> bytes:
+    """2 x 2, by the colour type of its header: Pillow reads colours of 16 bits as 8."""
+    rows = b"".join(b"\0" + struct.pack(f">{2 * channels}H", *[250] * 2 * channels) for _ in "ab")
+    header = struct.pack(">IIBBBBB", 2, 2, 16, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
 WRITERS = {"onnx": Onnx(), "tflite": Tflite()}
 
 
@@ -110,6 +124,9 @@ def test_a_received_run_is_tried_on_the_images_that_it_kept(deploy, run: Path, d
     ("name", "content", "said"),
     [
         ("deep.png", np.full((12, 12), 40000, np.uint16), "more than 8 bits a pixel"),
+        ("colour.png", png_of_16_bits(2, 3), "more than 8 bits a pixel"),
+        ("grey_alpha.png", png_of_16_bits(4, 2), "more than 8 bits a pixel"),
+        ("colour_alpha.png", png_of_16_bits(6, 4), "more than 8 bits a pixel"),
         ("large.bmp", BMP_OF_196_MEGAPIXELS, "at most 120 million are read"),
         ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", "cannot identify"),
         ("empty.jpg", b"", "cannot identify"),

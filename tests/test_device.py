@@ -400,7 +400,7 @@ def test_a_missing_package_says_what_to_install(
         ("exit 7", "failed with code 7 and said nothing"),
         ("echo hello", "the runner said 'hello', which is not a JSON object"),
         ("echo '[1]'", "which is not a JSON object"),
-        ("exit 0", "the runner stopped before its end"),
+        ("exit 0", "the runner stopped before its end: is '.*' there a Python that starts"),
         ("kill -9 $$", "was ended by SIGKILL"),
         ("""echo '{"event": "loading", "id": "conv"}'; exit 9""", r"while loading 'conv'\)"),
     ],

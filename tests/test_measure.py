@@ -5,9 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper
 
 from edgenas import specimen
 from edgenas.artifact import Artifact
@@ -118,6 +120,41 @@ def test_both_runtimes_predict_the_same_classes(tmp_path: Path, precision: str) 
 
 def test_nothing_to_measure_is_no_measurement() -> None:
     assert measure(load_device("cpu-onnxruntime"), []) == []
+
+
+def onnx_file(path: Path, sizes: list[int | str], op: str = "Relu", kind: int = 1) -> Artifact:
+    """One operator on an input x; of Gather, x says which of two rows."""
+    ends = (("x", kind, sizes), ("y", 1, None))
+    x, y = (helper.make_tensor_value_info(*end) for end in ends)
+    rows = [helper.make_tensor("rows", 1, (2, 3), [0.0] * 6)] if op == "Gather" else []
+    node = helper.make_node(op, [*(r.name for r in rows), "x"], ["y"])
+    graph = helper.make_graph([node], "g", [x], [y], rows)
+    opset = helper.make_opsetid("", 13)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    return Artifact(path, "onnx", "fp32", (1,), "")
+
+
+@pytest.mark.parametrize("sizes", [["n", 3, 8, 8], [1, 3, 8, 8], ["n", 3]])
+def test_an_open_batch_is_one(tmp_path: Path, sizes: list[int | str]) -> None:
+    file = onnx_file(tmp_path / "x.onnx", sizes)
+    (m,) = measure(load_device("cpu-onnxruntime"), [file], blocks=2, block_seconds=0.01)
+    assert m.p50_ms > 0
+
+
+@pytest.mark.parametrize("sizes", [["n", 3, "height", "width"], [1, 3, "h", 8], ["n", "tokens"]])
+def test_a_file_of_open_sizes_is_refused_for_how_long_it_takes_hangs_on_them(
+    tmp_path: Path, sizes: list[int | str]
+) -> None:
+    file = onnx_file(tmp_path / "x.onnx", sizes)
+    with pytest.raises(DeviceError, match=r"input 'x' is \(.*open.*save the file with these fixed"):
+        measure(load_device("cpu-onnxruntime"), [file], blocks=2, block_seconds=0.01)
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.INT64, onnx.TensorProto.INT32])
+def test_whole_numbers_given_to_a_file_are_places_in_its_tables(tmp_path: Path, kind: int) -> None:
+    file = onnx_file(tmp_path / "x.onnx", [1, 64], "Gather", kind)
+    (m,) = measure(load_device("cpu-onnxruntime"), [file], blocks=2, block_seconds=0.01)
+    assert m.p50_ms > 0
 
 
 def test_a_file_that_cannot_run_is_a_device_error_that_names_it(tmp_path: Path) -> None:

@@ -189,6 +189,14 @@ def test_a_real_device_is_profiled_whole_and_leaves_only_the_table(
     assert Predictor(table).p50_ms(SPACE.ops(arch)) > 0
 
 
+def test_a_space_of_a_few_networks_is_refused_before_it_is_measured(tmp_path: Path) -> None:
+    few = replace(SPACE, expansions=(1,), depths=(1,))
+    device = board()
+    with pytest.raises(CapabilityError, match="2 networks, and a table is checked on at least 12"):
+        profile(device, few, "fp32", tmp_path, networks=12)
+    assert not any(job["verb"] == "time" for job in device.transport.jobs)
+
+
 def test_a_complete_table_is_returned_without_measuring(tmp_path: Path) -> None:
     first = quick(board(), tmp_path)
     again = board()

@@ -396,6 +396,9 @@ def test_advice_is_for_that_host_and_port(
     changed = board._failure("REMOTE HOST IDENTIFICATION HAS CHANGED!")
     assert str(changed).endswith(known)
     assert str(board._failure("Host key verification failed.")).endswith(by_hand)
+    own = Ssh(host, port=port, options=("UserKnownHostsFile=a b",))
+    told = str(own._failure("REMOTE HOST IDENTIFICATION HAS CHANGED!"))
+    assert told.endswith(f"{known} -f 'a b'")
     copy = by_hand.replace("ssh ", "ssh-copy-id ", 1)
     assert f"without a password: {copy}, or" in str(board._failure("x: Permission denied (none)."))
 

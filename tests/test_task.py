@@ -458,6 +458,10 @@ def test_parts_can_be_learnt_from_together(toy: dict[str, Any]) -> None:
         ({"augment": {"colour": 2}}, UsageError, "task: augment: colour"),
         ({"augment": "nothing"}, DataError, "task: augment 'nothing': write it as module:function"),
         ({"path": "absent.npz"}, DataError, "there is no absent.npz"),
+        ({"path": "/dev/zero"}, DataError, "/dev/zero is no regular file"),
+        ({"mean": [127.0]}, UsageError, "pixels from 0 to 1: divide by 255"),
+        ({"mean": [-0.1]}, UsageError, "pixels from 0 to 1"),
+        ({"mean": [0.5], "std": [58.4]}, UsageError, "pixels from 0 to 1: divide by 255"),
     ],
 )
 def test_settings_that_cannot_be_used(

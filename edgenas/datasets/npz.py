@@ -31,6 +31,8 @@ class Npz:
     def load(self) -> Raw:
         """Arrays as in ``images.from_arrays``. Raises DataError."""
         path = self.path.expanduser()
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise DataError(f"{path} is no regular file")  # a pipe would be waited for
         try:
             with path.open("rb") as file:
                 if not zipfile.is_zipfile(file):

@@ -126,11 +126,12 @@ class Ssh(Remote):
         port = [] if self.port is None else ["-p", str(self.port)]
         name = self.host.rpartition("@")[2]
         known = name if self.port in (None, 22) else f"[{name}]:{self.port}"
+        files = [o.partition("=")[2] for o in self.options if _keyword(o) == "userknownhostsfile"]
         return {
             "by_hand": shlex.join(
                 [self.host, *port, *(part for o in options for part in ("-o", o))]
             ),
-            "known": shlex.quote(known),
+            "known": shlex.join([known, *(part for file in files for part in ("-f", file))]),
             "options": ", ".join(self.options),
         }
 
