@@ -213,10 +213,13 @@ bring() {{
     exit 1
   }}
 }}
-into={into}; part=$into/.edgenas-part-{token}
+into={into}
 tool=sha256sum; command -v sha256sum > /dev/null || tool='shasum -a 256'
 command -v "${{tool%% *}}" > /dev/null || tool=
 mkdir -p "$into" || exit
+into=$(CDPATH= cd "$into" && pwd) || exit
+part=$into/.edgenas-part-{token}
+if [ -L "$into/{mark}" ] || [ -d "$into/{mark}" ]; then echo "$into/{mark}" >&2; exit {not_ours}; fi
 find "$into" -maxdepth 1 -type d -name ".edgenas-part-$token" -mtime +0 -exec rm -rf {{}} +
 mkdir "$part" || exit
 trap 'rm -rf "$part"' EXIT
@@ -229,7 +232,7 @@ sync "$part"/* 2> /dev/null || sync
   echo "what was in $into is as it was" >&2; exit 1
 }}
 {move}
-cd "$into" && pwd
+printf '%s\\n' "$into"
 """
 )
 

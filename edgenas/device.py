@@ -205,6 +205,8 @@ def load_device(name: str) -> Device:
 
 def read_device(path: Path) -> Device:
     """The device of the file ``path``; nothing is asked or started. Raises UsageError."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no regular file")  # a pipe would be waited for
     facts = construct(_File, read_yaml(path), str(path))
     return Device(
         path.stem,

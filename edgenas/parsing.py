@@ -15,7 +15,7 @@ from typing import IO, Any
 import yaml
 
 MOST_BYTES = 32 << 20  # of JSON: its values take some twenty times as much memory
-MOST_YAML_BYTES = 8 << 20
+MOST_YAML_BYTES = 2 << 20
 MOST_NESTED = 64
 MOST_DIGITS = 3000  # of a whole number; Python makes text of 4,300 decimal ones at the most
 MOST_ALIASED = 100_000  # values that aliases stand for

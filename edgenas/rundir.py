@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from edgenas import parsing
 from edgenas.artifact import sha256
 from edgenas.errors import CorruptFile, UsageError
 from edgenas.files import MARK, folder_aside, inside, own, read_json, write_json
@@ -121,11 +120,12 @@ class RunDir:
 
     def _holds_config(self) -> bool:
         try:
-            config = yaml.safe_load((self.root / "config.yaml").read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+            written = parsing.text(self.root / "config.yaml", parsing.MOST_YAML_BYTES)
+            config = parsing.yaml_value(written)
+        except (OSError, ValueError):
             return False
-        written = {"name", "task", "targets", "space", "search", "train", "schema_version"}
-        return isinstance(config, dict) and written <= config.keys()
+        keys = {"name", "task", "targets", "space", "search", "train", "schema_version"}
+        return isinstance(config, dict) and keys <= config.keys()
 
     def _began(self) -> bool:
         try:

@@ -23,7 +23,7 @@ from edgenas import doctor, runner
 from edgenas.artifact import Artifact
 from edgenas.cli import main
 from edgenas.conditions import warnings
-from edgenas.device import Device, load_device
+from edgenas.device import Device, load_device, read_device
 from edgenas.errors import CapabilityError, DeviceError, EdgenasError, UnknownName, UsageError
 from edgenas.exporters.tflite import Tflite
 from edgenas.graph import trace
@@ -611,7 +611,7 @@ def test_a_killed_host_leaves_no_runner_behind(tmp_path: Path) -> None:
     model(tmp_path / "a.onnx")
     code = f"""
 from edgenas.artifact import Artifact
-from edgenas.device import load_device
+from edgenas.device import load_device, read_device
 from edgenas.session import Pace, time_models
 from pathlib import Path
 a = Artifact.of(Path({str(tmp_path / "a.onnx")!r}), "onnx", "fp32", {SHAPE})
@@ -838,3 +838,9 @@ def test_a_file_in_the_place_of_ours_is_told_in_one_line(
     assert main(["devices"]) == 0
     rows = [r for r in capsys.readouterr().out.splitlines() if "in place of ours" in r]
     assert len(rows) == 1 and rows[0].startswith("cpu-litert ")
+
+
+def test_a_device_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "board.yaml")
+    with pytest.raises(UsageError, match=r"board\.yaml is no regular file"):
+        read_device(tmp_path / "board.yaml")

@@ -131,7 +131,7 @@ MERGES = (
         ("1: 2", "expected names as keys, not 1"),
         ("- a", "expected keys and values"),
         ("", "expected keys and values"),
-        ("a: " + "x" * (9 << 20), "longer than 8 MB"),
+        ("a: " + "x" * (3 << 20), "longer than 2 MB"),
     ],
     ids=range(23),
 )

@@ -110,6 +110,27 @@ def test_what_was_not_put_there_is_left_alone(board: Transport, tmp_path: Path, 
     }
 
 
+@pytest.mark.parametrize("into", ["plain", "a/b c", "./z"])
+def test_nothing_but_the_files_is_left_in_a_folder_named_from_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, into: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    board, new = Shell(str(tmp_path / "ours")), {n: file(tmp_path / n, 2) for n in "xy"}
+    for _ in range(2):
+        assert board.place(new, into) == str((tmp_path / into).resolve())
+        assert sorted(p.name for p in (tmp_path / into).iterdir()) == sorted([MARK, "x", "y"])
+
+
+def test_a_link_in_the_place_of_the_record_is_not_followed(tmp_path: Path) -> None:
+    into, outside = tmp_path / "model", tmp_path / "outside"
+    into.mkdir()
+    outside.mkdir()
+    (into / MARK).symlink_to(outside)
+    with pytest.raises(UsageError, match=rf"model/{MARK} is there, and edgenas did not put it"):
+        Shell(str(tmp_path / "ours")).place({"x": file(tmp_path / "a", 2)}, str(into))
+    assert list(outside.iterdir()) == [] and [p.name for p in into.iterdir()] == [MARK]
+
+
 def test_a_folder_in_the_way_is_said(board: Transport, tmp_path: Path) -> None:
     (tmp_path / "model" / "y").mkdir(parents=True)
     with pytest.raises(DeviceError, match=r"model/y.* is a folder"):

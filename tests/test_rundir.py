@@ -69,6 +69,22 @@ def test_a_folder_that_is_no_run_is_refused_and_left_as_it_is(tmp_path: Path, wh
     assert contents(root) == before
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[" * 5000,
+        "a: &a {x: 1}\n" + "\n".join(f"{n}: &a {{<<: [*a, *a]}}" for n in range(30)),
+        "name: x" * (1 << 20),
+        "\0",
+    ],
+)  # fmt: skip
+def test_a_folder_with_an_odd_config_is_no_run(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.yaml").write_text(config)
+    with pytest.raises(UsageError, match="no run of edgenas made it"):
+        made(tmp_path, "train")
+    assert (tmp_path / "config.yaml").read_text() == config
+
+
 def test_a_user_s_images_outlive_a_run_of_their_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
