@@ -116,7 +116,7 @@ def scored(job: tuple[Path, str, str, Architecture, int]) -> float:
             g = torch.Generator().manual_seed(zlib.crc32(set.encode()))
             x = torch.randn(IMAGES, *space.input, generator=g)
             y = torch.randint(space.classes, (IMAGES,), generator=g)
-        return float(SCORES[name]()(Subject(space, arch, x, y)))
+        return float(SCORES[name]().of(Subject(space, arch, x, y)))
 
     return float(kept(work / f"{name}-{set}-{images}-{arch.id}.json", made))
 
@@ -125,12 +125,16 @@ def compared(truth: np.ndarray, score: Sequence[float]) -> Row:
     """``truth`` (n,): accuracies, fractions."""
     marks, draws = np.nan_to_num(np.asarray(score), nan=-np.inf), np.random.default_rng(0)
     picks = draws.integers(len(truth), size=(RESAMPLED, len(truth)))
-    each = [spearmanr(truth[p], marks[p]).statistic for p in picks if np.ptp(marks[p]) > 0]
-    told = np.ptp(marks) > 0
+    both = [(truth[p], marks[p]) for p in [np.arange(len(truth)), *picks]]
+    told, *each = (
+        float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else None
+        for a, b in both
+    )
+    each = [rank for rank in each if rank is not None]
     first = truth[marks == marks.max()].mean()
     return {
-        "spearman": float(spearmanr(truth, marks).statistic) if told else None,
-        "interval": [float(q) for q in np.nanquantile(each, (0.025, 0.975))] if each else None,
+        "spearman": told,
+        "interval": [float(q) for q in np.quantile(each, (0.025, 0.975))] if each else None,
         "regret": 100 * float(truth.max() - first),
     }
 

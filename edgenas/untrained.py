@@ -59,7 +59,7 @@ class Subject:
 class Score(Protocol):
     """More is better; the scale is its own. NaN where the network has none."""
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """Of an untrained network."""
         ...
 
@@ -88,7 +88,7 @@ def scored(
             task = problem.task.at(side)
             many = min(images, len(task.parts["train"]))
             batches[side] = next(iter(task.batches("train", many, problem.seed, augmented=False)))
-        found.append(score(Subject(problem.space, arch, *batches[side], problem.seed)))
+        found.append(score.of(Subject(problem.space, arch, *batches[side], problem.seed)))
     return found
 
 

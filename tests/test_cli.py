@@ -147,17 +147,31 @@ def test_an_interrupt_is_one_whatever_error_it_ends_in(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """numpy, its import cut in half, calls itself without end."""
+    """numpy, its import cut in half, calls itself without end. A second one, as timeout(1) sends
+    it, does not cut what is tidied up after the first."""
+    tidied = []
 
     def command(*_: object, **__: object) -> None:
         try:
             signal.raise_signal(number)
         except KeyboardInterrupt:
+            signal.raise_signal(number)
+            tidied.append(number)
             raise error from None
 
     monkeypatch.setattr("edgenas.report.write_report", command)
     assert cli.main(["report", "runs/x"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert "interrupted" in capsys.readouterr().err and tidied == [number]
+
+
+@pytest.mark.parametrize("option", ["--runs", "--tables"])
+def test_a_file_where_a_folder_belongs_is_refused_before_anything(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x").write_text("mine")
+    assert cli.main(["run", "demo.yaml", option, str(tmp_path / "x")]) == 2
+    said = capsys.readouterr().err
+    assert option in said and "is a file" in said and (tmp_path / "x").read_text() == "mine"
 
 
 def _raises(error: BaseException) -> Callable[..., None]:

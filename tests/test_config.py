@@ -47,6 +47,7 @@ def test_overrides_reach_into_sections(tmp_path: Path) -> None:
     ("changes", "says"),
     [
         ({"trian": {}}, "unknown key 'trian'. Did you mean 'train'?"),
+        ({"race": {"scores": ["naswat"]}}, "no score 'naswat'. Did you mean 'naswot'?"),
         ({"train": {"epoch": 3}}, "train: unknown key 'epoch'. Did you mean 'epochs'?"),
         ({"train": {"epochs": "many"}}, "train: epochs"),
         ({"train": {"epochs": 0}}, "train: epochs is 0; it lies between 1 and"),

@@ -18,11 +18,13 @@ from edgenas.search import METHODS, Found
 from edgenas.space import SPACES, load_space, require_true
 from edgenas.spec import Architecture
 from edgenas.task import DATASETS
+from edgenas.untrained import SCORES
 
 SHELVES = {s.package.rpartition(".")[2]: s for s in
-           (SPACES, METHODS, RUNTIMES, TRANSPORTS, EXPORTERS, DATASETS)}  # fmt: skip
+           (SPACES, METHODS, SCORES, RUNTIMES, TRANSPORTS, EXPORTERS, DATASETS)}  # fmt: skip
 LIKE = {
     "spaces": ("mobile", "Mobile"), "methods": ("random", "Random"),
+    "scores": ("macs", "Macs"),
     "runtimes": ("onnxruntime", "OnnxRuntime"), "transports": ("local", "Local"),
     "exporters": ("onnx", "Onnx"), "datasets": ("npz", "Npz"),
 }  # fmt: skip
@@ -80,6 +82,8 @@ def test_one_that_lacks_everything_is_told_what(guest, shelf: str) -> None:
         ("methods", "def run(self, problem, ledger): ...", "as run(problem, ledger, progress=...)"),
         ("methods", "def training_epochs(self): ...", "training_epochs takes other arguments"),
         ("methods", "run = None", "lacks run"),
+        ("scores", "def of(self): ...", "of takes other arguments: too many"),
+        ("scores", "of = 3", "of is 3, a int, not a method"),
         ("runtimes", "format = 3", "format is 3, a int; expected str"),
         ("runtimes", "precisions = 'fp32'", "precisions is 'fp32', a str; expected tuple[str, ..."),
         ("runtimes", "precisions = ['fp32']", "expected tuple[str, ...]"),

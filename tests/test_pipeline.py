@@ -527,8 +527,8 @@ def test_a_training_that_was_killed_goes_on_where_it_was(finished: Path, tmp_pat
     assert weights[0] == weights[1]
 
 
-LONG_RACE = ("race.seats=6", "race.rungs=[0.25,0.5]", "train.epochs=16", "train.optimizer=adamw",
-             "train.search_images=judge")  # fmt: skip
+LONG_RACE = ("race.seats=6", "race.rungs=[0.25,0.5]", "race.scores=[naswot,trainability]",
+             "train.epochs=16", "train.optimizer=adamw", "train.search_images=judge")  # fmt: skip
 
 
 def racing(folder: Path, stage: str, *more: str) -> list[str]:
@@ -587,6 +587,7 @@ def test_training_goes_on_from_the_race_and_ends_as_if_it_had_trained_alone(
     raced = json.loads((run_of / "race" / "race.json").read_text())
     assert raced["goes_on"] and raced["rungs"] == [4, 8] and len(raced["seats"]) == 6
     assert [len(seat["rungs"]) for seat in raced["seats"]] == [2, 2, 2, 1, 1, 1]
+    assert {"best by naswot", "best by trainability"} & {seat["why"] for seat in raced["seats"]}
     assert raced["held_out"] == {"parts": ["search"], "images": 36}
     assert raced["worth"].keys() == raced["labels"].keys()
     whole = sha256(run_of / "train" / "found.safetensors")

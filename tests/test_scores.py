@@ -58,17 +58,17 @@ def chain(*layers: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("name", list(SCORES))
 def test_each_gives_a_number_that_is_the_same_again_and_touches_nothing(name: str) -> None:
     before = torch.random.get_rng_state()
-    first, again = (SCORES[name]()(subject()) for _ in range(2))
+    first, again = (SCORES[name]().of(subject()) for _ in range(2))
     assert first == again and math.isfinite(first)
     assert torch.equal(before, torch.random.get_rng_state())
-    others = {SCORES[name]()(subject(number)) for number in range(8)}
+    others = {SCORES[name]().of(subject(number)) for number in range(8)}
     assert len(others) > 1
 
 
 @pytest.mark.parametrize("name", ["macs", "parameters"])
 def test_sizes_are_those_of_the_operators(name: str) -> None:
     s = subject()
-    assert SCORES[name]()(s) == math.log1p(sum(map(getattr(ops, name), s.ops)))
+    assert SCORES[name]().of(s) == math.log1p(sum(map(getattr(ops, name), s.ops)))
 
 
 def test_naswot_counts_the_units_on_which_two_images_agree() -> None:
@@ -78,8 +78,8 @@ def test_naswot_counts_the_units_on_which_two_images_agree() -> None:
     kernel = [[3, 1, 2], [1, 3, 0], [2, 0, 3]]
     want = np.linalg.slogdet(np.array(kernel, float))[1]
     y = torch.tensor([0, 1, 2])
-    assert SCORES["naswot"]()(Fixed(net, x, y)) == pytest.approx(want)
-    assert SCORES["swap"]()(Fixed(net, x, y)) == 2  # units over the images: 110, 101, 101
+    assert SCORES["naswot"]().of(Fixed(net, x, y)) == pytest.approx(want)
+    assert SCORES["swap"]().of(Fixed(net, x, y)) == 2  # units over the images: 110, 101, 101
 
 
 def test_snip_and_grasp_are_sums_over_weights() -> None:
@@ -95,7 +95,7 @@ def test_snip_and_grasp_are_sums_over_weights() -> None:
 
     at = gradients()
     want = sum(float((w * g).abs().sum().detach()) for w, g in zip(given, at, strict=True))
-    assert SCORES["snip"]()(Fixed(net, x, y)) == pytest.approx(math.log(want), rel=1e-5)
+    assert SCORES["snip"]().of(Fixed(net, x, y)) == pytest.approx(math.log(want), rel=1e-5)
 
     net = net.double()
     x = x.double()
@@ -110,21 +110,21 @@ def test_snip_and_grasp_are_sums_over_weights() -> None:
             w -= step * g
     through = [(b - a) / step for a, b in zip(at, there, strict=True)]
     want = -sum(float((w * h).sum().detach()) for w, h in zip(weights(net), through, strict=True))
-    assert SCORES["grasp"]()(Fixed(net, x, y)) == pytest.approx(want, rel=1e-3)
+    assert SCORES["grasp"]().of(Fixed(net, x, y)) == pytest.approx(want, rel=1e-3)
 
 
 def test_synflow_is_the_number_of_layers_times_what_flows_through() -> None:
     net = chain(linear([[1, -2], [3, 4]]), nn.ReLU6(), linear([[-5, 6]]))
     # |5| (1 + 2) + |6| (3 + 4) = 57 flows, more than a ReLU6 lets through; each layer has it whole
     x = torch.randn(4, 2)
-    assert SCORES["synflow"]()(Fixed(net, x, torch.zeros(4))) == pytest.approx(math.log(2 * 57))
+    assert SCORES["synflow"]().of(Fixed(net, x, torch.zeros(4))) == pytest.approx(math.log(2 * 57))
 
 
 def test_synflow_of_a_deep_network_does_not_overflow() -> None:
     layers = itertools.chain.from_iterable(
         (linear([[100.0] * 16] * 16), nn.ReLU()) for _ in range(16)
     )
-    score = SCORES["synflow"]()(Fixed(chain(*layers), torch.randn(2, 16), torch.zeros(2)))
+    score = SCORES["synflow"]().of(Fixed(chain(*layers), torch.randn(2, 16), torch.zeros(2)))
     assert score == pytest.approx(math.log(16 * 16) + 16 * math.log(1600))
 
 
@@ -151,8 +151,8 @@ def test_expressivity_is_the_entropy_of_principal_components() -> None:
     assert even == pytest.approx(math.log(8), abs=1e-2)
     assert half == pytest.approx(math.log(4), abs=1e-2)
     s = Fixed(net, x, torch.zeros(64))
-    assert SCORES["expressivity"]()(s) == pytest.approx(math.log(8) + math.log(4), abs=2e-2)
-    assert SCORES["progressivity"]()(s) == pytest.approx(-math.log(2), abs=2e-2)
+    assert SCORES["expressivity"]().of(s) == pytest.approx(math.log(8) + math.log(4), abs=2e-2)
+    assert SCORES["progressivity"]().of(s) == pytest.approx(-math.log(2), abs=2e-2)
 
 
 @pytest.mark.parametrize("size", [1.0, 0.5, 4.0])
@@ -160,7 +160,7 @@ def test_trainability_is_best_where_gradients_keep_their_size(size: float) -> No
     turn, _ = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))
     net = maps(Times(torch.eye(8)), Times(size * turn))
     x = torch.randn(64, 8, 12, 12)
-    score = SCORES["trainability"]()(Fixed(net, x, torch.zeros(64)))
+    score = SCORES["trainability"]().of(Fixed(net, x, torch.zeros(64)))
     assert score == pytest.approx(2 - size - 1 / size, rel=0.1, abs=0.1)
 
 
@@ -174,16 +174,16 @@ def test_trainability_takes_layers_that_make_maps_smaller_whatever_their_sides()
     net = maps(*strided())
     for side in (12, 13, 17):
         s = Fixed(net, torch.randn(2, 8, side, side), torch.zeros(2))
-        assert math.isfinite(SCORES["trainability"]()(s))
+        assert math.isfinite(SCORES["trainability"]().of(s))
 
 
 def test_a_network_without_rectifiers_or_maps_has_no_score_and_nothing_breaks() -> None:
     s = Fixed(chain(linear([[1, 2], [3, 4]])), torch.randn(3, 2), torch.zeros(3).long())
     assert patterns(s.net(), s.x) == []
-    assert SCORES["swap"]()(s) == 0
+    assert SCORES["swap"]().of(s) == 0
     for name in ("progressivity", "trainability"):
-        assert math.isnan(SCORES[name]()(s))
-    assert math.isnan(SCORES["naswot"]()(s)) or SCORES["naswot"]()(s) == -math.inf
+        assert math.isnan(SCORES[name]().of(s))
+    assert math.isnan(SCORES["naswot"]().of(s)) or SCORES["naswot"]().of(s) == -math.inf
 
 
 def test_all_see_the_same_images_of_the_train_part(task: Task) -> None:

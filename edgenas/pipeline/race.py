@@ -141,8 +141,11 @@ def _work(ctx: Context, folder: Path) -> None:
         write_json(folder / "architecture.json", found.to_json())
         return
     (objective,) = objectives(ctx.config, ctx.space, ctx.targets, ctx.predictors())
-    entrants, over = _entrants(ctx, objective, found)
-    trainer = _Trainer(ctx, _problem(ctx, objective), len(entrants))
+    problem = Problem(
+        ctx.space, ctx.task, (objective,), seed=ctx.config.seed, accelerator=ctx.config.accelerator
+    )
+    entrants, over = _entrants(ctx, problem, found)
+    trainer = _Trainer(ctx, problem, len(entrants))
     archs = [e.seat.arch for e in entrants]
     standing = race.race(archs, rungs(ctx), trainer, ctx.ledger(), phase=phase(ctx))
     if not standing[0].metrics["accuracy"]:
@@ -176,19 +179,12 @@ def _work(ctx: Context, folder: Path) -> None:
     )
 
 
-def _problem(ctx: Context, objective: Objective) -> Problem:
-    return Problem(
-        ctx.space, ctx.task, (objective,), seed=ctx.config.seed, accelerator=ctx.config.accelerator
-    )
-
-
 def _entrants(
-    ctx: Context, objective: Objective, found: Architecture
+    ctx: Context, problem: Problem, found: Architecture
 ) -> tuple[list[Entrant], list[Entrant]]:
     """Who races, and who would but for what was measured of it; the found network in any case."""
-    rng = random.Random(f"{ctx.config.seed}/race")
+    rng, (objective,) = random.Random(f"{ctx.config.seed}/race"), problem.objectives
     tiers = race.tiers(ctx.space, objective)
-    problem = _problem(ctx, objective)
     scores = {
         name: functools.partial(scored, name, problem, progress=ctx.progress)
         for name in ctx.config.race.scores

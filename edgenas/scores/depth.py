@@ -12,6 +12,6 @@ __all__ = ["Depth"]
 class Depth:
     """How many operators have weights."""
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """As a device executes them."""
         return float(sum(ops.parameters(op) > 0 for op in subject.ops))

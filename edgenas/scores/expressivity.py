@@ -13,7 +13,7 @@ __all__ = ["Expressivity"]
 class Expressivity:
     """Sum over layers of the entropy of their principal components (section 3.2.1)."""
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """Of Gaussian noise."""
         g = torch.Generator().manual_seed(subject.seed)
         return sum(entropies(subject.net(), torch.randn(subject.x.shape, generator=g)))

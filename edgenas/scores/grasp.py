@@ -13,7 +13,7 @@ __all__ = ["Grasp"]
 class Grasp:
     """-sum of weight x (Hessian x gradient) (equation 8), over the network as arXiv:2101.08134."""
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """Of one batch."""
         each, grads = subject.gradients(subject.net())
         flow = torch.as_tensor(sum((g.detach() * g).sum() for g in grads))

@@ -13,6 +13,6 @@ __all__ = ["Macs"]
 class Macs:
     """Their logarithm."""
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """Of one image."""
         return math.log1p(sum(map(ops.macs, subject.ops)))

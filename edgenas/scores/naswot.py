@@ -13,7 +13,7 @@ __all__ = ["Naswot"]
 class Naswot:
     """log |det K|, K being on how many units two images agree (section 3.2)."""
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """-inf where two images switch all units alike."""
         kernel = torch.zeros(len(subject.x), len(subject.x), dtype=torch.float64)
         for on in patterns(subject.net(), subject.x):

@@ -13,6 +13,6 @@ __all__ = ["Parameters"]
 class Parameters:
     """Their logarithm."""
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """As a device holds them."""
         return math.log1p(sum(map(ops.parameters, subject.ops)))

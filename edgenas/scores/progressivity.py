@@ -15,7 +15,7 @@ __all__ = ["Progressivity"]
 class Progressivity:
     """Least gain of entropy from a layer to the next (section 3.2.2)."""
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """Of Gaussian noise."""
         g = torch.Generator().manual_seed(subject.seed)
         each = entropies(subject.net(), torch.randn(subject.x.shape, generator=g))

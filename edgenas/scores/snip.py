@@ -13,7 +13,7 @@ __all__ = ["Snip"]
 class Snip:
     """log of the sum of |weight x gradient| (equation 6), over the network as arXiv:2101.08134."""
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """Of one batch."""
         each, grads = subject.gradients(subject.net())
         total = sum((w * g).detach().abs().sum() for w, g in zip(each, grads, strict=True))

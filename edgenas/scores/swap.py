@@ -16,7 +16,7 @@ BITS = 62  # images told apart in one whole number
 class Swap:
     """How many different patterns units make over the images (definition 3.2), as it is."""
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """Their number; of more than BITS images, of the first."""
         on = patterns(subject.net(), subject.x[:BITS])
         if not on:

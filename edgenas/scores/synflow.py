@@ -17,7 +17,7 @@ class Synflow:
     Batch norms pass everything on, rectifiers what is positive; in float64, for it overflows.
     """
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """Of an image of ones."""
         net = subject.net().double().eval()
         for layer in net.modules():

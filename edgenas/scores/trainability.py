@@ -23,7 +23,7 @@ class Trainability:
     Estimated from one pass back of Rademacher signs, averaged over places (section 3.2.3).
     """
 
-    def __call__(self, subject: Subject) -> float:
+    def of(self, subject: Subject) -> float:
         """Of Gaussian noise."""
         g = torch.Generator().manual_seed(subject.seed)
         maps = features(subject.net(), torch.randn(subject.x.shape, generator=g))
